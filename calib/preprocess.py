@@ -1,0 +1,94 @@
+"""One preprocessing spec and the one function that applies it, in training, calibration, evaluation and prediction.
+
+Needs numpy and OpenCV only, so that a device runs the very same code. Normalisation (mean, std) is part of the spec
+but is done inside the network's graph: what leaves this file is uint8.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the shorter side to `size / crop_pct`, crop the centre, hand on RGB; `mean` and `std` are for 0–1 values."""
+
+    height: int
+    width: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    colour: str = "RGB"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
+        """Read what `to_dict` wrote; unknown or missing keys are an InputError."""
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        except TypeError as error:
+            raise InputError("the preprocessing spec cannot be read", got=values, allowed=str(error)) from error
+
+    def sha256(self) -> str:
+        """Hash of the spec: what checkpoint, calibration set, ONNX and engine must agree on."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def load_image(path: Path) -> Image:
+    """Read an image file as RGB uint8, shape (H, W, 3); grey becomes three equal channels, EXIF rotation is applied."""
+    import cv2
+
+    if not path.is_file():
+        raise InputError("no such image", got=path, next_step="check the path")
+    data = np.fromfile(path, dtype=np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise InputError(
+            "this image cannot be decoded", got=f"{path} ({data.size} bytes)", allowed=", ".join(IMAGE_SUFFIXES),
+            next_step=f"replace or delete it: rm '{path}'",
+        )  # fmt: skip
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def resize(image: Image, height: int, width: int, interpolation: str) -> Image:
+    """Resize (H, W, 3) uint8. OpenCV's bicubic and bilinear do not average when shrinking, which aliases: area does."""
+    import cv2
+
+    if (height, width) == image.shape[:2]:
+        return image
+    if height < image.shape[0] and width < image.shape[1]:
+        method = cv2.INTER_AREA
+    else:
+        method = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}[interpolation]
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
+
+
+def preprocess(image: Image, spec: Preprocess) -> Image:
+    """Resize and centre-crop an RGB uint8 image (H, W, 3) to (spec.height, spec.width, 3), contiguous."""
+    scale = max(spec.height / spec.crop_pct / image.shape[0], spec.width / spec.crop_pct / image.shape[1])
+    height = max(spec.height, round(image.shape[0] * scale))
+    width = max(spec.width, round(image.shape[1] * scale))
+    image = resize(image, height, width, spec.interpolation)
+    top, left = (height - spec.height) // 2, (width - spec.width) // 2
+    return np.ascontiguousarray(image[top : top + spec.height, left : left + spec.width])
+
+
+def load_batch(paths: list[Path], spec: Preprocess) -> Image:
+    """Load and preprocess images into one uint8 array, shape (N, H, W, 3)."""
+    return np.stack([preprocess(load_image(path), spec) for path in paths])

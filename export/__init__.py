@@ -1,0 +1,1 @@
+"""What comes out of a network: ONNX, simplification, precision casts, Q/DQ, engines (one file per backend)."""

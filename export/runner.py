@@ -1,0 +1,63 @@
+"""What every backend gives: an engine file from `build`, and a runner that takes and returns named arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output: `shape` has None where the size is free; `dtype` is numpy's name."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built engine: its file(s), the layer count by precision if the backend tells (int8, fp16, fp32), and notes."""
+
+    path: Path
+    layers: dict[str, int] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Unavailable(Exception):
+    """This backend cannot build or run on this machine; the text is the reason, in one line."""
+
+
+class Runner(Protocol):
+    """A context manager that runs one engine. Outputs belong to the caller."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]: ...
+    def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]: ...
+    def __enter__(self) -> "Runner": ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def check_feeds(inputs: tuple[TensorInfo, ...], feeds: Arrays) -> None:
+    """Raise ValueError unless `feeds` has exactly the inputs, in their dtype and shape."""
+    if set(feeds) != {info.name for info in inputs}:
+        raise ValueError(f"inputs are {[info.name for info in inputs]}, got {sorted(feeds)}")
+    for info in inputs:
+        array = feeds[info.name]
+        if array.dtype != np.dtype(info.dtype):
+            raise ValueError(f"input {info.name} is {info.dtype}, got {array.dtype}")
+        fits = array.ndim == len(info.shape) and all(
+            want is None or want == got for want, got in zip(info.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"input {info.name} has shape {info.shape}, got {array.shape}")

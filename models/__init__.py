@@ -1,0 +1,5 @@
+"""The networks. Importing this package registers every T2T-ViT with timm: `timm.create_model("t2t_vit_14")`."""
+
+from models.t2t_vit import VARIANTS, T2TViT, Variant
+
+__all__ = ["VARIANTS", "T2TViT", "Variant"]

@@ -1,0 +1,151 @@
+"""T2T-ViT (Yuan et al. 2021, arXiv 2101.11986): the family is the table, the network reads like the paper.
+
+Parameter names and shapes are upstream's (yitu-opensource/T2T-ViT), so published checkpoints load strictly.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from timm.layers import trunc_normal_
+from timm.models import register_model
+from torch import Tensor, nn
+
+from models.backbone import Block, sinusoid_positions
+from models.soft_split import SplitShape, split_project, tokens_to_map
+from models.token_attention import TokenPerformer, TokenTransformer
+
+TOKEN_DIM = 64
+SPLITS = (SplitShape(7, 4, 2), SplitShape(3, 2, 1), SplitShape(3, 2, 1))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the family. `splits` are the three soft splits."""
+
+    token_attention: Literal["performer", "transformer"]
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    image_size: int = 224
+    splits: tuple[SplitShape, SplitShape, SplitShape] = SPLITS
+
+
+VARIANTS = {
+    "t2t_vit_7": Variant("performer", 256, 7, 4, 2),
+    "t2t_vit_10": Variant("performer", 256, 10, 4, 2),
+    "t2t_vit_12": Variant("performer", 256, 12, 4, 2),
+    "t2t_vit_14": Variant("performer", 384, 14, 6, 3),
+    "t2t_vit_19": Variant("performer", 448, 19, 7, 3),
+    "t2t_vit_24": Variant("performer", 512, 24, 8, 3),
+    "t2t_vit_t_14": Variant("transformer", 384, 14, 6, 3),
+    "t2t_vit_t_19": Variant("transformer", 448, 19, 7, 3),
+    "t2t_vit_t_24": Variant("transformer", 512, 24, 8, 3),
+    # Not the paper's: trained in minutes on a CPU, for the embedded images. The second split keeps the map's size.
+    "t2t_vit_mini": Variant(
+        "performer", 256, 6, 4, 2, image_size=32, splits=(SplitShape(7, 4, 2), SplitShape(3, 1, 1), SplitShape(3, 2, 1))
+    ),
+}
+
+
+class TokensToToken(nn.Module):
+    """The tokens-to-token module: image (B, C, size, size) → tokens (B, N, embed_dim)."""
+
+    def __init__(self, variant: Variant, img_size: int, in_chans: int):
+        super().__init__()
+        split0, split1, self.split2 = variant.splits
+        attention = TokenPerformer if variant.token_attention == "performer" else TokenTransformer
+        self.attention1 = attention(in_chans * split0.kernel**2, TOKEN_DIM, split0)
+        self.attention2 = attention(TOKEN_DIM * split1.kernel**2, TOKEN_DIM, split1)
+        self.project = nn.Linear(TOKEN_DIM * self.split2.kernel**2, variant.embed_dim)
+        self.size1 = split0.output_size(img_size)
+        self.size2 = split1.output_size(self.size1)
+        self.num_patches = self.split2.output_size(self.size2) ** 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = tokens_to_map(self.attention1(x), self.size1)  # B 64 size1 size1
+        x = tokens_to_map(self.attention2(x), self.size2)  # B 64 size2 size2
+        return split_project(x, self.split2, self.project)  # B N embed_dim
+
+
+class T2TViT(nn.Module):
+    """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes)."""
+
+    def __init__(
+        self, variant: Variant, *, img_size: int, num_classes: int = 1000, in_chans: int = 3, drop_path_rate: float = 0.0
+    ):
+        super().__init__()
+        self.variant, self.img_size, self.num_classes = variant, img_size, num_classes
+        self.embed_dim = self.num_features = variant.embed_dim
+        self.tokens_to_token = TokensToToken(variant, img_size, in_chans)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, variant.embed_dim))
+        positions = sinusoid_positions(self.tokens_to_token.num_patches + 1, variant.embed_dim)
+        self.pos_embed = nn.Parameter(positions, requires_grad=False)
+        rates = torch.linspace(0, drop_path_rate, variant.depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(variant.embed_dim, variant.num_heads, variant.mlp_ratio, rate) for rate in rates
+        )
+        self.norm = nn.LayerNorm(variant.embed_dim)
+        self.head = nn.Linear(variant.embed_dim, num_classes)
+        trunc_normal_(self.cls_token, std=0.02)
+        self.apply(_init_weights)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """timm's optimizer grouping asks for this."""
+        return {"cls_token"}
+
+    def get_classifier(self) -> nn.Module:
+        """timm's name for the last layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for another class count."""
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.embed_dim, num_classes)
+        _init_weights(self.head)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The class token after the last block, (B, embed_dim)."""
+        x = self.tokens_to_token(x)  # B N D
+        x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1) + self.pos_embed  # B N+1 D
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.forward_features(x))
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _register(name: str, variant: Variant) -> None:
+    """Register one row with timm, which looks models up by the name of the function that makes them."""
+
+    def create(
+        pretrained: bool = False, *, img_size: int | None = None, num_classes: int = 1000, in_chans: int = 3,
+        drop_path_rate: float = 0.0, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None,
+        cache_dir: str | None = None,
+    ) -> T2TViT:  # fmt: skip
+        if pretrained:
+            raise ValueError(f"{name} has no weights to download: load a checkpoint file instead (model.checkpoint)")
+        size = img_size or variant.image_size
+        return T2TViT(
+            variant, img_size=size, num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate
+        )
+
+    create.__name__ = create.__qualname__ = name
+    create.__module__ = __name__
+    create.__doc__ = f"{name}: {variant}"
+    globals()[name] = create
+    register_model(create)
+
+
+for _name, _variant in VARIANTS.items():
+    _register(_name, _variant)

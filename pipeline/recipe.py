@@ -1,0 +1,191 @@
+"""The recipe: one YAML file, read and validated here and nowhere else."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from calib.errors import InputError
+from calib.preprocess import Preprocess
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
+Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataPart(_Part):
+    """Image folders `root/train/<class>/*` and `root/val/<class>/*`."""
+
+    name: str
+    root: Path
+
+
+class ModelPart(_Part):
+    """A timm model name (ours included) and its input size; `checkpoint` is where its weights come from, if not from training."""
+
+    name: str
+    image_size: Positive
+    checkpoint: Path | None = None
+
+
+class PreprocessPart(_Part):
+    """Resize, crop and normalisation, for 0–1 RGB values."""
+
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.9
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class TrainPart(_Part):
+    """timm's training recipe; `batch_size` is per process, `lr` is the peak learning rate as given (never rescaled)."""
+
+    epochs: Annotated[int, Field(ge=0)] = 310
+    batch_size: Positive = 64
+    optimizer: str = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    min_lr: Annotated[float, Field(ge=0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    label_smoothing: Fraction = 0.1
+    mixup: Annotated[float, Field(ge=0)] = 0.8
+    cutmix: Annotated[float, Field(ge=0)] = 1.0
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    random_erasing: Fraction = 0.25
+    random_resize_scale: tuple[float, float] = (0.08, 1.0)
+    horizontal_flip: Fraction = 0.5
+    drop_path: Fraction = 0.1
+    ema_decay: Fraction = 0.99996
+    clip_grad: float | None = None
+    amp: Literal["off", "bfloat16", "float16"] = "off"
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] = 2
+    eval_every: Positive = 1
+    seed: int = 0
+
+
+class ExportPart(_Part):
+    """ONNX export; `simplify` runs onnxsim, guarded."""
+
+    opset: Annotated[int, Field(ge=17, le=22)] = 20
+    simplify: bool = True
+
+
+class CalibratePart(_Part):
+    """The calibration set: `images` drawn class-balanced from the training split."""
+
+    images: Positive = 512
+    seed: int = 0
+
+
+class QuantizePart(_Part):
+    """Which graphs are made from the FP32 one, and how."""
+
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp16")
+    policy: Literal["weights"] = "weights"
+    method: Literal["max", "entropy"] = "max"
+
+
+class EnginePart(_Part):
+    """Engines of one backend: a precision each, for `tensorrt_rtx` times a target (`sm86`) each."""
+
+    backend: Backend
+    precisions: tuple[Precision, ...]
+    targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
+    batch_sizes: tuple[Positive, Positive, Positive] = (1, 1, 8)
+
+    @model_validator(mode="after")
+    def _targets(self) -> "EnginePart":
+        if (self.backend == "tensorrt_rtx") != bool(self.targets):
+            raise ValueError("targets go with backend tensorrt_rtx, and it needs at least one, such as sm86")
+        low, typical, high = self.batch_sizes
+        if not low <= typical <= high:
+            raise ValueError("batch_sizes are minimum, typical and maximum, in rising order")
+        return self
+
+
+class EvaluatePart(_Part):
+    batch_size: Positive = 50
+
+
+class BenchmarkPart(_Part):
+    """`rounds` interleaved rounds of `calls` timed calls per engine and batch size, after `warmup` calls."""
+
+    batch_sizes: tuple[Positive, ...] = (1, 8)
+    warmup: Positive = 10
+    rounds: Positive = 10
+    calls: Positive = 30
+    threads: Positive = 2
+
+
+class GatePart(_Part):
+    min_relative_top1: Fraction = 0.99
+
+
+class Recipe(_Part):
+    """Everything a run needs. Each stage's key is the part of the recipe that it reads (`pipeline.stages`)."""
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    data: DataPart
+    model: ModelPart
+    preprocess: PreprocessPart = PreprocessPart()
+    train: TrainPart = TrainPart()
+    export: ExportPart = ExportPart()
+    calibrate: CalibratePart = CalibratePart()
+    quantize: QuantizePart = QuantizePart()
+    build: tuple[EnginePart, ...]
+    evaluate: EvaluatePart = EvaluatePart()
+    benchmark: BenchmarkPart = BenchmarkPart()
+    gate: GatePart = GatePart()
+
+    @model_validator(mode="after")
+    def _engines_have_graphs(self) -> "Recipe":
+        missing = {precision for part in self.build for precision in part.precisions} - set(self.quantize.precisions)
+        if missing:
+            raise ValueError(f"build asks for {sorted(missing)}, which quantize.precisions does not make")
+        if self.train.epochs == 0 and self.model.checkpoint is None:
+            raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
+        return self
+
+    def preprocess_spec(self) -> Preprocess:
+        """The preprocessing spec of this recipe."""
+        size, part = self.model.image_size, self.preprocess
+        return Preprocess(size, size, part.crop_pct, part.interpolation, part.mean, part.std)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and validate a recipe file; every problem in it is named in one InputError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        recipes = ", ".join(sorted(str(found) for found in Path("recipes").glob("*.yaml"))) or "none in recipes/"
+        raise InputError("no such recipe", got=path, allowed=recipes) from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"the recipe {path} cannot be read as YAML", got=" ".join(str(error).split())) from error
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe {path} is not a mapping", got=type(values).__name__, allowed="keys and values")
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(
+            f"the recipe {path} has {error.error_count()} wrong value(s)",
+            got="; ".join(_problem(problem) for problem in error.errors()),
+            allowed="the keys of docs/recipe.md", next_step=f"edit {path}",
+        ) from error  # fmt: skip
+
+
+def _problem(problem: Any) -> str:
+    """`train.lr = -1: Input should be greater than 0`."""
+    key = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such key"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
+    return f"{key}{shown}: {problem['msg'].removeprefix('Value error, ')}"
