@@ -1,11 +1,10 @@
 """The deep-narrow backbone of T2T-ViT (arXiv 2101.11986, section 3.2): pre-norm transformer blocks."""
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models.token_attention import Mlp
+from models.attention import Mlp, dot_product_attention
 
 
 class Attention(nn.Module):
@@ -20,10 +19,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B heads T head_dim, each
-        # The scale is applied once, to q: exporters would otherwise split it over q and k.
-        y = F.scaled_dot_product_attention(q * self.scale, k, v, scale=1.0)  # B heads T head_dim
+        heads = (batch, tokens, self.num_heads, dim // self.num_heads)
+        q, k, v = (part.reshape(heads).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2))  # B heads T head_dim
+        y = dot_product_attention(q, k, v, self.scale)  # B heads T head_dim
         return self.proj(y.transpose(1, 2).reshape(batch, tokens, dim))
 
 

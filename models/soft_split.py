@@ -36,12 +36,13 @@ def window_variance(x: Tensor, split: SplitShape) -> Tensor:
     """
     kernel, stride, padding = split.kernel, split.stride, split.padding
     mean = x.mean(1, keepdim=True)  # B 1 H W
-    within = (x - mean).square().mean(1, keepdim=True)  # B 1 H W
+    within = x - mean
+    within = (within * within).mean(1, keepdim=True)  # B 1 H W
     within = F.avg_pool2d(within, kernel, stride, padding)  # B 1 h w; padded pixels count, as in unfold
     area = kernel * kernel
     centre = torch.eye(area, dtype=x.dtype, device=x.device) - 1 / area
     offsets = F.conv2d(mean, centre.view(area, 1, kernel, kernel), stride=stride, padding=padding)  # B k² h w
-    return within + offsets.square().mean(1, keepdim=True)
+    return within + (offsets * offsets).mean(1, keepdim=True)
 
 
 def split_norm_project(x: Tensor, split: SplitShape, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:

@@ -7,9 +7,9 @@ weights depend on them: values are the skip connection, and the transformer's sc
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import Mlp, dot_product_attention
 from models.soft_split import SplitShape, split_norm_project
 
 KERNEL_EPS = 1e-8  # upstream's, added to the performer's normaliser
@@ -37,7 +37,7 @@ def performer_attention(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 def half_square(x: Tensor) -> Tensor:
     """|x|²/2 over the last axis, (…, D) → (…, 1), cut where FP16 would overflow."""
-    return (x.square().sum(-1, keepdim=True) * 0.5).clamp(max=MAX_HALF_SQUARE)
+    return ((x * x).sum(-1, keepdim=True) * 0.5).clamp(max=MAX_HALF_SQUARE)
 
 
 class TokenPerformer(nn.Module):
@@ -96,19 +96,5 @@ class TokenAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v (B, T, D) → (B, T, D)."""
-        y = F.scaled_dot_product_attention(
-            q.unsqueeze(1) * self.scale, k.unsqueeze(1), v.unsqueeze(1), scale=1.0
-        )  # B 1 T D
+        y = dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), self.scale)  # B 1 T D
         return v + self.proj(y.squeeze(1))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between: (…, dim) → (…, dim)."""
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))

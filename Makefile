@@ -1,0 +1,52 @@
+# `make` alone prints the commands. Everything runs in .venv, which is made from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+RECIPE ?= recipes/demo.yaml
+RUN ?= demo
+IMAGES ?= data/fashion-mnist/val
+BIN := .venv/bin
+EDGE := $(BIN)/python -m pipeline
+
+.DEFAULT_GOAL := help
+.PHONY: help setup export test lint train report predict bench doctor clean
+
+help: ## print these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@echo "  variables: RECIPE=$(RECIPE) RUN=$(RUN) IMAGES=$(IMAGES)"
+
+setup: .venv/installed ## make .venv with everything a host needs
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed, $$($(PYTHON) -V) found: make PYTHON=python3.11 ..."; exit 2; }
+	@echo "installing into .venv (several GB with torch; a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+export: setup ## train, export, quantize, build, check, measure and report
+	@$(EDGE) run --recipe $(RECIPE) --run $(RUN)
+
+train: setup ## train only
+	@$(EDGE) train --recipe $(RECIPE) --run $(RUN)
+
+report: setup ## print the trade-off table again
+	@$(EDGE) report --recipe $(RECIPE) --run $(RUN)
+
+predict: setup ## class and probability of IMAGES with the recommended engine
+	@$(EDGE) predict --run $(RUN) $(IMAGES)
+
+bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8, as ratios
+	@$(BIN)/python tests/bench/soft_split.py
+
+doctor: setup ## what is installed, what this machine can build and run
+	@$(EDGE) doctor
+
+test: setup ## the tests that CI runs
+	@$(BIN)/python -m pytest -q
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean: ## remove runs/ and the unpacked images (not .venv)
+	rm -rf runs data/fashion-mnist data/fashion-mnist.partial

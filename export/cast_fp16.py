@@ -1,0 +1,56 @@
+"""FP16 with the casts in the graph (nvidia-modelopt's AutoCast), the performer's kernel pinned to FP32."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from calib.calibration import CalibrationSet
+from export.layers import tensor_types
+from export.onnx_export import INPUT
+from export.quantize_int8 import quiet_modelopt
+
+
+def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: list[str]) -> None:
+    """Write `source` in FP16 (inputs and outputs keep their types) to `target`, the nodes named `pinned` in FP32.
+
+    RuntimeError if the final graph runs a pinned node in FP16, or nothing in FP16.
+    """
+    from modelopt.onnx.autocast import convert_to_mixed_precision
+
+    proto = onnx.load(source)
+    with tempfile.TemporaryDirectory() as scratch, quiet_modelopt():
+        data = Path(scratch) / "calibration.npz"
+        np.savez(data, **{INPUT: calibration.images[:32]})  # type: ignore[arg-type]
+        cast = convert_to_mixed_precision(
+            str(source),
+            low_precision_type="fp16",
+            nodes_to_exclude=[f"^{name}$" for name in pinned],
+            keep_io_types=True,
+            calibration_data=str(data),
+        )
+    del cast.metadata_props[:]
+    cast.metadata_props.extend(proto.metadata_props)
+    check_pins(cast, set(pinned))
+    onnx.checker.check_model(cast, full_check=True)
+    types = tensor_types(cast)
+    if TensorProto.FLOAT16 not in types.values():
+        raise RuntimeError("nothing in the FP16 graph computes in FP16")
+    onnx.save(cast, target)
+
+
+def check_pins(proto: onnx.ModelProto, pinned: set[str]) -> None:
+    """RuntimeError unless every pinned node is still there and takes and gives no FP16."""
+    types = tensor_types(proto)
+    nodes = {node.name: node for node in proto.graph.node}
+    if missing := pinned - set(nodes):
+        raise RuntimeError(f"pinned nodes are gone from the FP16 graph: {sorted(missing)[:5]}")
+    wrong = [
+        name
+        for name in sorted(pinned)
+        if TensorProto.FLOAT16 in {types.get(tensor) for tensor in (*nodes[name].input, *nodes[name].output)}
+    ]
+    if wrong:
+        raise RuntimeError(f"{len(wrong)} pinned nodes compute in FP16: {[(n, nodes[n].op_type) for n in wrong[:5]]}")

@@ -1,0 +1,126 @@
+"""PyTorch → ONNX: uint8 NHWC RGB in, normalisation in the graph, logits out, batch free, every node named.
+
+The graph carries what a later stage must not guess: the preprocessing spec, the class names, and on every node the
+module it came from (`MODULE_KEY`, `CLASS_KEY` in its metadata).
+"""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from calib.preprocess import Preprocess
+from export.unfold import replace_unfolds
+
+INPUT, OUTPUT = "images", "logits"
+MODULE_KEY, CLASS_KEY = "t2t_edge.module", "t2t_edge.class"
+PREPROCESS_KEY, CLASSES_KEY = "t2t_edge.preprocess", "t2t_edge.classes"
+
+
+class NormalisedModel(nn.Module):
+    """uint8 images (B, H, W, 3) → logits. Cast comes before Transpose: TensorRT does not transpose uint8.
+
+    Mean and std are (1, 3, 1, 1) tensors, never scalars: OpenVINO 2026.4.1 miscompiles scalars once a Q/DQ is there.
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, model: nn.Module, spec: Preprocess):
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("inverse_std", 1 / (torch.tensor(spec.std).view(1, 3, 1, 1) * 255))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.to(self.mean.dtype).permute(0, 3, 1, 2)
+        return self.model((x - self.mean) * self.inverse_std)
+
+
+def export_onnx(
+    model: nn.Module, spec: Preprocess, classes: Sequence[str], path: Path, *, opset: int = 20
+) -> list[str]:
+    """Write `model` (normalised NCHW float → logits) to `path`; returns the names of the `nn.Unfold`s replaced."""
+    model = model.eval()
+    example = torch.zeros(2, 3, spec.height, spec.width)
+    model, replaced = replace_unfolds(model, example)
+    images = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), _quiet_exporter():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            NormalisedModel(model, spec).eval(), (images,), dynamo=True, opset_version=opset, input_names=[INPUT],
+            output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    proto = program.model_proto
+    if proto.opset_import[0].version != opset:
+        raise RuntimeError(f"the exporter wrote opset {proto.opset_import[0].version}, {opset} was asked for")
+    name_nodes(proto)
+    set_metadata(proto, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(list(classes))})
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+    return replaced
+
+
+def name_nodes(proto: onnx.ModelProto) -> None:
+    """Give every node a unique name of fixed width (`node_00042`), and its module and class in its metadata.
+
+    Fixed width, because tools that exclude nodes by prefix would take `node_1` for `node_12` too.
+    """
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"node_{index:05d}"
+        props = {prop.key: prop.value for prop in node.metadata_props}
+        scopes = _as_list(props.get("pkg.torch.onnx.name_scopes", "[]"))
+        kinds = _as_list(props.get("pkg.torch.onnx.class_hierarchy", "[]"))
+        module = props.get(MODULE_KEY) or next((scope for scope in reversed(scopes[:-1]) if scope and scope[0] != "_"), "")
+        kind = props.get(CLASS_KEY) or " ".join(name.rsplit(".", 1)[-1] for name in kinds[:-1])
+        del node.metadata_props[:]
+        for key, value in ((MODULE_KEY, module), (CLASS_KEY, kind)):
+            node.metadata_props.add(key=key, value=value)
+
+
+def node_metadata(node: onnx.NodeProto, key: str) -> str:
+    """One metadata entry of a node, "" when it has none."""
+    return next((prop.value for prop in node.metadata_props if prop.key == key), "")
+
+
+def set_metadata(proto: onnx.ModelProto, values: dict[str, str]) -> None:
+    """Set graph-level metadata entries, replacing those of the same key."""
+    kept = {prop.key: prop.value for prop in proto.metadata_props} | values
+    del proto.metadata_props[:]
+    for key, value in kept.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def read_metadata(proto: onnx.ModelProto) -> tuple[Preprocess, list[str]]:
+    """The preprocessing spec and the class names that `export_onnx` put in."""
+    values = {prop.key: prop.value for prop in proto.metadata_props}
+    return Preprocess.from_dict(json.loads(values[PREPROCESS_KEY])), json.loads(values[CLASSES_KEY])
+
+
+def _as_list(text: str) -> list[str]:
+    """The exporter writes these lists as Python text, with single quotes."""
+    import ast
+
+    value = ast.literal_eval(text)
+    return [str(part) for part in value]
+
+
+@contextlib.contextmanager
+def _quiet_exporter():  # type: ignore[no-untyped-def]
+    """The exporter logs its internals to stdout and to loggers; keep both out of the user's sight."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,101 @@
+"""ONNX Runtime on the CPU: the engine is the graph itself, optimised at load; it is also the reference for others."""
+
+import os
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
+
+ENGINE_NAME = "engine.onnx"
+_INT8_OPERATORS = ("QLinearMatMul", "QLinearConv", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger")
+_FLOAT_OPERATORS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm", "FusedConv", "NhwcFusedConv")
+
+
+def version() -> str | None:
+    """The installed ONNX Runtime, None without one."""
+    try:
+        return metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_available() -> None:
+    """Raise Unavailable where ONNX Runtime is not installed."""
+    if version() is None:
+        raise Unavailable("ONNX Runtime is not installed: pip install 't2t-edge[onnxruntime]'")
+
+
+def build(onnx_path: Path, engine_path: Path) -> Engine:
+    """Copy the graph to `engine_path` and load it once, which is where a graph it cannot run fails."""
+    check_available()
+    partial = engine_path.with_suffix(".partial")
+    shutil.copyfile(onnx_path, partial)
+    layers = _count_layers(partial)
+    os.replace(partial, engine_path)
+    return Engine(engine_path, layers)
+
+
+def load(engine_path: Path, threads: int) -> "OnnxRuntimeRunner":
+    """A runner on `threads` CPU threads."""
+    check_available()
+    return OnnxRuntimeRunner(engine_path, threads)
+
+
+class OnnxRuntimeRunner:
+    """Runs one graph; see `export.runner.Runner`."""
+
+    def __init__(self, engine_path: Path, threads: int):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(engine_path), options, providers=["CPUExecutionProvider"])
+        self.inputs = tuple(_info(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_info(value) for value in self._session.get_outputs())
+
+    def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        check_feeds(self.inputs, feeds)
+        names = [info.name for info in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def __enter__(self) -> "OnnxRuntimeRunner":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._session
+
+
+def _info(value: Any) -> TensorInfo:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    return TensorInfo(value.name, shape, np.dtype({"float": "float32", "double": "float64"}.get(dtype, dtype)).name)
+
+
+def _count_layers(path: Path) -> dict[str, int] | None:
+    """Weight and attention products by precision, read from the graph that ONNX Runtime optimised for this CPU."""
+    import onnxruntime
+
+    try:
+        import onnx
+    except ModuleNotFoundError:  # a device has no onnx; the count is then not measured
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(scratch) / "optimized.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(options.optimized_model_filepath).graph
+    int8 = sum(node.op_type in _INT8_OPERATORS for node in graph.node)
+    # The CPU provider computes FP16 products in FP32, between casts that it inserts.
+    return {"int8": int8, "fp16": 0, "fp32": sum(node.op_type in _FLOAT_OPERATORS for node in graph.node)}

@@ -1,0 +1,65 @@
+"""What a stage leaves behind: a folder with a manifest that is written last, so that a manifest means *complete*."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.engines import sha256_of
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage. `outputs` maps relative names to sha256, `notes` holds what the stage measured."""
+
+    folder: Path
+    key: str
+    outputs: dict[str, str]
+    sizes: dict[str, int]
+    notes: dict[str, Any]
+    seconds: float
+
+    def path(self, name: str) -> Path:
+        """The path of one output; a name the manifest does not list is a bug."""
+        assert name in self.outputs, f"{self.folder} has no output {name}"
+        return self.folder / name
+
+
+def read_artifact(folder: Path) -> Artifact | None:
+    """The finished stage in `folder`; None where there is none, or where its files are not those the manifest lists."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        artifact = Artifact(
+            folder, values["key"], values["outputs"], values["sizes"], values["notes"], values["seconds"]
+        )
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError):
+        return None
+    for name, size in artifact.sizes.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return None
+    return artifact
+
+
+def write_manifest(
+    folder: Path, *, stage: str, key: str, recipe: dict[str, Any], inputs: dict[str, str], versions: dict[str, str | None],
+    notes: dict[str, Any], seconds: float,
+) -> None:  # fmt: skip
+    """List every file of `folder` and write the manifest, in one move."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    names = [path.relative_to(folder).as_posix() for path in files]
+    manifest = {
+        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "versions": versions,
+        "seconds": round(seconds, 1), "notes": notes,
+        "outputs": {name: sha256_of(path) for name, path in zip(names, files, strict=True)},
+        "sizes": {name: path.stat().st_size for name, path in zip(names, files, strict=True)},
+    }  # fmt: skip
+    partial = folder / f".{MANIFEST}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / MANIFEST)

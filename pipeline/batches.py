@@ -1,0 +1,26 @@
+"""Read a split in preprocessed batches, with progress, and know which images evaluation uses."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.images import ImageSplit, read_split
+from calib.preprocess import Image, Preprocess, load_batch
+from pipeline.progress import track
+from pipeline.recipe import Recipe
+
+
+def evaluation_split(recipe: Recipe, classes: tuple[str, ...]) -> ImageSplit:
+    """The `val` images; their classes must be those of the checkpoint."""
+    return read_split(recipe.data.root, "val", classes)
+
+
+def batches(
+    split: ImageSplit, spec: Preprocess, batch_size: int, title: str = ""
+) -> Iterator[tuple[Image, NDArray[np.int64]]]:
+    """(uint8 images (N, H, W, 3), labels (N,)) in order; shows progress under `title` where one is given."""
+    starts = range(0, len(split), batch_size)
+    for start in track(starts, title) if title else starts:
+        chosen = slice(start, start + batch_size)
+        yield load_batch(list(split.paths[chosen]), spec), np.asarray(split.labels[chosen], dtype=np.int64)

@@ -1,0 +1,54 @@
+"""Stage 5: an engine for every backend, precision and target of the recipe; what cannot be built says why and the run goes on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from calib.preprocess import Preprocess
+from export.engines import EngineSpec, Sidecar, build_engine
+from export.onnx_export import read_metadata
+from export.runner import Unavailable
+from pipeline.artifact import Artifact
+from pipeline.recipe import Recipe
+
+
+def engine_specs(recipe: Recipe) -> list[EngineSpec]:
+    """Every engine the recipe asks for, in its order."""
+    return [
+        EngineSpec(part.backend, precision, target, part.batch_sizes)
+        for part in recipe.build
+        for precision in part.precisions
+        for target in part.targets or (None,)
+    ]
+
+
+def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Write `<engine>/` folders into `folder`; notes["engines"] has one row for each, built or not."""
+    spec, classes = read_metadata(onnx.load(inputs["quantize"].path("fp32.onnx")))
+    rows = []
+    for engine in engine_specs(recipe):
+        row = _build(engine, inputs["quantize"].path(f"{engine.precision}.onnx"), folder, spec, classes)
+        detail = row["reason"] or ", ".join(f"{count} {name}" for name, count in (row["layers"] or {}).items() if count)
+        print(f"           {engine.name:<32} {row['status']}: {detail}", flush=True)
+        rows.append(row)
+    return {"engines": rows}
+
+
+def _build(engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, classes: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": engine.name, "backend": engine.backend, "precision": engine.precision, "target": engine.target,
+        "status": "built", "reason": "", "layers": None, "size_bytes": None, "sha256": None,
+    }  # fmt: skip
+    try:
+        sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes)
+    except Unavailable as reason:
+        return row | {"status": "unavailable", "reason": str(reason)}
+    except RuntimeError as error:  # a builder that refuses the graph: the row says so, the other engines go on
+        return row | {"status": "error", "reason": " ".join(str(error).split())}
+    return row | {"layers": sidecar.layers, "sha256": sidecar.files[sidecar.engine], "size_bytes": _size(folder, sidecar, engine)}
+
+
+def _size(folder: Path, sidecar: Sidecar, engine: EngineSpec) -> int:
+    return sum((folder / engine.name / name).stat().st_size for name in sidecar.files)

@@ -1,0 +1,113 @@
+"""The command line. Exit status: 0 done, 1 failed, 2 wrong use or input, 3 the accuracy gate failed."""
+
+import argparse
+import errno
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from calib.errors import InputError
+
+DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
+STAGE_HELP = {
+    "train": "train the network, or take over model.checkpoint",
+    "export": "… and export it to ONNX, simplified and compared with PyTorch",
+    "calibrate": "… and draw the calibration set",
+    "quantize": "… and make the FP16 and INT8 graphs",
+    "build": "… and build the engines",
+    "evaluate": "… and check every engine's accuracy",
+    "benchmark": "… and measure every engine's latency",
+    "report": "… and write the report",
+    "run": "all stages, the same as report",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except InputError as error:
+        return _say(f"error: {error}", WRONG_INPUT)
+    except KeyboardInterrupt:
+        return _say("interrupted: finished stages are kept; the same command goes on from there", FAILED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _say(
+            f"error: the disk is full\n  got: {error}\n  next: free some space (df -h .), then run the same command: "
+            "finished stages are kept", FAILED,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if os.environ.get("T2T_EDGE_TRACEBACK"):
+            raise
+        return _say(f"error: {error}\n  next: T2T_EDGE_TRACEBACK=1 with the same command shows where", FAILED)
+
+
+def _say(text: str, status: int) -> int:
+    print(text, file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="t2t-edge", description="A Tokens-to-Token ViT from training to an engine, with proof of what each precision costs.",
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in STAGE_HELP.items():
+        command = commands.add_parser(name, help=text, description=f"{text}. Complete stages are skipped.")
+        command.add_argument("--recipe", type=Path, default=Path("recipes/demo.yaml"), help="default: %(default)s")
+        command.add_argument("--run", default="demo", help="name of the folder under runs/; default: %(default)s")
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    command = commands.add_parser("predict", help="class and probability of images, with a run's recommended engine")
+    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    command.add_argument("--run", default="demo", help="default: %(default)s")
+    command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    command.add_argument("--engine", help="another engine of the run, by its name in the report; it must have passed")
+    command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
+    commands.add_parser("doctor", help="what is installed, what this machine can build and run, and how to mend the rest")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "doctor":
+        from pipeline.doctor import print_doctor
+
+        return DONE if print_doctor() else FAILED
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
+        raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
+    folder = options.runs / options.run
+    if options.command == "predict":
+        return _predict(options, folder)
+    from pipeline.recipe import load_recipe
+    from pipeline.stages import run_stages
+
+    recipe = load_recipe(options.recipe)
+    last = "report" if options.command == "run" else options.command
+    artifact = run_stages(recipe, folder, last)
+    if last != "report" or int(os.environ.get("RANK", 0)) > 0:
+        return DONE
+    from pipeline.report import print_table
+
+    report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
+    print_table(report)
+    return DONE if report["recommended"] else GATE_FAILED
+
+
+def _predict(options: argparse.Namespace, folder: Path) -> int:
+    from pipeline.predict import find_engine, find_images, predict
+
+    images = find_images(options.paths)
+    engine = find_engine(folder, options.engine)
+    failed = 0
+    for prediction in predict(engine, images, options.threads):
+        if prediction.probability is None:
+            failed += 1
+            print(f"{prediction.path}: {prediction.problem}", file=sys.stderr)
+        else:
+            print(f"{prediction.path}  {prediction.label}  {100 * prediction.probability:.1f} %")
+    if failed:
+        return _say(f"{failed} of {len(images)} images could not be read", WRONG_INPUT)
+    return DONE

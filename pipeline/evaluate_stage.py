@@ -1,0 +1,130 @@
+"""Stage 6: every engine on the evaluation images, against PyTorch FP32 and against ONNX Runtime on the same graph.
+
+The first comparison is the gate. The second tells a wrong engine from a lossy graph: where ONNX Runtime gets the same
+graph right and the engine does not, the engine compiled it wrongly, and that is what the report says.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.preprocess import Preprocess
+from export.engines import load_engine
+from export.onnx_export import INPUT, OUTPUT
+from export.runner import Runner, Unavailable
+from pipeline.artifact import Artifact
+from pipeline.batches import batches, evaluation_split
+from pipeline.recipe import Recipe
+from pipeline.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
+
+Logits = NDArray[np.float32]
+MIN_ENGINE_AGREEMENT = 97.0  # percent of images on which an engine and ONNX Runtime must agree on the same graph
+
+
+def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Write `evaluation.json` and `logits.npz` (one array for each engine that ran) into `folder`."""
+    with np.load(inputs["export"].path("reference.npz"), allow_pickle=False) as stored:
+        reference, labels = stored["logits"], stored["labels"]
+    rows = inputs["build"].notes["engines"]
+    logits, reasons, classes = _infer_all(recipe, inputs, rows)
+    variants = [_variant(row, logits, reasons, reference, labels, recipe.gate.min_relative_top1) for row in rows]
+    evaluation = {
+        "reference": {
+            "name": "PyTorch FP32", "top1": accuracy(reference, labels), "top5": accuracy(reference, labels, k=5),
+        },
+        "dataset": {
+            "name": recipe.data.name, "classes": len(classes), "eval_images": len(labels),
+            "calibration_images": inputs["calibrate"].notes["images"],
+        },
+        "variants": variants,
+    }  # fmt: skip
+    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
+    np.savez_compressed(folder / "logits.npz", **logits)
+    return {"variants": {row["name"]: row["status"] for row in variants}}
+
+
+def _infer_all(
+    recipe: Recipe, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
+) -> tuple[dict[str, Logits], dict[str, str], tuple[str, ...]]:
+    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the rest do not."""
+    from export import onnxruntime_backend
+
+    reasons: dict[str, str] = {}
+    runners: dict[str, tuple[Runner, int | None]] = {}
+    threads = recipe.benchmark.threads
+    with ExitStack() as stack:
+        specs: list[Preprocess] = []
+        classes: tuple[str, ...] = ()
+        for row in rows:
+            if row["status"] != "built":
+                continue
+            try:
+                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads)
+            except Unavailable as reason:
+                reasons[row["name"]] = str(reason)
+                continue
+            runners[row["name"]] = (stack.enter_context(runner), sidecar.max_batch)
+            specs.append(sidecar.preprocess_spec())
+            classes = sidecar.classes
+        for precision in {row["precision"] for row in rows if row["name"] in runners}:
+            graph = onnxruntime_backend.load(inputs["quantize"].path(f"{precision}.onnx"), threads)
+            runners[f"graph:{precision}"] = (stack.enter_context(graph), None)
+        if not specs:
+            raise RuntimeError(f"no engine of this run can run on this machine: {reasons}")
+        split = evaluation_split(recipe, classes)
+        collected: dict[str, list[Logits]] = {name: [] for name in runners}
+        for images, _ in batches(split, specs[0], recipe.evaluate.batch_size, title="evaluating engines"):
+            for name, (runner, max_batch) in runners.items():
+                collected[name] += infer_in_chunks(runner, images, max_batch)
+    return {name: np.concatenate(parts) for name, parts in collected.items()}, reasons, classes
+
+
+def infer_in_chunks(runner: Runner, images: NDArray[np.uint8], max_batch: int | None) -> list[Logits]:
+    """Logits of `images` (N, H, W, 3), in pieces of at most `max_batch`."""
+    size = max_batch or len(images)
+    return [
+        np.asarray(runner.infer({INPUT: images[start : start + size]})[OUTPUT], dtype=np.float32)
+        for start in range(0, len(images), size)
+    ]
+
+
+def _variant(
+    row: dict[str, Any], logits: Mapping[str, Logits], reasons: Mapping[str, str], reference: Logits,
+    labels: NDArray[np.int64], min_relative_top1: float,
+) -> dict[str, Any]:  # fmt: skip
+    """One row of the report's evaluation half."""
+    variant = {key: row[key] for key in ("name", "backend", "precision", "target", "reason", "size_bytes", "layers", "sha256")}
+    variant["artifact"] = None if row["sha256"] is None else f"build/{row['name']}"
+    measured = dict.fromkeys(("top1", "top5", "delta_top1_pp", "ci95_pp", "agreement"))
+    if row["status"] != "built":
+        return variant | measured | {"status": row["status"]}
+    if row["name"] not in logits:
+        return variant | measured | {"status": "unavailable", "reason": f"built, not run: {reasons[row['name']]}"}
+    ours = logits[row["name"]]
+    top1, reference_top1 = accuracy(ours, labels), accuracy(reference, labels)
+    interval = paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))
+    reason = failure_reason(ours, logits[f"graph:{row['precision']}"], top1, reference_top1, min_relative_top1)
+    return variant | {
+        "status": "fail" if reason else "pass", "reason": reason, "top1": top1, "top5": accuracy(ours, labels, k=5),
+        "delta_top1_pp": top1 - reference_top1, "ci95_pp": list(interval), "agreement": agreement(ours, reference),
+    }  # fmt: skip
+
+
+def failure_reason(ours: Logits, graph: Logits, top1: float, reference_top1: float, min_relative_top1: float) -> str:
+    """Why an engine fails, "" if it does not: not finite, another result than the graph's, or below the gate."""
+    if finite_fraction(ours) < 1:
+        return f"NaN or Inf in the logits of {100 * (1 - finite_fraction(ours)):.1f} % of the images"
+    same = agreement(ours, graph)
+    if same < MIN_ENGINE_AGREEMENT:
+        return (
+            f"the engine does not compute its graph: it agrees with ONNX Runtime on the same graph on {same:.1f} % "
+            f"of the images (at least {MIN_ENGINE_AGREEMENT:.0f} %), so this is the engine, not the precision"
+        )
+    if top1 < min_relative_top1 * reference_top1:
+        return f"top-1 {top1:.2f} is under {100 * min_relative_top1:.4g} % of FP32's {reference_top1:.2f}"
+    return ""

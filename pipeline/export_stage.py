@@ -1,0 +1,78 @@
+"""Stage 2: PyTorch → ONNX, simplified, and compared with PyTorch on the evaluation images."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calib.images import ImageSplit
+from calib.preprocess import Preprocess
+from export import onnxruntime_backend
+from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
+from export.simplify import simplify_onnx
+from pipeline.artifact import Artifact
+from pipeline.batches import batches, evaluation_split
+from pipeline.checkpoint import build_model, read_checkpoint
+from pipeline.recipe import Recipe
+from pipeline.statistics import agreement
+
+MAX_DIFFERENCE, MIN_AGREEMENT = 2e-3, 99.9  # largest logit difference and same top-1 in percent
+
+
+def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Write `raw.onnx`, `fp32.onnx`, `reference.npz` (PyTorch's logits and the labels) and `nodes.json` into `folder`."""
+    checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
+    model = build_model(checkpoint)
+    spec = Preprocess.from_dict(checkpoint.preprocess)
+    split = evaluation_split(recipe, tuple(checkpoint.classes))
+    replaced = export_onnx(model, spec, checkpoint.classes, folder / "raw.onnx", opset=recipe.export.opset)
+    images, _ = next(batches(split, spec, recipe.evaluate.batch_size))
+    if recipe.export.simplify:
+        simplification = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
+        before, after = simplification.nodes_before["total"], simplification.nodes_after["total"]
+        print(f"           onnxsim: {before} → {after} nodes" + (f" (not taken: {simplification.reason})" if simplification.reason else ""))  # fmt: skip  # noqa: E501
+        nodes = simplification.to_dict()
+    else:
+        (folder / "fp32.onnx").write_bytes((folder / "raw.onnx").read_bytes())
+        nodes = {"accepted": False, "reason": "export.simplify is off"}
+    (folder / "nodes.json").write_text(json.dumps(nodes, indent=1), encoding="utf-8")
+    reference, exported, labels = _logits(model, spec, split, folder / "fp32.onnx", recipe.evaluate.batch_size)
+    np.savez_compressed(folder / "reference.npz", logits=reference, labels=labels)
+    notes = _compare(reference, exported)
+    return notes | {"unfolds_replaced": replaced, "simplified": nodes["accepted"]}
+
+
+def _logits(
+    model: torch.nn.Module, spec: Preprocess, split: ImageSplit, onnx_path: Path, batch_size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    network = NormalisedModel(model, spec).eval()
+    reference, exported, labels = [], [], []
+    with onnxruntime_backend.load(onnx_path, torch.get_num_threads()) as runner, torch.inference_mode():
+        for images, batch_labels in batches(split, spec, batch_size, title="PyTorch and ONNX"):
+            reference.append(network(torch.from_numpy(images)).numpy())
+            exported.append(runner.infer({INPUT: images})[OUTPUT])
+            labels.append(batch_labels)
+    return np.concatenate(reference), np.concatenate(exported), np.concatenate(labels)
+
+
+def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32]) -> dict[str, Any]:
+    """The measured differences; RuntimeError where they are more than float32 rounding explains."""
+    difference = np.abs(reference - exported)
+    same = agreement(reference, exported)
+    notes = {
+        "logit_difference_max": float(difference.max()), "logit_difference_mean": float(difference.mean()),
+        "agreement": same, "images": len(reference),
+    }  # fmt: skip
+    print(f"           ONNX against PyTorch: logits within {difference.max():.2g}, same top-1 on {same:.2f} %")
+    if not difference.max() <= MAX_DIFFERENCE or same < MIN_AGREEMENT:
+        raise RuntimeError(
+            f"the exported graph does not compute what PyTorch does: logits differ by up to {difference.max():.3g} "
+            f"(allowed {MAX_DIFFERENCE:g}), same top-1 on {same:.2f} % (allowed {MIN_AGREEMENT} %)"
+        )
+    return notes
+
+

@@ -1,0 +1,102 @@
+"""How a report's values read: shared by the terminal, Markdown and HTML, so that the three never disagree."""
+
+import shlex
+from typing import Any
+
+MISSING = "–"  # what was not measured
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a true minus sign, or a dash."""
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference, always with its sign; what rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return (text[1:] if float(text) == 0 else text).replace("-", "−")
+
+
+def drop(variant: dict[str, Any]) -> str:
+    """`−0.12 [−0.30, +0.05]`, percentage points of top-1 against the reference; one digit less from 10 up."""
+    delta, interval = variant["delta_top1_pp"], variant["ci95_pp"]
+    if delta is None:
+        return MISSING
+    digits = 2 if abs(delta) < 9.5 else 1
+    if interval is None:
+        return signed(delta, digits)
+    return f"{signed(delta, digits)} [{signed(interval[0], digits)}, {signed(interval[1], digits)}]"
+
+
+def quantity(value: float | None) -> str:
+    """A positive quantity to about three significant digits: 1.29, 12.9, 129, 1290."""
+    if value is None:
+        return MISSING
+    return number(value, 2 if value < 9.995 else 1 if value < 99.95 else 0)
+
+
+def latency(variant: dict[str, Any], percentile: str = "p50") -> str:
+    """Milliseconds at batch 1."""
+    return quantity(variant["latency_ms"][percentile] if variant["latency_ms"] else None)
+
+
+def rate(variant: dict[str, Any], batch: str) -> str:
+    """Images a second at a batch size."""
+    return quantity((variant["images_per_s"] or {}).get(batch))
+
+
+def megabytes(size: int | None) -> str:
+    """Millions of bytes."""
+    return number(None if size is None else size / 1e6, 1)
+
+
+def batch_sizes(report: dict[str, Any]) -> list[str]:
+    """The batch sizes that any variant was measured at, rising."""
+    return sorted({batch for variant in report["variants"] for batch in variant["images_per_s"] or {}}, key=int)
+
+
+def reasons(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(names, status, reason) of every variant that has a reason; those that share one are named together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for variant in report["variants"]:
+        if variant["reason"]:
+            groups.setdefault((variant["status"], one_line(variant["reason"])), []).append(variant["name"])
+    return [(", ".join(names), status, reason) for (status, reason), names in groups.items()]
+
+
+def one_line(text: str) -> str:
+    """White space, line ends included, as single spaces."""
+    return " ".join(text.split())
+
+
+def class_count(report: dict[str, Any]) -> int:
+    """How many classes the dataset has, whether the report names or only counts them."""
+    classes = report["dataset"]["classes"]
+    return len(classes) if isinstance(classes, list) else int(classes)
+
+
+def percent(fraction: float) -> str:
+    """0.99 as `99 %`."""
+    return f"{100 * fraction:g} %"
+
+
+def recommendation(report: dict[str, Any]) -> tuple[str, str]:
+    """What the report comes to, and the next command to run."""
+    run, chosen = shlex.quote(report["run"]), report["recommended"]
+    if chosen:
+        (variant,) = [v for v in report["variants"] if v["name"] == chosen["name"]]
+        return (
+            f"Recommended: {variant['name']}, {number(variant['top1'])} % top-1, {latency(variant)} ms at batch 1",
+            f"t2t-edge predict --run {run} IMAGE",
+        )
+    found = {variant["status"] for variant in report["variants"]}
+    if "pass" in found:
+        return "Recommended: none, because no engine that passes was measured for speed", f"make bench RUN={run}"
+    if "fail" in found:
+        gate = percent(report["gate"]["min_relative_top1"])
+        return (
+            f"Recommended: none, because no engine keeps {gate} of FP32's top-1. Add fp16 or fp32 to `precisions` "
+            "in the recipe, or raise `calibrate.images`, then run it again",
+            f"make export RUN={run}",
+        )
+    return "Recommended: none, because no engine ran here. See what each backend needs", "t2t-edge doctor"

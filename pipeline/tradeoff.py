@@ -1,0 +1,270 @@
+"""The trade-off picture: top-1 against latency, the Pareto front, the gate, and what fails it."""
+
+import io
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from pipeline.report_format import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
+Point = tuple[float, float]
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; red is kept for failures.
+_COLOURS = {"onnxruntime": "#0072B2", "openvino": "#009E73", "tensorrt": "#E69F00", "tensorrt_rtx": "#AA4499"}
+_OTHER, _FAILED, _GATE, _REFERENCE, _FRONT = "#555555", "#C1121F", "#C1121F", "#333333", "#B4BDC8"
+_DPI = 160
+_MARKER = 9.0  # points
+
+
+def draw_tradeoff(report: dict[str, Any], reference: dict[str, Any]) -> bytes:
+    """PNG bytes (1280 × 800 pixels) of every variant that has both an accuracy and a latency.
+
+    A failed variant far below the gate is drawn at the lower edge with an arrow and its accuracy, so that it does not
+    squeeze the others together.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [v for v in report["variants"] if v["latency_ms"] and v["top1"] is not None]
+    gate = reference["top1"] * report["gate"]["min_relative_top1"]
+    figure = Figure(figsize=(8, 5), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.09, 0.17, 0.745, 0.70))
+    low, high = _accuracy_window(shown, reference["top1"], gate)
+    axes.set_ylim(low, high)
+    _latency_axis(axes, [v["latency_ms"]["p50"] for v in shown])
+    _label_axes(axes, report, unshown=len(report["variants"]) - len(shown))
+    _draw_levels(figure, axes, reference, gate, percent(report["gate"]["min_relative_top1"]))
+    front = _draw_front(axes, shown)
+    points = [(v["latency_ms"]["p50"], max(v["top1"], low + 0.02 * (high - low))) for v in shown]
+    for variant, point in zip(shown, points, strict=True):
+        _draw_marker(axes, variant, point, below=variant["top1"] < low)
+    _draw_legend(figure, axes)
+    lines = [((axes.get_xlim()[0], height), (axes.get_xlim()[1], height)) for height in (reference["top1"], gate)]
+    labels = [(_label(v, below=v["top1"] < low), _colour(v)) for v in shown]
+    _draw_labels(figure, axes, points, labels, lines + front)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
+
+
+def _colour(variant: dict[str, Any]) -> str:
+    return _COLOURS.get(variant["backend"], _OTHER) if variant["status"] == "pass" else _FAILED
+
+
+def _label(variant: dict[str, Any], below: bool) -> str:
+    return f"{variant['name']} ({variant['top1']:.1f} %)" if below else str(variant["name"])
+
+
+def _accuracy_window(shown: list[dict[str, Any]], reference: float, gate: float) -> Point:
+    """Lower and upper end of the accuracy axis: what passes, the two lines, and failures no further than that again."""
+    core = [v["top1"] for v in shown if v["status"] == "pass"] + [reference, gate]
+    span = max(max(core) - min(core), 0.5)
+    near = [v["top1"] for v in shown if v["top1"] >= min(core) - 1.5 * span]
+    low, high = min(core + near), max(core + near)
+    margin = 0.18 * max(high - low, 0.5)
+    return low - margin, high + margin
+
+
+def _latency_axis(axes: "Axes", latencies: list[float]) -> None:
+    """Linear from 0, or logarithmic when the slowest takes more than six times as long as the fastest."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if not latencies:
+        axes.set_xlim(0, 1)
+        axes.set_xticks([])
+    elif max(latencies) <= 6 * min(latencies):
+        axes.set_xlim(0, 1.15 * max(latencies))
+    else:
+        axes.set_xscale("log")
+        axes.set_xlim(0.7 * min(latencies), 1.6 * max(latencies))
+        wide = max(latencies) > 500 * min(latencies)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label_axes(axes: "Axes", report: dict[str, Any], unshown: int) -> None:
+    axes.set_xlabel("latency p50 at batch 1, ms (less is better)", fontsize=10)
+    axes.set_ylabel("top-1, % (more is better)", fontsize=10)
+    title = f"{report['model']} on {report['dataset']['name']}, {report['dataset']['eval_images']:,} images"
+    axes.set_title(title, fontsize=12, loc="left", pad=22, parse_math=False)
+    axes.grid(True, color="#E6E6E6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if unshown == len(report["variants"]):
+        axes.text(0.5, 0.5, "no engine was measured on this machine", transform=axes.transAxes, ha="center")
+    elif unshown:
+        note = f"{len(report['variants']) - unshown} engines measured, {unshown} not measured on this machine"
+        axes.text(0, 1.03, note, transform=axes.transAxes, fontsize=8.5, color="#555555")
+
+
+def _draw_levels(figure: "Figure", axes: "Axes", reference: dict[str, Any], gate: float, share: str) -> None:
+    """The reference's accuracy and the gate as lines across, each named in the right margin."""
+    top1 = reference["top1"]
+    axes.axhline(top1, color=_REFERENCE, linewidth=1.2)
+    axes.axhline(gate, color=_GATE, linewidth=1.2, linestyle=(0, (5, 3)))
+    low, high = axes.get_ylim()
+    apart = 0.095 * (high - low)  # two lines of text
+    middle, half = (top1 + gate) / 2, max(top1 - gate, apart) / 2
+    names = [
+        (middle + half, f"{reference['name']}\n{top1:.2f} %", _REFERENCE),
+        (middle - half, f"gate, {share} of it\n{gate:.2f} %", _GATE),
+    ]
+    for height, text, colour in names:
+        axes.annotate(
+            text, (1.0, height), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
+            va="center", fontsize=8.5, color=colour, parse_math=False,
+        )  # fmt: skip
+
+
+def _draw_front(axes: "Axes", shown: list[dict[str, Any]]) -> list[tuple[Point, Point]]:
+    """The best accuracy within each latency: a step up at each variant of the front, level from the last one on.
+
+    Returns its straight pieces.
+    """
+    front = sorted((v["latency_ms"]["p50"], v["top1"]) for v in shown if v["pareto"])
+    if not front:
+        return []
+    corners = [front[0]]
+    for latency, top1 in front[1:]:
+        corners += [(latency, corners[-1][1]), (latency, top1)]
+    corners.append((axes.get_xlim()[1], front[-1][1]))
+    axes.plot(*zip(*corners, strict=True), color=_FRONT, linewidth=2.4, zorder=2)
+    return list(pairwise(corners))
+
+
+def _draw_marker(axes: "Axes", variant: dict[str, Any], point: Point, below: bool) -> None:
+    passes, colour = variant["status"] == "pass", _colour(variant)
+    axes.plot(
+        *point, marker="v" if below else "o", markersize=_MARKER, linestyle="none", zorder=3, clip_on=False,
+        markerfacecolor=colour if passes else "white", markeredgecolor="white" if passes else colour,
+        markeredgewidth=1.0 if passes else 1.8,
+    )  # fmt: skip
+
+
+def _draw_legend(figure: "Figure", axes: "Axes") -> None:
+    from matplotlib.lines import Line2D
+
+    def key(label: str, marker: str, face: str, edge: str) -> Line2D:
+        return Line2D([], [], label=label, marker=marker, linestyle="none", markersize=7,
+                      markerfacecolor=face, markeredgecolor=edge, markeredgewidth=1.5)  # fmt: skip
+
+    keys = [
+        key("passes (colour: backend)", "o", _OTHER, _OTHER),
+        key("fails the gate", "o", "white", _FAILED),
+        key("fails, below this picture", "v", "white", _FAILED),
+        Line2D([], [], label="Pareto front", color=_FRONT, linewidth=2.4),
+    ]
+    figure.legend(handles=keys, loc="lower center", ncols=4, fontsize=8.5, frameon=False, handletextpad=0.5)
+
+
+def _draw_labels(
+    figure: "Figure",
+    axes: "Axes",
+    points: list[Point],
+    labels: list[tuple[str, str]],
+    lines: list[tuple[Point, Point]],
+) -> None:
+    """Write each label (text, colour) beside its marker, clear of the others and, if that is near, of the lines.
+
+    A thin line leads to the marker where the label is not close.
+    """
+    from matplotlib.patheffects import withStroke
+
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # every Agg canvas has one
+    scale = _DPI / 72
+    halo = withStroke(linewidth=2.5, foreground="white")
+    texts = [
+        axes.annotate(label, point, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
+                      color=colour, parse_math=False, zorder=4, path_effects=[halo])
+        for (label, colour), point in zip(labels, points, strict=True)
+    ]  # fmt: skip
+    extents = [text.get_window_extent(renderer) for text in texts]
+    anchors = [(float(x), float(y)) for x, y in (axes.transData.transform(point) for point in points)]
+    frame = axes.get_window_extent(renderer)
+    bounds = (frame.x0, frame.y0, frame.x1, frame.y1 + 4 * scale)
+    strokes = [_stroke(axes, line, scale) for line in lines]
+    sizes = [(extent.width, extent.height) for extent in extents]
+    centres = place_labels(anchors, sizes, bounds, strokes, radius=_MARKER / 2 * scale, gap=2 * scale)
+    for text, (_, colour), anchor, extent, centre in zip(texts, labels, anchors, extents, centres, strict=True):
+        text.set_position(((centre[0] - anchor[0]) / scale, (centre[1] - anchor[1]) / scale))
+        near = (
+            min(max(anchor[0], centre[0] - extent.width / 2), centre[0] + extent.width / 2),
+            min(max(anchor[1], centre[1] - extent.height / 2), centre[1] + extent.height / 2),
+        )
+        if math.dist(near, anchor) > 9 * scale:
+            ends = [axes.transData.inverted().transform(end) for end in (anchor, near)]
+            axes.plot(*zip(*ends, strict=True), color=colour, linewidth=0.7, alpha=0.7, zorder=2.5)
+
+
+def _stroke(axes: "Axes", line: tuple[Point, Point], scale: float) -> Box:
+    """Pixels that a level or upright line covers."""
+    (x0, y0), (x1, y1) = (axes.transData.transform(end) for end in line)
+    return min(x0, x1) - scale, min(y0, y1) - scale, max(x0, x1) + scale, max(y0, y1) + scale
+
+
+def place_labels(
+    anchors: list[Point],
+    sizes: list[tuple[float, float]],
+    bounds: Box,
+    strokes: list[Box],
+    radius: float,
+    gap: float,
+) -> list[Point]:
+    """Centres for labels of the given (width, height) beside markers of `radius` at `anchors`; all in pixels.
+
+    Greedy, then improved label by label: each takes the place nearest its marker with the least overlap of the other
+    labels, of any marker, and of what is outside `bounds`; crossing one of `strokes` is worth a small detour.
+    """
+    clear = radius + gap
+    markers = [(x - radius, y - radius, x + radius, y + radius) for x, y in anchors]
+    places: list[Point | None] = [None] * len(anchors)
+    for _ in range(4):
+        for index, (anchor, size) in enumerate(zip(anchors, sizes, strict=True)):
+            others = [_box(place, sizes[i], gap) for i, place in enumerate(places) if i != index and place is not None]
+            taken = others + markers
+            places[index] = min(
+                _candidates(anchor, size, clear),
+                key=lambda place: (
+                    _cost(place, anchor, size, taken, bounds, gap)
+                    + 4 * clear * sum(_overlap(_box(place, size, 0), stroke) > 0 for stroke in strokes)
+                ),
+            )
+    return [place for place in places if place is not None]
+
+
+def _candidates(anchor: Point, size: tuple[float, float], clear: float) -> list[Point]:
+    """Centres all around the marker, `clear` of it and then further out; right, left, above and below come first."""
+    width, height = size
+    found = []
+    for distance in (clear, 2.5 * clear, 4.5 * clear, 7 * clear, 10 * clear):
+        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+            reach = distance if x == 0 or y == 0 else distance * 0.75
+            found.append((anchor[0] + x * (reach + width / 2), anchor[1] + y * (reach + height / 2)))
+    return found
+
+
+def _box(centre: Point, size: tuple[float, float], gap: float) -> Box:
+    x, y, half_width, half_height = *centre, size[0] / 2 + gap / 2, size[1] / 2 + gap / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def _cost(place: Point, anchor: Point, size: tuple[float, float], taken: list[Box], bounds: Box, gap: float) -> float:
+    """Pixels of distance; what is covered or outside costs more than any distance does, by its share of the label."""
+    box = _box(place, size, gap)
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    covered = sum(_overlap(box, other) for other in taken) + area - _overlap(box, bounds)
+    beside = max(abs(place[0] - anchor[0]) - size[0] / 2, 0) + max(abs(place[1] - anchor[1]) - size[1] / 2, 0)
+    return beside + (200 + 2000 * covered / area if covered > 1e-6 * area else 0)
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Common area, square pixels."""
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
