@@ -20,16 +20,18 @@ def performer_attention(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """Softmax-kernel attention by positive random features (Performers, arXiv 2009.14794, section 2.3, lemma 1).
 
     q, k, v (B, T, D), w (m, D) → (B, T, D). Equal to φ(q)·(Σφ(k)vᵀ) / (φ(q)·Σφ(k) + 1e-8) with
-    φ(x) = exp(wx − |x|²/2)/√m, but with the largest exponent of each query and of each image taken out, sums turned
-    into means, and the epsilon rescaled by what was taken out, so that nothing overflows in FP16: docs/performer.md.
+    φ(x) = exp(wx − |x|²/2)/√m, but the keys' largest exponent of each feature moves over to the queries, the queries'
+    largest is taken out, sums become means, and the epsilon is rescaled by what was taken out. Then every factor is at
+    most 1 and the normaliser at least 1/T: nothing overflows or vanishes in FP16. docs/performer.md derives it.
     """
-    q_exponent = q @ w.t() - half_square(q)  # B T m
+    tokens, features = k.shape[1], w.shape[0]
     k_exponent = k @ w.t() - half_square(k)  # B T m
+    k_top = k_exponent.amax(1, keepdim=True)  # B 1 m
+    q_exponent = q @ w.t() - half_square(q) + k_top  # B T m
     q_top = q_exponent.amax(2, keepdim=True)  # B T 1
-    k_top = k_exponent.amax((1, 2), keepdim=True)  # B 1 1
-    q_feature = torch.exp(q_exponent - q_top)  # B T m, at most 1
-    k_feature = torch.exp(k_exponent - k_top) / k.shape[1]  # B T m, so that sums over tokens are means
-    eps = torch.exp(math.log(KERNEL_EPS * w.shape[0] / k.shape[1]) - q_top - k_top)  # B T 1
+    k_feature = torch.exp(k_exponent - k_top) / tokens  # B T m, so that sums over tokens are means
+    q_feature = torch.exp(q_exponent - q_top)  # B T m
+    eps = torch.exp(math.log(KERNEL_EPS * features / tokens) - q_top)  # B T 1
     context = k_feature.transpose(1, 2) @ v  # B m D
     normaliser = (q_feature * k_feature.sum(1, keepdim=True)).sum(2, keepdim=True)  # B T 1
     return (q_feature @ context) / (normaliser + eps)

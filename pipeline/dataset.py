@@ -5,8 +5,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +14,13 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.images import ImageSplit, read_split
-from calib.preprocess import Image
 from pipeline.progress import track
 from pipeline.recipe import DataPart
 
 SPLITS = ("train", "val")
-_TAIL = 4096  # bytes: the end of a compressed image is as good as its hash for telling most images apart
+_TAIL = 4096  # bytes: the end of a compressed image tells nearly all different images apart
+
+Paths = tuple[Path, ...]
 
 
 def open_dataset(data: DataPart) -> tuple[ImageSplit, ImageSplit]:
@@ -31,7 +31,7 @@ def open_dataset(data: DataPart) -> tuple[ImageSplit, ImageSplit]:
     archive = data.root.with_name(f"{data.root.name}.npz")
     if not data.root.is_dir() and archive.is_file():
         with _lock(archive):
-            if not data.root.is_dir():  # another process may have been faster
+            if not data.root.is_dir():  # another process may have been first
                 _unpack(archive, data.root)
     train = read_split(data.root, "train")
     return train, read_split(data.root, "val", train.classes)
@@ -40,17 +40,103 @@ def open_dataset(data: DataPart) -> tuple[ImageSplit, ImageSplit]:
 def check_no_overlap(train: ImageSplit, val: ImageSplit) -> None:
     """Raise InputError when a file of `val` has the same content as one of `train`: its accuracy would be memory.
 
-    Only files of equal size are read, and of large ones the last 4 KiB first, so that a large set stays cheap.
+    Sizes are compared first, then the last 4 KiB, and whole files only where these agree: large sets stay cheap.
     """
-    suspects = _same_size(train.paths, val.paths)
-    for depth in (_TAIL, None):
-        known = {_content(path, depth): path for path in suspects[0]}
-        pairs = [(known[key], path) for path in suspects[1] if (key := _content(path, depth)) in known]
-        tails = {_content(path, depth) for _, path in pairs}
-        suspects = ([path for path in suspects[0] if _content(path, depth) in tails], [path for _, path in pairs])
-    if pairs:
+    known, suspects = train.paths, val.paths
+    for key in (_size, _tail_sha256, _sha256):
+        known, suspects = _alike(known, suspects, key)
+    if suspects:
+        originals = {_sha256(path): path for path in known}
         raise InputError(
-            f"{len(pairs)} val image(s) are also in train, so the measured accuracy would be too good",
-            got="; ".join(f"{copy} = {original}" for original, copy in pairs[:3]), allowed="different images",
-            next_step=f"remove them from one split: rm '{pairs[0][1]}'",
+            f"{len(suspects)} val image(s) are also in train, so the measured accuracy would be too good",
+            got="; ".join(f"{path} = {originals[_sha256(path)]}" for path in suspects[:3]),
+            allowed="no image in both", next_step=f"remove each from one split: rm '{suspects[0]}'",
         )  # fmt: skip
+
+
+def _alike(known: Paths, suspects: Paths, key: Callable[[Path], object]) -> tuple[Paths, Paths]:
+    """Those of either side whose key is also on the other side."""
+    if not known or not suspects:
+        return (), ()
+    known_keys, suspect_keys = [key(path) for path in known], [key(path) for path in suspects]
+    both = set(known_keys) & set(suspect_keys)
+    return (
+        tuple(path for path, value in zip(known, known_keys, strict=True) if value in both),
+        tuple(path for path, value in zip(suspects, suspect_keys, strict=True) if value in both),
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _tail_sha256(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        return hashlib.sha256(file.read(_TAIL)).digest()
+
+
+def _sha256(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+@contextmanager
+def _lock(archive: Path) -> Iterator[None]:
+    """One process at a time: under torchrun all of them open the data set at once. Gone when the process is."""
+    import fcntl
+
+    with archive.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Write `archive` out as `root/{train,val}/<class>/<index>.png`, whole or not at all."""
+    import cv2
+
+    partial = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
+    arrays = _read_archive(archive)
+    classes = [str(name) for name in arrays["classes"]]
+    for split in SPLITS:
+        for name in classes:
+            (partial / split / name).mkdir(parents=True)
+        labels = arrays[f"{split}_labels"]
+        for index in track(range(len(labels)), f"writing {root}/{split}"):
+            path = partial / split / classes[labels[index]] / f"{index:06d}.png"
+            if not cv2.imwrite(str(path), arrays[f"{split}_images"][index]):
+                raise OSError(f"cannot write {path}")
+    os.replace(partial, root)
+
+
+def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
+    """Read and check the arrays: images (N, H, W) uint8, labels (N,) integers, classes (C,) text."""
+    names = ("classes", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")))
+    try:
+        with np.load(archive, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in names}
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _bad_archive(archive, " ".join(str(error).split())) from error
+    classes = arrays["classes"]
+    if classes.ndim != 1 or classes.dtype.kind != "U" or len(set(classes)) != len(classes):
+        raise _bad_archive(archive, f"classes {classes.shape} {classes.dtype}, or a name twice")
+    unfit = [str(name) for name in classes if name in ("", "..") or name.startswith(".") or set(name) & set("/\\\0")]
+    if unfit:
+        raise _bad_archive(archive, f"class names that cannot be folders: {unfit[:5]}")
+    for split in SPLITS:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if images.ndim != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+            raise _bad_archive(
+                archive, f"{split}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}"
+            )
+        if not np.isin(labels, np.arange(len(classes))).all():
+            raise _bad_archive(archive, f"{split}: labels from {labels.min()} to {labels.max()}, {len(classes)} classes")
+    return arrays
+
+
+def _bad_archive(archive: Path, got: str) -> InputError:
+    return InputError(
+        f"the image archive {archive} cannot be used", got=got,
+        allowed="npz with {train,val}_images (N, H, W) uint8, {train,val}_labels (N,) integers, classes (C,) text",
+        next_step=f"restore it (git checkout -- '{archive}'), or make it again (data/README.md)",
+    )  # fmt: skip

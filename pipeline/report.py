@@ -268,13 +268,21 @@ def _markdown(text: str) -> str:
     return text
 
 
+def _code(text: str) -> str:
+    """A Markdown code span, fenced with more backticks in a row than the text holds."""
+    text, fence = one_line(text), "`"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{text}{fence}" if fence == "`" else f"{fence} {text} {fence}"
+
+
 def _markdown_page(report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any]) -> str:
     conclusion, command = recommendation(report)
     machine, dataset = report["machine"], report["dataset"]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
     return f"""# {_markdown(report["run"])}: {_markdown(report["model"])} on {_markdown(dataset["name"])}
 
-**{_markdown(conclusion)}.** Next: `{one_line(command)}`
+**{_markdown(conclusion)}.** Next: {_code(command)}
 
 {_markdown(reference["name"])}: {number(reference["top1"])} % top-1, {number(reference["top5"])} % top-5, \
 {class_count(report)} classes, {dataset["eval_images"]:,} images. Gate: {percent(report["gate"]["min_relative_top1"])} \

@@ -137,7 +137,7 @@ def _columns(report: dict[str, Any]) -> list[Column]:
     extra: list[Column] = [
         ("Memory MB", [megabytes(v["peak_memory_bytes"]) for v in variants]),
         ("Energy mJ", [quantity(v["energy_mj"]) for v in variants]),
-        ("Layers INT8 / FP16 / FP32", [_layers(v["layers"]) for v in variants]),
+        ("Layers 8/16/32 bit", [_layers(v["layers"]) for v in variants]),
     ]
     return columns + [column for column in extra if set(column[1]) != {MISSING}]
 
@@ -230,8 +230,8 @@ code { background: var(--code); border-radius: 4px; padding: .1em .35em; font-si
 .picture { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 8px; overflow-x: auto; }
 .picture img { display: block; width: 100%; min-width: 560px; max-width: 900px; height: auto; margin: 0 auto; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.engines { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
-.engines th, .engines td { padding: 8px 9px; text-align: right; white-space: nowrap; }
+.engines { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
+.engines th, .engines td { padding: 8px 7px; text-align: right; white-space: nowrap; }
 .engines thead th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom;
   overflow-wrap: normal; }
 .engines tbody { border-top: 1px solid var(--line); }
@@ -239,7 +239,7 @@ code { background: var(--code); border-radius: 4px; padding: .1em .35em; font-si
 .engines tbody th { font-weight: 600; }
 .engines th small { display: block; font-weight: 400; }
 .engines td.none { color: var(--soft); }
-.engines .reason td { text-align: left; white-space: normal; padding: 0 9px 10px; color: var(--soft); }
+.engines .reason td { text-align: left; white-space: normal; padding: 0 7px 10px; color: var(--soft); }
 .engines .fail, .engines .error { background: var(--bad-back); }
 .engines .fail .mark, .engines .error .mark { color: var(--bad); font-weight: 700; }
 .engines .fail .reason td, .engines .error .reason td { color: var(--bad); }
@@ -254,7 +254,7 @@ li { margin: 6px 0; }
 .machine { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; }
 .machine dt { color: var(--soft); }
 .machine dd { margin: 0; }
-@media (max-width: 760px) {
+@media screen and (max-width: 760px) {
   main { padding: 16px 12px 32px; }
   h1 { font-size: 1.5rem; }
   .facts { grid-template-columns: 1fr 1fr; }
@@ -278,10 +278,13 @@ li { margin: 6px 0; }
   @page { size: A4 landscape; margin: 12mm; }
   :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb; --good: #0b6b4f; --good-back: #e3f4ec;
     --bad: #b3121d; --bad-back: #fdecec; --code: #eee; }
-  body { font-size: 11px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  html, body { font-size: 11px; }
+  body { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; }
   .scroll, .picture { overflow: visible; }
-  .picture img { max-width: 640px; min-width: 0; }
+  .picture img { max-width: 560px; min-width: 0; }
+  .engines th, .engines td { padding: 3px 7px; }
+  h2 { margin-top: 18px; }
   tbody, .picture, .facts div { break-inside: avoid; }
   h2 { break-after: avoid; }
 }

@@ -34,7 +34,7 @@ def draw_tradeoff(report: dict[str, Any], reference: dict[str, Any]) -> bytes:
     gate = reference["top1"] * report["gate"]["min_relative_top1"]
     figure = Figure(figsize=(8, 5), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.09, 0.17, 0.745, 0.70))
+    axes = figure.add_axes((0.1, 0.17, 0.735, 0.70))
     low, high = _accuracy_window(shown, reference["top1"], gate)
     axes.set_ylim(low, high)
     _latency_axis(axes, [v["latency_ms"]["p50"] for v in shown])

@@ -1,0 +1,74 @@
+"""The one preprocessing function and its spec."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from calib.errors import InputError
+from calib.preprocess import Preprocess, load_image, preprocess, resize
+
+SPEC = Preprocess(32, 32, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (224, 224), (33, 500), (500, 33), (32, 32), (1, 1), (31, 40)])
+def test_any_size_becomes_the_specs(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    made = preprocess(image, SPEC)
+    assert made.shape == (32, 32, 3) and made.dtype == np.uint8 and made.flags.c_contiguous
+
+
+def test_grey_png_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), grey)
+    image = load_image(tmp_path / "a.png")
+    assert image.shape == (28, 28, 3) and (image == grey[..., np.newaxis]).all()
+
+
+def test_colours_are_rgb(tmp_path: Path) -> None:
+    red = np.zeros((8, 8, 3), dtype=np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    assert load_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_shrinking_averages() -> None:
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    assert abs(int(resize(stripes, 16, 16, "bicubic").mean()) - 100) <= 1
+    assert resize(stripes, 16, 16, "bicubic").std() < 2
+
+
+def test_crop_is_centred() -> None:
+    image = np.zeros((100, 100, 3), dtype=np.uint8)
+    image[40:60, 40:60] = 255
+    made = preprocess(image, Preprocess(20, 20, 0.2, "bilinear", (0.5,) * 3, (0.2,) * 3))
+    assert (made == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "cannot be decoded"), (b"not an image", "cannot be decoded"), (None, "no such image")],
+)
+def test_bad_image(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "bad.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_image(path)
+    assert str(path) in str(caught.value)
+
+
+def test_hash_follows_every_field() -> None:
+    changed = [
+        Preprocess(33, 32, 0.9, "bicubic", SPEC.mean, SPEC.std),
+        Preprocess(32, 32, 0.8, "bicubic", SPEC.mean, SPEC.std),
+        Preprocess(32, 32, 0.9, "bilinear", SPEC.mean, SPEC.std),
+        Preprocess(32, 32, 0.9, "bicubic", (0.5, 0.5, 0.4), SPEC.std),
+        Preprocess(32, 32, 0.9, "bicubic", SPEC.mean, SPEC.std, "BGR"),
+    ]
+    assert len({SPEC.sha256(), *(spec.sha256() for spec in changed)}) == 6
+    assert Preprocess.from_dict(SPEC.to_dict()) == SPEC
+    with pytest.raises(InputError):
+        Preprocess.from_dict(SPEC.to_dict() | {"gamma": 2})

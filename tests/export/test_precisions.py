@@ -1,0 +1,110 @@
+"""INT8 and FP16 graphs: exactly the layers the policy names, the pinned kernel in FP32, engines that agree."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from torch import nn
+
+from calib.calibration import CalibrationSet
+from calib.images import read_split
+from calib.policy import performer_kernel, weights_policy
+from calib.preprocess import Preprocess, load_batch
+from export import onnxruntime_backend, openvino_backend
+from export.cast_fp16 import cast_fp16, check_pins
+from export.layers import count_precisions, read_layers
+from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
+from export.quantize_int8 import quantize_int8
+from export.simplify import simplify_onnx
+
+CLASSES = ["class_0", "class_1", "class_2"]
+
+
+@pytest.fixture(scope="module")
+def calibration(image_root: Path, spec: Preprocess) -> CalibrationSet:
+    split = read_split(image_root, "train")
+    return CalibrationSet(load_batch(list(split.paths), spec), np.asarray(split.labels))
+
+
+@pytest.fixture(scope="module")
+def graphs(small_model: nn.Module, spec: Preprocess, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Path:  # fmt: skip
+    folder = tmp_path_factory.mktemp("graphs")
+    export_onnx(small_model, spec, CLASSES, folder / "raw.onnx")
+    simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.images[:2])
+    pinned = [layer.name for layer in performer_kernel(read_layers(onnx.load(folder / "fp32.onnx")))]
+    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", calibration)
+    cast_fp16(folder / "fp32.onnx", folder / "fp16.onnx", calibration, pinned)
+    cast_fp16(folder / "int8.onnx", folder / "int8-fp16.onnx", calibration, pinned)
+    return folder
+
+
+def test_policy_takes_weight_layers_and_spares_the_kernel(graphs: Path) -> None:
+    decisions = weights_policy(read_layers(onnx.load(graphs / "fp32.onnx")))
+    int8 = [decision.layer.module for decision in decisions if decision.int8]
+    assert len(int8) == 6 * 4 + 2 * 3 + 1  # blocks: qkv, proj, fc1, fc2; token attentions: proj, mlp; the last soft split
+    spared = {decision.layer.module: decision.reason for decision in decisions if not decision.int8}
+    assert "kernel" in spared["tokens_to_token.attention1"] and "kernel" in spared["tokens_to_token.attention2"]
+    assert spared["head"] and "tokens_to_token.attention1" not in int8
+
+
+def test_exactly_these_layers_are_int8_per_channel(graphs: Path) -> None:
+    source, quantized = onnx.load(graphs / "fp32.onnx"), onnx.load(graphs / "int8.onnx")
+    wanted = {decision.layer.name for decision in weights_policy(read_layers(source)) if decision.int8}
+    makers = {output: node for node in quantized.graph.node for output in node.output}
+    constants = {value.name: value for value in quantized.graph.initializer}
+    per_channel = 0
+    for node in quantized.graph.node:
+        dequantized = [makers.get(name) for name in node.input[:2]]
+        is_int8 = all(maker is not None and maker.op_type == "DequantizeLinear" for maker in dequantized) and len(dequantized) == 2  # fmt: skip
+        assert is_int8 == (node.name in wanted), node.name
+        if is_int8:
+            per_channel += any(np.prod(constants[maker.input[1]].dims) > 1 for maker in dequantized)
+    assert per_channel == len(wanted)
+    assert count_precisions(quantized)["int8"] == len(wanted)
+
+
+def test_pins_hold_and_the_rest_is_fp16(graphs: Path) -> None:
+    pinned = {layer.name for layer in performer_kernel(read_layers(onnx.load(graphs / "fp32.onnx")))}
+    assert len(pinned) > 50
+    for name in ("fp16", "int8-fp16"):
+        proto = onnx.load(graphs / f"{name}.onnx")
+        check_pins(proto, pinned)
+        assert count_precisions(proto)["fp16"] > 20
+        assert proto.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+        assert proto.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_a_lost_pin_is_found(graphs: Path) -> None:
+    proto = onnx.load(graphs / "fp16.onnx")
+    low = next(node.name for node in proto.graph.node if node.op_type == "MatMul" and node.name not in
+               {layer.name for layer in performer_kernel(read_layers(onnx.load(graphs / "fp32.onnx")))})  # fmt: skip
+    with pytest.raises(RuntimeError, match="compute in FP16"):
+        check_pins(proto, {low})
+    with pytest.raises(RuntimeError, match="are gone"):
+        check_pins(proto, {"node_99999"})
+
+
+def test_metadata_travels(graphs: Path, spec: Preprocess) -> None:
+    for path in graphs.glob("*.onnx"):
+        assert read_metadata(onnx.load(path)) == (spec, CLASSES), path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_openvino_computes_what_onnxruntime_does(graphs: Path, calibration: CalibrationSet, tmp_path: Path, precision: str) -> None:  # fmt: skip
+    source = graphs / f"{precision}.onnx"
+    engine = openvino_backend.build(source, tmp_path / openvino_backend.ENGINE_NAME)
+    assert engine.layers is not None and (engine.layers["int8"] > 20) == (precision == "int8")
+    with openvino_backend.load(engine.path, 2) as first, onnxruntime_backend.load(source, 2) as second:
+        assert first.inputs == second.inputs and first.outputs == second.outputs
+        feeds = {INPUT: calibration.images}
+        ours, expected = first.infer(feeds)[OUTPUT], second.infer(feeds)[OUTPUT]
+        difference = np.abs(ours - expected)
+        assert difference.max() < {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.3}[precision], f"max {difference.max():.2e}"
+        first.infer({INPUT: calibration.images[::-1].copy()})
+        assert (np.abs(ours - expected) == difference).all()  # outputs are the caller's: a later call leaves them alone
+        with pytest.raises(ValueError, match="uint8"):
+            first.infer({INPUT: calibration.images.astype(np.float32)})
+        with pytest.raises(ValueError, match="shape"):
+            first.infer({INPUT: calibration.images[:, :16]})
