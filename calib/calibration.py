@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.images import ImageSplit, balanced_subset
@@ -17,7 +18,7 @@ class CalibrationSet:
     """uint8 images (N, H, W, 3) and their labels (N,)."""
 
     images: Image
-    labels: np.ndarray  # type: ignore[type-arg]
+    labels: NDArray[np.int64]
 
 
 def make_calibration_set(split: ImageSplit, spec: Preprocess, count: int, seed: int, path: Path) -> CalibrationSet:
@@ -37,18 +38,22 @@ def load_calibration_set(path: Path, spec: Preprocess) -> CalibrationSet:
     """Read a calibration set; missing, unreadable or differently preprocessed data is an InputError, never replaced."""
     if not path.is_file():
         raise InputError(
-            "the calibration set is missing", got=f"no file {path}", allowed="real images: nothing is calibrated on random data",
+            "the calibration set is missing",
+            got=f"no file {path}",
+            allowed="real images: nothing is calibrated on random data",
             next_step="t2t-edge calibrate",
-        )  # fmt: skip
+        )
     try:
         with np.load(path, allow_pickle=False) as stored:
             images, labels = stored["images"], stored["labels"]
             preprocess_sha256, made_with = str(stored["preprocess_sha256"]), str(stored["preprocess"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            "the calibration set cannot be read", got=f"{path}: {error}", allowed="the npz that `t2t-edge calibrate` writes",
+            "the calibration set cannot be read",
+            got=f"{path}: {error}",
+            allowed="the npz that `t2t-edge calibrate` writes",
             next_step="t2t-edge calibrate",
-        ) from error  # fmt: skip
+        ) from error
     if preprocess_sha256 != spec.sha256():
         raise InputError(
             f"the calibration set {path} was preprocessed differently from what the network gets",
@@ -57,6 +62,8 @@ def load_calibration_set(path: Path, spec: Preprocess) -> CalibrationSet:
     expected = (spec.height, spec.width, 3)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected or len(images) == 0:
         raise InputError(
-            f"the calibration set {path} does not fit", got=f"{images.dtype} {images.shape}", allowed=f"uint8 (N, *{expected})"
+            f"the calibration set {path} does not fit",
+            got=f"{images.dtype} {images.shape}",
+            allowed=f"uint8 (N, *{expected})",
         )
     return CalibrationSet(images, labels)

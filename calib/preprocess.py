@@ -41,7 +41,10 @@ class Preprocess:
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
         """Read what `to_dict` wrote; unknown or missing keys are an InputError."""
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            plain: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+            }
+            return cls(**plain)
         except TypeError as error:
             raise InputError("the preprocessing spec cannot be read", got=values, allowed=str(error)) from error
 

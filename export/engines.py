@@ -70,7 +70,9 @@ def backend_version(backend: str) -> str | None:
     return tensorrt_rtx_backend.version()
 
 
-def build_engine(spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str]) -> Sidecar:
+def build_engine(
+    spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str]
+) -> Sidecar:
     """Build `onnx_path` into `folder` and write its sidecar. Unavailable where the backend is not here."""
     folder.mkdir(parents=True)
     max_batch: int | None = None
@@ -159,6 +161,8 @@ def sha256_of(path: Path) -> str:
 
 def _refused(folder: Path, what: str, got: str) -> InputError:
     return InputError(
-        f"the engine in {folder} is refused: {what}", got=got, allowed="an engine as `t2t-edge build` wrote it, on this machine",
+        f"the engine in {folder} is refused: {what}",
+        got=got,
+        allowed="an engine as `t2t-edge build` wrote it, on this machine",
         next_step=f"rm -r '{folder.parent}' && t2t-edge build",
-    )  # fmt: skip
+    )

@@ -79,7 +79,9 @@ def name_nodes(proto: onnx.ModelProto) -> None:
         props = {prop.key: prop.value for prop in node.metadata_props}
         scopes = _as_list(props.get("pkg.torch.onnx.name_scopes", "[]"))
         kinds = _as_list(props.get("pkg.torch.onnx.class_hierarchy", "[]"))
-        module = props.get(MODULE_KEY) or next((scope for scope in reversed(scopes[:-1]) if scope and scope[0] != "_"), "")
+        module = props.get(MODULE_KEY) or next(
+            (scope for scope in reversed(scopes[:-1]) if scope and scope[0] != "_"), ""
+        )
         kind = props.get(CLASS_KEY) or " ".join(name.rsplit(".", 1)[-1] for name in kinds[:-1])
         del node.metadata_props[:]
         for key, value in ((MODULE_KEY, module), (CLASS_KEY, kind)):

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
 
 ENGINE_NAME = "engine.onnx"
-_INT8_OPERATORS = ("QLinearMatMul", "QLinearConv", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger")
+_INT8_OPERATORS = (
+    "QLinearMatMul",
+    "QLinearConv",
+    "QGemm",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "ConvInteger",
+)
 _FLOAT_OPERATORS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm", "FusedConv", "NhwcFusedConv")
 
 

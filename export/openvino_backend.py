@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
 
 ENGINE_NAME = "engine.xml"
-_PRODUCTS = ("FullyConnected", "MatMul", "Convolution", "ScaledDotProductAttention", "ScaledDotProductAttentionWithKVCache")
+_PRODUCTS = (
+    "FullyConnected",
+    "MatMul",
+    "Convolution",
+    "ScaledDotProductAttention",
+    "ScaledDotProductAttentionWithKVCache",
+)
 
 
 def version() -> str | None:

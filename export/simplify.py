@@ -52,7 +52,9 @@ def simplify_onnx(raw: Path, simplified: Path, images: NDArray[np.uint8]) -> Sim
 def _simplify(before: onnx.ModelProto) -> onnx.ModelProto:
     import onnxsim
 
-    origin = {node.name: (node_metadata(node, MODULE_KEY), node_metadata(node, CLASS_KEY)) for node in before.graph.node}
+    origin = {
+        node.name: (node_metadata(node, MODULE_KEY), node_metadata(node, CLASS_KEY)) for node in before.graph.node
+    }
     after, ok = onnxsim.simplify(before, skipped_optimizers=SKIPPED)
     if not ok:
         raise RuntimeError("its own check says the simplified graph differs")

@@ -44,7 +44,7 @@ VARIANTS = {
     "t2t_vit_t_24": Variant("transformer", 512, 24, 8, 3),
     # Not the paper's: trained in minutes on a CPU, for the embedded images. The second split keeps the map's size.
     "t2t_vit_mini": Variant(
-        "performer", 256, 6, 4, 2, image_size=32, splits=(SplitShape(7, 4, 2), SplitShape(3, 1, 1), SplitShape(3, 2, 1))
+        "performer", 192, 5, 3, 2, image_size=32, splits=(SplitShape(7, 4, 2), SplitShape(3, 1, 1), SplitShape(3, 2, 1))
     ),
 }
 
@@ -73,7 +73,13 @@ class T2TViT(nn.Module):
     """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes)."""
 
     def __init__(
-        self, variant: Variant, *, img_size: int, num_classes: int = 1000, in_chans: int = 3, drop_path_rate: float = 0.0
+        self,
+        variant: Variant,
+        *,
+        img_size: int,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
     ):
         super().__init__()
         self.variant, self.img_size, self.num_classes = variant, img_size, num_classes
@@ -91,7 +97,6 @@ class T2TViT(nn.Module):
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(_init_weights)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """timm's optimizer grouping asks for this."""
         return {"cls_token"}
@@ -136,9 +141,7 @@ def _register(name: str, variant: Variant) -> None:
         if pretrained:
             raise ValueError(f"{name} has no weights to download: load a checkpoint file instead (model.checkpoint)")
         size = img_size or variant.image_size
-        return T2TViT(
-            variant, img_size=size, num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate
-        )
+        return T2TViT(variant, img_size=size, num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate)
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__

@@ -25,10 +25,12 @@ def performer_attention(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     most 1 and the normaliser at least 1/T: nothing overflows or vanishes in FP16. docs/performer.md derives it.
     """
     tokens, features = k.shape[1], w.shape[0]
+    # The result does not depend on the shifts, so neither does its gradient: detached, which also keeps an infinite eps
+    # (all features underflow, the result is 0) out of the backward pass, where 0 · Inf would be NaN.
     k_exponent = k @ w.t() - half_square(k)  # B T m
-    k_top = k_exponent.amax(1, keepdim=True)  # B 1 m
+    k_top = k_exponent.detach().amax(1, keepdim=True)  # B 1 m
     q_exponent = q @ w.t() - half_square(q) + k_top  # B T m
-    q_top = q_exponent.amax(2, keepdim=True)  # B T 1
+    q_top = q_exponent.detach().amax(2, keepdim=True)  # B T 1
     k_feature = torch.exp(k_exponent - k_top) / tokens  # B T m, so that sums over tokens are means
     q_feature = torch.exp(q_exponent - q_top)  # B T m
     eps = torch.exp(math.log(KERNEL_EPS * features / tokens) - q_top)  # B T 1
@@ -63,8 +65,9 @@ class TokenPerformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, h·w, token_dim)."""
         k, q, v = split_norm_project(x, self.split, self.norm1, self.kqv).chunk(3, dim=2)
+        dtype = self.w.dtype
         with torch.autocast(x.device.type, enabled=False):  # the kernel's exponentials need float32: docs/performer.md
-            attended = performer_attention(*(part.to(self.w.dtype) for part in (q, k, v)), self.w)
+            attended = performer_attention(q.to(dtype), k.to(dtype), v.to(dtype), self.w)
         y = v + self.drop(self.proj(attended))
         return y + self.mlp(self.norm2(y))
 

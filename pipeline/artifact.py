@@ -45,9 +45,16 @@ def read_artifact(folder: Path) -> Artifact | None:
 
 
 def write_manifest(
-    folder: Path, *, stage: str, key: str, recipe: dict[str, Any], inputs: dict[str, str], versions: dict[str, str | None],
-    notes: dict[str, Any], seconds: float,
-) -> None:  # fmt: skip
+    folder: Path,
+    *,
+    stage: str,
+    key: str,
+    recipe: dict[str, Any],
+    inputs: dict[str, str],
+    versions: dict[str, str | None],
+    notes: dict[str, Any],
+    seconds: float,
+) -> None:
     """List every file of `folder` and write the manifest, in one move."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     names = [path.relative_to(folder).as_posix() for path in files]

@@ -60,7 +60,10 @@ def measure(
 ) -> dict[str, dict[int, list[float]]]:
     """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round."""
     turns = [
-        (name, size) for size in part.batch_sizes for name in runners if limits[name] is None or size <= (limits[name] or 0)
+        (name, size)
+        for size in part.batch_sizes
+        for name in runners
+        if limits[name] is None or size <= (limits[name] or 0)
     ]
     seconds: dict[str, dict[int, list[float]]] = {name: {} for name in runners}
     for name, size in turns:

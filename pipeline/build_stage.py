@@ -47,7 +47,11 @@ def _build(engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, 
         return row | {"status": "unavailable", "reason": str(reason)}
     except RuntimeError as error:  # a builder that refuses the graph: the row says so, the other engines go on
         return row | {"status": "error", "reason": " ".join(str(error).split())}
-    return row | {"layers": sidecar.layers, "sha256": sidecar.files[sidecar.engine], "size_bytes": _size(folder, sidecar, engine)}
+    return row | {
+        "layers": sidecar.layers,
+        "sha256": sidecar.files[sidecar.engine],
+        "size_bytes": _size(folder, sidecar, engine),
+    }
 
 
 def _size(folder: Path, sidecar: Sidecar, engine: EngineSpec) -> int:

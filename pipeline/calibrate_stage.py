@@ -23,4 +23,8 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     made = make_calibration_set(split, spec, part.images, part.seed, folder / "calibration.npz")
     counts = np.bincount(made.labels, minlength=len(split.classes))
     print(f"           {len(made.labels)} training images, {counts.min()} to {counts.max()} of each class")
-    return {"images": len(made.labels), "per_class": [int(counts.min()), int(counts.max())], "preprocess_sha256": spec.sha256()}  # fmt: skip
+    return {
+        "images": len(made.labels),
+        "per_class": [int(counts.min()), int(counts.max())],
+        "preprocess_sha256": spec.sha256(),
+    }

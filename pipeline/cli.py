@@ -53,8 +53,9 @@ def _say(text: str, status: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="t2t-edge", description="A Tokens-to-Token ViT from training to an engine, with proof of what each precision costs.",
-    )  # fmt: skip
+        prog="t2t-edge",
+        description="A Tokens-to-Token ViT from training to an engine, with proof of what each precision costs.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in STAGE_HELP.items():
         command = commands.add_parser(name, help=text, description=f"{text}. Complete stages are skipped.")
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     command.add_argument("--engine", help="another engine of the run, by its name in the report; it must have passed")
     command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
-    commands.add_parser("doctor", help="what is installed, what this machine can build and run, and how to mend the rest")
+    commands.add_parser(
+        "doctor", help="what is installed, what this machine can build and run, and how to mend the rest"
+    )
     return parser
 
 

@@ -106,7 +106,7 @@ def _unpack(archive: Path, root: Path) -> None:
             path = partial / split / classes[labels[index]] / f"{index:06d}.png"
             if not cv2.imwrite(str(path), arrays[f"{split}_images"][index]):
                 raise OSError(f"cannot write {path}")
-    os.replace(partial, root)
+    partial.replace(root)
 
 
 def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
@@ -125,12 +125,14 @@ def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
         raise _bad_archive(archive, f"class names that cannot be folders: {unfit[:5]}")
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.ndim != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        fits = images.ndim == 3 and images.dtype == np.uint8 and labels.dtype.kind in "iu"
+        if not fits or labels.shape != images.shape[:1]:
             raise _bad_archive(
                 archive, f"{split}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}"
             )
         if not np.isin(labels, np.arange(len(classes))).all():
-            raise _bad_archive(archive, f"{split}: labels from {labels.min()} to {labels.max()}, {len(classes)} classes")
+            found = f"{split}: labels from {labels.min()} to {labels.max()}, {len(classes)} classes"
+            raise _bad_archive(archive, found)
     return arrays
 
 

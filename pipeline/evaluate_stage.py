@@ -44,7 +44,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         "variants": variants,
     }  # fmt: skip
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
-    np.savez_compressed(folder / "logits.npz", **logits)
+    np.savez_compressed(folder / "logits.npz", **logits)  # type: ignore[arg-type]
     return {"variants": {row["name"]: row["status"] for row in variants}}
 
 
@@ -98,7 +98,9 @@ def _variant(
     labels: NDArray[np.int64], min_relative_top1: float,
 ) -> dict[str, Any]:  # fmt: skip
     """One row of the report's evaluation half."""
-    variant = {key: row[key] for key in ("name", "backend", "precision", "target", "reason", "size_bytes", "layers", "sha256")}
+    variant = {
+        key: row[key] for key in ("name", "backend", "precision", "target", "reason", "size_bytes", "layers", "sha256")
+    }
     variant["artifact"] = None if row["sha256"] is None else f"build/{row['name']}"
     measured = dict.fromkeys(("top1", "top5", "delta_top1_pp", "ci95_pp", "agreement"))
     if row["status"] != "built":

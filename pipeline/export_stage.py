@@ -74,5 +74,3 @@ def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32]) -> d
             f"(allowed {MAX_DIFFERENCE:g}), same top-1 on {same:.2f} % (allowed {MIN_AGREEMENT} %)"
         )
     return notes
-
-

@@ -40,9 +40,13 @@ def find_engine(run_folder: Path, name: str | None) -> Path:
     chosen = name or (report["recommended"] or {}).get("name")
     if chosen not in passed:
         raise InputError(
-            "no engine of this run passed the accuracy gate" if name is None else "that engine did not pass, or does not exist",
-            got=name or "nothing recommended", allowed=", ".join(passed) or "none", next_step=f"read {path.with_suffix('.md')}",
-        )  # fmt: skip
+            "no engine of this run passed the accuracy gate"
+            if name is None
+            else "that engine did not pass, or does not exist",
+            got=name or "nothing recommended",
+            allowed=", ".join(passed) or "none",
+            next_step=f"read {path.with_suffix('.md')}",
+        )
     return run_folder / "build" / str(chosen)
 
 

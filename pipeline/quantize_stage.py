@@ -37,7 +37,10 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         cast_fp16(folder / "int8.onnx", folder / "int8-fp16.onnx", calibration, pinned)
     layers = {path.stem: count_precisions(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}
     for name, counts in layers.items():
-        print(f"           {name:>9}: " + ", ".join(f"{count} {precision}" for precision, count in counts.items() if count))
+        print(
+            f"           {name:>9}: "
+            + ", ".join(f"{count} {precision}" for precision, count in counts.items() if count)
+        )
     return {"layers": layers, "pinned_fp32": len(pinned)}
 
 

@@ -62,4 +62,3 @@ def literal(model: T2TViT) -> LiteralT2TViT:
     twin = LiteralT2TViT(variant, img_size=model.img_size, num_classes=model.num_classes)
     twin.load_state_dict(model.state_dict())
     return twin.to(next(model.parameters()).dtype).train(model.training)
-

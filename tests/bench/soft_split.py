@@ -5,6 +5,7 @@ Weights are random, images are the embedded photographs enlarged: latency does n
 """
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -67,8 +68,8 @@ def prepare(name: str, size: int, threads: int, folder: Path) -> dict[str, Call]
         feeds = {INPUT: images[:1]}
         first = openvino_backend.load(folder / f"{label}.xml", threads)
         second = onnxruntime_backend.load(folder / f"{label}.onnx", threads)
-        calls[f"openvino {label}"] = lambda runner=first: runner.infer(feeds)
-        calls[f"onnxruntime {label}"] = lambda runner=second: runner.infer(feeds)
+        calls[f"openvino {label}"] = functools.partial(first.infer, feeds)
+        calls[f"onnxruntime {label}"] = functools.partial(second.infer, feeds)
     return calls
 
 
@@ -90,7 +91,9 @@ def measure(calls: dict[str, Call], rounds: int, repeats: int) -> dict[str, list
 
 def print_ratios(rounds: dict[str, list[float]], options: argparse.Namespace) -> None:
     """A table, and the same as one line of JSON."""
-    print(f"{options.model} @{options.size} px, batch 1, {options.threads} threads, {options.rounds} interleaved rounds")
+    print(
+        f"{options.model} @{options.size} px, batch 1, {options.threads} threads, {options.rounds} interleaved rounds"
+    )
     print(f"{'engine':<24} {'median ms':>10} {'speed against literal FP32 (median, quartiles)':>48}")
     result = {}
     for name, seconds in rounds.items():

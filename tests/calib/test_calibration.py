@@ -25,7 +25,9 @@ def test_other_preprocessing_is_an_error(image_root: Path, spec: Preprocess, tmp
         load_calibration_set(tmp_path / "c.npz", replace(spec, mean=(0.5, 0.5, 0.5)))
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "is missing"), (b"PK\x03\x04 cut", "cannot be read"), (b"", "cannot be read")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "is missing"), (b"PK\x03\x04 cut", "cannot be read"), (b"", "cannot be read")]
+)
 def test_missing_or_broken_is_an_error(spec: Preprocess, tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "c.npz").write_bytes(content)

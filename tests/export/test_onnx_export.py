@@ -26,7 +26,9 @@ def images(image_root: Path, spec: Preprocess) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def graphs(small_model: nn.Module, spec: Preprocess, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graphs(
+    small_model: nn.Module, spec: Preprocess, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
     assert export_onnx(small_model, spec, CLASSES, folder / "raw.onnx") == []
     result = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images[:4])
@@ -41,7 +43,9 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 30])
-def test_equals_pytorch_at_any_batch(graphs: Path, small_model: nn.Module, spec: Preprocess, images: np.ndarray, batch: int) -> None:  # fmt: skip
+def test_equals_pytorch_at_any_batch(
+    graphs: Path, small_model: nn.Module, spec: Preprocess, images: np.ndarray, batch: int
+) -> None:
     with torch.no_grad():
         expected = NormalisedModel(small_model, spec)(torch.from_numpy(images[:batch])).numpy()
     difference = np.abs(run(graphs / "fp32.onnx", images[:batch]) - expected)
@@ -65,7 +69,11 @@ def test_input_output_and_metadata(graphs: Path, spec: Preprocess) -> None:
 
 
 def test_modules_are_known_for_every_weight_layer(graphs: Path) -> None:
-    layers = [layer for layer in read_layers(onnx.load(graphs / "fp32.onnx")) if layer.weight_shape and layer.operator in ("Conv", "MatMul", "Gemm")]  # fmt: skip
+    layers = [
+        layer
+        for layer in read_layers(onnx.load(graphs / "fp32.onnx"))
+        if layer.weight_shape and layer.operator in ("Conv", "MatMul", "Gemm")
+    ]
     modules = {layer.module for layer in layers}
     assert {"blocks.0.attn.qkv", "blocks.5.mlp.fc2", "head", "tokens_to_token.attention1"} <= modules
     assert "" not in modules
@@ -73,12 +81,15 @@ def test_modules_are_known_for_every_weight_layer(graphs: Path) -> None:
 
 def test_the_unfolded_tensor_is_not_in_the_graph(graphs: Path) -> None:
     inferred = onnx.shape_inference.infer_shapes(onnx.load(graphs / "fp32.onnx"))
-    widths = {dimension.dim_value for info in inferred.graph.value_info for dimension in info.type.tensor_type.shape.dim}
+    widths = {
+        dimension.dim_value for info in inferred.graph.value_info for dimension in info.type.tensor_type.shape.dim
+    }
     assert not {147, 576} & widths and 192 in widths
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"kernel_size": 7, "stride": 4, "padding": 2}, {"kernel_size": (3, 2), "dilation": 2, "padding": (1, 0)}]
+    "arguments",
+    [{"kernel_size": 7, "stride": 4, "padding": 2}, {"kernel_size": (3, 2), "dilation": 2, "padding": (1, 0)}],
 )
 def test_grouped_convolution_equals_unfold_to_the_bit(arguments: dict) -> None:
     unfold = nn.Unfold(**arguments)
@@ -111,7 +122,9 @@ def test_a_users_unfold_is_replaced_before_export(spec: Preprocess, images: np.n
     assert replace_unfolds(nn.Linear(2, 2), torch.zeros(1, 2))[1] == []
 
 
-def test_simplification_that_changes_outputs_is_not_taken(graphs: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_simplification_that_changes_outputs_is_not_taken(
+    graphs: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import onnxsim
 
     def wrong(proto: onnx.ModelProto, **options: object) -> tuple[onnx.ModelProto, bool]:

@@ -47,3 +47,10 @@ def test_huge_inputs_give_zero_not_nan_in_fp16() -> None:
     ours = performer_attention(q * 60, k * 60, v, w)  # |x|² is over 65504
     assert ours.isfinite().all()
     assert float(half_square(q * 200).max()) <= MAX_HALF_SQUARE
+
+
+def test_gradients_are_finite_where_every_feature_underflows() -> None:
+    q, k, v, w = (part.float() for part in draw(1.0))
+    q, k, v = ((part * 8).requires_grad_() for part in (q, k, v))  # |x|²/2 of 2000: upstream's features are all 0
+    performer_attention(q, k, v, w).sum().backward()
+    assert all(part.grad is not None and part.grad.isfinite().all() for part in (q, k, v))

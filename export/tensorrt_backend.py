@@ -1,0 +1,60 @@
+"""TensorRT 10.3 … 11.x: engines for the NVIDIA GPU or Jetson they are built on."""
+
+from pathlib import Path
+
+from export.runner import Engine, Unavailable
+from export.tensorrt_build import WORKSPACE_BYTES, finish_build, prepare_build
+from export.tensorrt_runner import TensorRtRunner, check_gpu
+
+OLDEST = (10, 3)
+_INSTALL = "pip install 't2t-edge[tensorrt]' (on a Jetson: apt-get install python3-libnvinfer)"
+
+
+def version() -> str | None:
+    """The installed TensorRT, None where it cannot be imported."""
+    try:
+        import tensorrt as trt
+    except (ImportError, OSError):  # OSError: the Python package is here, its libraries are not
+        return None
+    return str(trt.__version__)
+
+
+def check_available_to_build() -> None:
+    """Raise Unavailable where TensorRT, a GPU or its driver is missing: TensorRT times kernels on the GPU to build."""
+    try:
+        import tensorrt as trt
+    except ImportError as error:
+        raise Unavailable(f"TensorRT is not installed: {_INSTALL}") from error
+    except OSError as error:
+        raise Unavailable(f"TensorRT's libraries cannot be loaded: {error}") from error
+    found = str(trt.__version__)
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+        raise Unavailable(f"TensorRT {found} is too old: 10.3 or newer is needed")
+    check_gpu()
+
+
+def check_available_to_run() -> None:
+    """Raise Unavailable where TensorRT, a GPU or its driver is missing."""
+    check_available_to_build()
+
+
+def build(
+    onnx_path: Path, engine_path: Path, *, batch_sizes: tuple[int, int, int], workspace_bytes: int = WORKSPACE_BYTES
+) -> Engine:
+    """Build an engine for this machine's GPU, for batches from the first to the last of `batch_sizes`.
+
+    `batch_sizes` are minimum, typical (the one TensorRT tunes for) and maximum. Raises Unavailable, or InputError for
+    an ONNX that TensorRT cannot parse or build.
+    """
+    check_available_to_build()
+    import tensorrt as trt
+
+    return finish_build(prepare_build(trt, onnx_path, batch_sizes, workspace_bytes), engine_path)
+
+
+def load(engine_path: Path) -> TensorRtRunner:
+    """A runner of an engine. An engine is executable code: check where it comes from before loading it."""
+    check_available_to_run()
+    import tensorrt as trt
+
+    return TensorRtRunner(trt, engine_path)

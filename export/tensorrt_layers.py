@@ -1,0 +1,110 @@
+"""What precision a TensorRT engine really computes in, read from the builder's own layer report.
+
+At VERBOSE severity, with detailed profiling verbosity, the builder logs one message that starts with `Layers:` and has
+a line per engine layer: its type, the datatype of every input, constant and output, and the ONNX nodes it came from.
+Only matrix products (Conv, MatMul, Gemm) are counted, one per product of the network, so that the numbers mean the
+same as other backends' numbers and do not depend on how many small kernels an engine needs in between.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+# Narrowest first. Every datatype word a report may use stands here, so that a new one makes a report unreadable.
+_PRECISION_WORDS = {
+    "int8": ("int8",), "fp8": ("fp8",), "int4": ("int4",), "fp4": ("fp4",), "fp16": ("half", "fp16"),
+    "bf16": ("bf16", "bfloat16"), "fp32": ("float", "fp32"), "": ("int32", "int64", "uint8", "bool", "e8m0"),
+}  # fmt: skip
+_PRECISION_OF_WORD = {word: precision for precision, words in _PRECISION_WORDS.items() for word in words}
+_ALWAYS_COUNTED = ("int8", "fp16", "fp32")
+
+_LAYER = re.compile(
+    r"Name: .*?, LayerType: (?P<kind>[^,]+), Inputs: \[(?P<inputs>.*?)\]"
+    r"(?:, Constants: \[(?P<constants>.*?)\])?, Outputs: \[(?:\]|.*?\}\])(?P<rest>.*)"
+)
+_TENSOR = re.compile(r"\{ Name: .*?, (?:Location: \w+, )?Dimensions: \[([-\d,]*)\],[^{}]*?Datatype: ([^,}]+)")
+_WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)"')
+# Several nodes are kept apart by a control character, which one depends on the release.
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|\s*$)")
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One layer of an engine: `operands` are the precisions of its inputs, constants and weights (not of scalars)."""
+
+    kind: str
+    operands: tuple[str, ...]
+    nodes: frozenset[str]
+
+
+def parse_layers(report: str) -> list[EngineLayer] | None:
+    """The layers of a `Layers:` message; None where any of its lines is not understood."""
+    lines = [line for line in report.splitlines() if line.startswith("Name: ")]
+    layers = [_parse_line(line) for line in lines]
+    known = [layer for layer in layers if layer is not None]
+    return known if known and len(known) == len(layers) else None
+
+
+def _parse_line(line: str) -> EngineLayer | None:
+    match = _LAYER.fullmatch(line)
+    if match is None:
+        return None
+    described = match["inputs"] + (match["constants"] or "")
+    tensors = _TENSOR.findall(described)
+    words = [dtype for sizes, dtype in tensors if not _is_scalar(sizes)] + _WEIGHTS.findall(match["rest"])
+    operands = [_precision(word) for word in words]
+    if len(tensors) != described.count("{ Name: ") or None in operands:
+        return None
+    return EngineLayer(match["kind"], tuple(name for name in operands if name), frozenset(_NODE.findall(match["rest"])))
+
+
+def _is_scalar(sizes: str) -> bool:
+    return all(size in ("", "1") for size in sizes.split(","))
+
+
+def _precision(described: str) -> str | None:
+    """`Half`, `Float` or, in older releases, `Thirty-two wide channel vectorized row major Int8 format`."""
+    found = [_PRECISION_OF_WORD[word] for word in re.findall(r"\w+", described.lower()) if word in _PRECISION_OF_WORD]
+    return found[0] if len(found) == 1 else None
+
+
+def product_nodes(trt: Any, network: Any) -> list[str]:
+    """The ONNX node name of every matrix product in a parsed network, in order; empty text where it has none."""
+    kinds = (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.EINSUM)
+    names: list[str] = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type in kinds:
+            names.append(next(iter(_NODE.findall(layer.metadata)), ""))
+    return names
+
+
+def count_precisions(reports: list[str], products: list[str]) -> dict[str, int] | None:
+    """Matrix products by the precision they run in: `int8`, `fp16`, `fp32`, and others where there are any.
+
+    None where the builder gave no report, or more than one, or a product cannot be found in it: never a guess.
+    """
+    layers = parse_layers(reports[0]) if len(reports) == 1 else None
+    if layers is None:
+        return None
+    counts = dict.fromkeys(_ALWAYS_COUNTED, 0)
+    for name in products:
+        precision = _product_precision([layer for layer in layers if name in layer.nodes])
+        if precision is None:
+            return None
+        counts[precision] = counts.get(precision, 0) + 1
+    return counts
+
+
+def _product_precision(layers: list[EngineLayer]) -> str | None:
+    """The precision that two operands of one kernel share, narrowest first.
+
+    The scales of an INT8 kernel and a residual that is added to its result are of another precision, and so are the
+    casts around it: those are generated kernels (`kgen`), and so is fused attention, hence they come second.
+    """
+    for generated in (False, True):
+        kernels = [layer for layer in layers if (layer.kind == "kgen") == generated]
+        for precision in filter(None, _PRECISION_WORDS):
+            if any(kernel.operands.count(precision) >= 2 for kernel in kernels):
+                return precision
+    return None

@@ -1,0 +1,156 @@
+"""Batches for training and validation: uint8 from the workers, normalised on the device.
+
+Every image's augmentation is drawn from (seed, epoch, index) and every step's mixing and dropping from (seed, epoch,
+step, rank): nothing depends on what ran before, on the number of workers or on how they are started. That is why an
+interrupted training can be continued exactly.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from calib.errors import InputError
+from calib.images import ImageSplit
+from calib.preprocess import Preprocess, load_image, preprocess
+from pipeline.distributed import World
+from pipeline.recipe import TrainPart
+
+Key = tuple[int, int]  # epoch, index of the image
+Sample = tuple[Tensor, int]  # uint8 image (3, H, W), label
+Batch = tuple[Tensor, Tensor]  # uint8 images (N, 3, H, W), int64 labels (N,)
+
+
+def seed_all(seed: int, epoch: int, *, image: int | None = None, step: int = 0, rank: int = 0) -> None:
+    """Seed the three generators that timm and torchvision draw from, for one image or for one step of one rank."""
+    position = (seed, epoch, 1, image, 0) if image is not None else (seed, epoch, 2, step, rank)
+    words = [int(word) for word in np.random.SeedSequence(position).generate_state(3)]
+    random.seed(words[0])
+    np.random.seed(words[1])
+    torch.manual_seed(words[2])
+
+
+class TrainImages(Dataset[Sample | InputError]):
+    """Augmented training images. An unreadable one is returned as its InputError, for `device_batches` to raise in the
+    main process: raised here, in a worker, a person would see the worker's traceback instead of the message."""
+
+    def __init__(self, split: ImageSplit, spec: Preprocess, part: TrainPart):
+        self.split, self.seed = split, part.seed
+        self.transform = create_transform(
+            (3, spec.height, spec.width), is_training=True, scale=part.random_resize_scale, hflip=part.horizontal_flip,
+            color_jitter=None, auto_augment=part.auto_augment, interpolation=spec.interpolation, mean=spec.mean,
+            std=spec.std, normalize=False,
+        )  # fmt: skip
+
+    def __getitem__(self, key: Key) -> Sample | InputError:
+        from PIL import Image
+
+        epoch, index = key
+        try:
+            image = load_image(self.split.paths[index])
+        except InputError as error:
+            return error
+        seed_all(self.seed, epoch, image=index)
+        return self.transform(Image.fromarray(image)), self.split.labels[index]
+
+
+class ValImages(Dataset[Sample | InputError]):
+    """Images as every engine will see them: the one preprocessing function."""
+
+    def __init__(self, split: ImageSplit, spec: Preprocess):
+        self.split, self.spec = split, spec
+
+    def __getitem__(self, index: int) -> Sample | InputError:
+        try:
+            image = preprocess(load_image(self.split.paths[index]), self.spec)
+        except InputError as error:
+            return error
+        return torch.from_numpy(image).permute(2, 0, 1), self.split.labels[index]
+
+
+class EpochSampler(Sampler[Key]):
+    """This process's share of a fresh shuffle per epoch, the same length in every process: what does not divide is left
+    out, and is other images every epoch. Yields (epoch, index), so that workers that live on know the epoch."""
+
+    def __init__(self, count: int, seed: int, world: World):
+        self.count, self.seed, self.world = count, seed, world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count // self.world.size
+
+    def __iter__(self) -> Iterator[Key]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        chosen = order[self.world.rank : len(self) * self.world.size : self.world.size]
+        return iter([(self.epoch, int(index)) for index in chosen])
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """`train` leaves out the last, short batch; `val` is this process's share, each image in exactly one process."""
+
+    train: DataLoader[Sample | InputError]
+    val: DataLoader[Sample | InputError]
+    sampler: EpochSampler
+
+
+def make_loaders(train: ImageSplit, val: ImageSplit, spec: Preprocess, part: TrainPart, world: World) -> Loaders:
+    """Loaders for this process; the batch size is per process."""
+    sampler = EpochSampler(len(train), part.seed, world)
+    share = range(world.rank, len(val), world.size)
+    pin = world.device.type == "cuda"
+    keep = part.workers > 0
+    return Loaders(
+        train=DataLoader(
+            TrainImages(train, spec, part), part.batch_size, sampler=sampler, drop_last=True, num_workers=part.workers,
+            collate_fn=collate, pin_memory=pin, persistent_workers=keep, worker_init_fn=_start_worker,
+        ),
+        val=DataLoader(
+            ValImages(val, spec), part.batch_size, sampler=share, num_workers=part.workers, collate_fn=collate,
+            pin_memory=pin, persistent_workers=keep, worker_init_fn=_start_worker,
+        ),
+        sampler=sampler,
+    )  # fmt: skip
+
+
+def collate(samples: list[Sample | InputError]) -> Batch | InputError:
+    """Stack samples; the first unreadable image stands for the batch."""
+    good: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+        good.append(sample)
+    return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
+
+
+def device_batches(loader: DataLoader[Any], device: torch.device) -> Iterator[Batch]:
+    """The loader's batches on `device`; raises the InputError of an image that cannot be read."""
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        images, labels = batch
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+class Normalise:
+    """uint8 (N, 3, H, W) → float32 of mean 0 and deviation 1, as the exported graph does it."""
+
+    def __init__(self, spec: Preprocess, device: torch.device):
+        self.mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(spec.std, device=device).view(1, 3, 1, 1) * 255)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) * self.scale
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker: OpenCV's own threads hang in forked processes and would compete with training."""
+    import cv2
+
+    cv2.setNumThreads(0)

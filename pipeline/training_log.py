@@ -1,0 +1,107 @@
+"""What training shows and keeps: a bar or plain lines, `metrics.csv`, TensorBoard events. Rank 0 only."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.distributed import World
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One row of `metrics.csv`. `epoch` counts from 1, top-1 is in percent and None where it was not measured.
+
+    `images_per_s` is training alone, over all processes; `seconds` is the whole epoch.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_top1: float | None
+    ema_top1: float | None
+    images_per_s: float
+    seconds: float
+
+
+class TrainingLog:
+    """`history` holds one row per finished epoch; it comes from `last.pt`, so that no epoch is ever listed twice."""
+
+    def __init__(
+        self, folder: Path, epochs: int, steps: int, history: list[EpochMetrics], writer: "SummaryWriter | None",
+        bar: "Progress | None" = None,
+    ):  # fmt: skip
+        self.folder, self.epochs, self.steps, self.history, self.writer = folder, epochs, steps, history, writer
+        self._bar = bar
+        if bar is not None:
+            self._task = bar.add_task("           training", total=epochs * steps, completed=len(history) * steps)
+
+    def show_step(self, epoch: int, step: int, loss: float) -> None:
+        """Move the bar: epoch and step count from 0."""
+        if self._bar is not None:
+            accuracy = next((_accuracy(row) for row in reversed(self.history) if row.val_top1 is not None), "–")
+            text = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}  top-1 {accuracy}"
+            self._bar.update(self._task, completed=epoch * self.steps + step + 1, description=f"           {text}")
+
+    def add_epoch(self, row: EpochMetrics) -> None:
+        """Keep a finished epoch and show it."""
+        self.history.append(row)
+        if self.writer is None:
+            return
+        _write_csv(self.folder / "metrics.csv", self.history)
+        for name, value in asdict(row).items():
+            if name != "epoch" and value is not None:
+                self.writer.add_scalar(name, value, row.epoch)
+        self.writer.flush()
+        if self._bar is None:
+            print(
+                f"           epoch {row.epoch}/{self.epochs}  loss {row.train_loss:.3f}  top-1 {_accuracy(row)}"
+                f"  {row.images_per_s:.0f} images/s  {row.seconds:.0f} s", flush=True,
+            )  # fmt: skip
+
+
+@contextmanager
+def open_log(folder: Path, epochs: int, steps: int, history: list[EpochMetrics], world: World) -> Iterator[TrainingLog]:
+    """A log that goes on after `history`; `steps` is the number of steps of an epoch. Silent but on rank 0."""
+    if world.rank > 0:
+        yield TrainingLog(folder, epochs, steps, history, None)
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1) as writer:
+        if not sys.stdout.isatty():
+            yield TrainingLog(folder, epochs, steps, history, writer)
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+        with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
+            yield TrainingLog(folder, epochs, steps, history, writer, bar)
+
+
+def metrics_to_dicts(history: list[EpochMetrics]) -> list[dict[str, Any]]:
+    """Plain values, for `last.pt`."""
+    return [asdict(row) for row in history]
+
+
+def _accuracy(row: EpochMetrics) -> str:
+    """`84.1 %`, with the average of the weights where there is one; `–` where it was not measured."""
+    if row.val_top1 is None:
+        return "–"
+    return f"{row.val_top1:.2f} %" + (f" (EMA {row.ema_top1:.2f} %)" if row.ema_top1 is not None else "")
+
+
+def _write_csv(path: Path, history: list[EpochMetrics]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(EpochMetrics)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in history)
+    partial.replace(path)

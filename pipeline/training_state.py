@@ -1,0 +1,111 @@
+"""Everything that changes during training, and `last.pt`, from which an interrupted training goes on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from calib.errors import InputError
+from pipeline.checkpoint import create_network, load_checkpoint, read_file, save_atomically
+from pipeline.distributed import World
+from pipeline.recipe import Recipe
+from pipeline.training_log import EpochMetrics, metrics_to_dicts
+
+LAST = "last.pt"
+
+
+@dataclass
+class TrainingState:
+    """`model` is the bare network (not DDP, not compiled) on the device, `ema` the moving average of its weights.
+
+    Neither the schedule nor any random state is kept: both follow from epoch and step (see `pipeline.loader`).
+    """
+
+    model: nn.Module
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    scaler: GradScaler
+    history: list[EpochMetrics]
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.history)
+
+    def result(self) -> nn.Module:
+        """The network that training hands on: the average where there is one."""
+        return self.ema.module if self.ema is not None else self.model
+
+
+def new_state(recipe: Recipe, classes: tuple[str, ...], steps_per_epoch: int, world: World) -> TrainingState:
+    """A network with fresh weights, or those of `model.checkpoint`, and what trains it."""
+    part = recipe.train
+    torch.manual_seed(part.seed)  # the same first weights in every process
+    model = create_network(recipe.model.name, recipe.model.image_size, len(classes), part.drop_path)
+    if recipe.model.checkpoint is not None:
+        start = load_checkpoint(recipe.model.checkpoint, recipe.model.name, recipe.model.image_size, classes)
+        model.load_state_dict(start.state_dict())
+    model.to(world.device)
+    optimizer = create_optimizer_v2(model, opt=part.optimizer, lr=part.lr, weight_decay=part.weight_decay)
+    scheduler, _ = create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=part.epochs, min_lr=part.min_lr, warmup_epochs=part.warmup_epochs,
+        warmup_lr=min(1e-6, part.lr), step_on_epochs=False, updates_per_epoch=steps_per_epoch,
+    )  # fmt: skip
+    scaler = GradScaler(world.device.type, enabled=part.amp == "float16")
+    return TrainingState(model, _moving_average(model, part.ema_decay), optimizer, scheduler, scaler, [])
+
+
+def _moving_average(model: nn.Module, decay: float) -> ModelEmaV3 | None:
+    """Decay 0 means none. It rises as 1 − (1 + step)^−¾: 0.994 after 1,000 steps, 0.99996 after 775,000 (310 epochs of
+    ImageNet in batches of 512), so that a short training is not averaged with its first weights."""
+    return ModelEmaV3(model, decay=decay, use_warmup=True, warmup_power=3 / 4) if decay > 0 else None
+
+
+def save_last(path: Path, state: TrainingState, identity: dict[str, Any]) -> None:
+    """Write `last.pt`, whole or not at all."""
+    save_atomically(
+        {
+            "identity": identity, "history": metrics_to_dicts(state.history), "model": state.model.state_dict(),
+            "ema": state.ema.module.state_dict() if state.ema is not None else None,
+            "optimizer": state.optimizer.state_dict(), "scaler": state.scaler.state_dict(),
+        },
+        path,
+    )  # fmt: skip
+
+
+def restore_last(path: Path, state: TrainingState, identity: dict[str, Any]) -> None:
+    """Continue from `last.pt`; one of another recipe, other images or another number of processes is an error."""
+    content = read_file(path)
+    again = f"start afresh (rm '{path}'), or continue with what it was begun with"
+    found = content.get("identity")
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not an interrupted training", got=f"keys {sorted(content)}", next_step=again)
+    changed = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
+    if changed:
+        raise InputError(
+            f"{path} is the interrupted training of something else",
+            got="; ".join(f"{key}: {found.get(key)}" for key in changed[:5]),
+            allowed="; ".join(f"{key}: {identity.get(key)}" for key in changed[:5]), next_step=again,
+        )  # fmt: skip
+    state.model.load_state_dict(content["model"])
+    if state.ema is not None:
+        state.ema.module.load_state_dict(content["ema"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.scaler.load_state_dict(content["scaler"])
+    state.history = [EpochMetrics(**row) for row in content["history"]]
+
+
+def training_identity(recipe: Recipe, classes: tuple[str, ...], images: int, world: World) -> dict[str, Any]:
+    """All that decides what the weights become, as plain values; not how fast (`workers`) nor how often measured."""
+    values: dict[str, Any] = {"classes": list(classes), "train images": images, "processes": world.size}
+    for name in ("model", "preprocess", "train"):
+        part = getattr(recipe, name).model_dump(mode="json")
+        values |= {f"{name}.{key}": value for key, value in part.items() if key not in ("workers", "eval_every")}
+    return values
