@@ -5,6 +5,9 @@ The libraries come with ONNX Runtime's plugin package, the Python bindings with 
 
 import ctypes
 import importlib.util
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,19 @@ def build(
             "TensorRT-RTX does not build for this target", got=target, allowed=", ".join(_target_names(trt)),
             next_step="edit targets in the recipe",
         )  # fmt: skip
+    # In a process of its own: after a build that failed, TensorRT-RTX 1.7.1 builds the next engine of the same process
+    # for the target of the failed one, without a word.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_build_here, onnx_path, engine_path, batch_sizes, target, workspace_bytes).result()
+        except BrokenProcessPool as error:
+            raise BuildError(f"TensorRT-RTX crashed while it built {onnx_path}", got=str(error)) from error
+
+
+def _build_here(
+    onnx_path: Path, engine_path: Path, batch_sizes: tuple[int, int, int], target: str, workspace_bytes: int
+) -> Engine:
+    trt = _load_module()
     prepared = prepare_build(trt, onnx_path, batch_sizes, workspace_bytes)
     config = prepared.config
     config.num_compute_capabilities = 1

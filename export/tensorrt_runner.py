@@ -29,7 +29,7 @@ def check_gpu() -> None:
     except RuntimeError as error:  # no libcuda on this machine; which calls need it differs by release
         raise Unavailable(f"there is no NVIDIA driver: {' '.join(str(error).split())}") from error
     if code == runtime.cudaError_t.cudaErrorInsufficientDriver:
-        raise Unavailable("there is no NVIDIA driver, or one too old for this cuda-bindings (JetPack 6 takes 12.6)")
+        raise Unavailable("there is no NVIDIA driver, or it is too old for this cuda-bindings (CUDA 12: install 12.*)")
     if code == runtime.cudaError_t.cudaErrorNoDevice or (code == runtime.cudaError_t.cudaSuccess and count == 0):
         raise Unavailable("this machine has no NVIDIA GPU")
     if code != runtime.cudaError_t.cudaSuccess:

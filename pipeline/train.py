@@ -37,6 +37,7 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
     are those of the last epoch: the moving average where `train.ema_decay` is above 0. Returns notes for the manifest:
     top1 in percent, epochs, seconds, images_per_s (None if not trained) and which weights.
     """
+    torch.set_flush_denormal(True)  # the performer's exponentials make subnormal numbers: 1.3 times slower on a CPU
     with open_world() as world:
         train_split, val_split = open_dataset(recipe.data)
         if world.rank == 0:
@@ -171,7 +172,7 @@ class Trainer:
         with self._autocast():
             loss: Tensor = self.loss(network(images), targets)
         state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.part.clip_grad is not None:
             state.scaler.unscale_(state.optimizer)
             dispatch_clip_grad(network.parameters(), self.part.clip_grad)
@@ -219,6 +220,7 @@ def _finite(loss: Tensor, epoch: int, step: int) -> float:
     if not math.isfinite(value):
         raise RuntimeError(
             f"the training loss is {value} in epoch {epoch + 1}, step {step + 1}: the weights are lost.\n"
-            "  next: lower train.lr, set train.clip_grad: 1.0, or train.amp: off; last.pt, where there is one, holds the epoch before"
+            "  next: lower train.lr, set train.clip_grad: 1.0, or train.amp: off; "
+            "last.pt, where there is one, holds the epoch before"
         )
     return value

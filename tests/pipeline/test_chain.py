@@ -1,0 +1,398 @@
+"""The whole chain through the command line, on real photographs: run, skip, resume, and everything a person can get wrong."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from export import engines
+from export.engines import SIDECAR, load_engine, read_sidecar
+from pipeline import export_stage, stages
+from pipeline.cli import DONE, FAILED, GATE_FAILED, WRONG_INPUT, main
+from pipeline.evaluate_stage import failure_reason
+from pipeline.report import check_report
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe_values(root: Path) -> dict:
+    return {
+        "schema": 1,
+        "data": {"name": "three classes", "root": str(root)},
+        "model": {"name": "t2t_vit_mini", "image_size": 32},
+        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
+        "train": {
+            "epochs": 6, "batch_size": 20, "warmup_epochs": 0, "lr": 5e-4, "mixup": 0, "cutmix": 0, "auto_augment": None,
+            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "ema_decay": 0, "workers": 0, "eval_every": 6,
+        },
+        "calibrate": {"images": 30},
+        "build": [
+            {"backend": "onnxruntime", "precisions": ["fp32", "int8"]},
+            {"backend": "openvino", "precisions": ["fp32", "int8"]},
+            {"backend": "tensorrt_rtx", "precisions": ["int8-fp16"], "targets": ["sm86"]},
+            {"backend": "tensorrt", "precisions": ["fp16"]},
+        ],
+        "evaluate": {"batch_size": 10},
+        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "rounds": 2, "calls": 3, "threads": 1},
+    }  # fmt: skip
+
+
+def write_recipe(path: Path, values: dict) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chain(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `recipe.yaml` and a finished run `runs/small`."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_recipe(folder / "recipe.yaml", recipe_values(image_root))
+    assert run(folder, "run") == DONE
+    return folder
+
+
+def run(folder: Path, command: str, *more: str) -> int:
+    options = [] if command == "predict" else ["--recipe", str(folder / "recipe.yaml")]
+    return main([command, *options, "--runs", str(folder / "runs"), "--run", "small", *more])
+
+
+def test_report_is_complete_and_true_to_its_schema(chain: Path) -> None:
+    folder = chain / "runs" / "small" / "report"
+    report = json.loads((folder / "report.json").read_text())
+    check_report(report)
+    rows = {row["name"]: row for row in report["variants"]}
+    assert set(rows) == {
+        "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8", "tensorrt_rtx-int8-fp16-sm86", "tensorrt-fp16",
+    }  # fmt: skip
+    assert rows["openvino-fp32"]["status"] == "pass" and rows["openvino-fp32"]["agreement"] == 100
+    assert rows["openvino-int8"]["layers"]["int8"] > 10 and rows["openvino-fp32"]["layers"]["int8"] == 0
+    for name in ("tensorrt_rtx-int8-fp16-sm86", "tensorrt-fp16"):
+        assert rows[name]["status"] == "unavailable" and rows[name]["reason"] and rows[name]["top1"] is None
+    assert rows["tensorrt_rtx-int8-fp16-sm86"]["layers"]["int8"] > 0  # a real engine, built without a GPU
+    assert report["recommended"]["name"] in rows
+    assert {path.name for path in folder.iterdir()} >= {"report.json", "report.md", "report.html", "tradeoff.png"}
+
+
+def test_manifests_hold_what_was_measured(chain: Path) -> None:
+    manifest = json.loads((chain / "runs" / "small" / "export" / "manifest.json").read_text())
+    assert manifest["notes"]["logit_difference_max"] < 2e-3 and manifest["notes"]["agreement"] >= 99.9
+    nodes = json.loads((chain / "runs" / "small" / "export" / "nodes.json").read_text())
+    assert nodes["accepted"] and nodes["nodes_after"]["total"] < nodes["nodes_before"]["total"]
+
+
+def test_nothing_changed_means_nothing_runs(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (chain / "runs").rglob("*") if path.is_file()}
+    assert run(chain, "run") == DONE
+    assert "running" not in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (chain / "runs").rglob("*") if path.is_file()}
+
+
+def test_a_changed_value_runs_only_what_depends_on_it(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(chain, tmp_path / "chain")
+    values = yaml.safe_load((folder / "recipe.yaml").read_text())
+    values["gate"] = {"min_relative_top1": 0.5}
+    write_recipe(folder / "recipe.yaml", values)
+    assert run(folder, "run") == DONE
+    ran = {line.split(":")[0].strip() for line in capsys.readouterr().out.splitlines() if line.endswith(": running")}
+    assert ran == {"evaluate", "report"}
+
+
+def test_a_damaged_output_is_made_again(chain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(chain, tmp_path / "chain")
+    path = folder / "runs" / "small" / "calibrate" / "calibration.npz"
+    good = path.read_bytes()
+    path.write_bytes(good[:100])
+    assert run(folder, "calibrate") == DONE
+    assert path.stat().st_size == len(good)
+
+
+def test_predict_prints_class_and_probability(
+    chain: Path, image_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(chain, "predict", str(image_root / "val" / "class_1")) == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and all(line.endswith(" %") and "class_" in line for line in lines)
+
+
+def test_predict_goes_on_after_a_bad_image(
+    chain: Path, image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(next((image_root / "val" / "class_0").iterdir()), tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert run(chain, "predict", str(tmp_path)) == WRONG_INPUT
+    printed = capsys.readouterr()
+    assert "good.png" in printed.out and "bad.png: this image cannot be decoded" in printed.err
+
+
+def test_predict_needs_no_torch(chain: Path, image_root: Path) -> None:
+    """The device side: numpy, OpenCV and an engine runtime. torch, timm, pydantic, rich and modelopt must not be imported."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'timm', 'onnx', 'pydantic', 'rich', 'modelopt', 'matplotlib', 'scipy'): sys.modules[name] = None\n"
+        "from pipeline.cli import main\n"
+        f"sys.exit(main(['predict', '--runs', {str(chain / 'runs')!r}, '--run', 'small', {str(image_root / 'val')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == DONE, done.stderr
+    assert len(done.stdout.splitlines()) == 30
+
+
+# --- what a person can get wrong ------------------------------------------------------------------------------------
+
+
+def with_value(values: dict, key: str, value: object) -> dict:
+    *path, last = key.split(".")
+    part = values
+    for name in path:
+        part = part[name]
+    part[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.epoch", 3, "train.epoch: no such key"),
+        ("train.lr", -1, "train.lr = -1"),
+        ("model.name", "t2t_vit_15", "t2t_vit_15"),
+        ("schema", 2, "schema = 2"),
+        ("build", [{"backend": "tensorrt_rtx", "precisions": ["fp16"]}], "targets go with backend tensorrt_rtx"),
+        ("quantize", {"precisions": ["fp32"]}, "which quantize.precisions does not make"),
+        ("train.epochs", 0, "model.checkpoint must name the weights"),
+        ("data.root", "/nowhere", "images are missing"),
+        ("calibrate.images", 61, "too few images"),
+        ("model.checkpoint", "gone.pt", "gone.pt"),
+    ],
+)
+def test_wrong_recipe(
+    image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: object, message: str
+) -> None:
+    values = with_value(recipe_values(image_root), key, value)
+    if key == "model.checkpoint":
+        values["train"]["epochs"] = 0
+    if key == "calibrate.images":
+        values["train"]["epochs"] = 1
+        values["train"]["eval_every"] = 1
+    write_recipe(tmp_path / "recipe.yaml", values)
+    assert run(tmp_path, "calibrate") == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "cannot be read as YAML"), ("- 1", "is not a mapping"), (None, "no such recipe")]
+)
+def test_unreadable_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "recipe.yaml").write_text(text)
+    assert run(tmp_path, "run") == WRONG_INPUT
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b"])
+def test_run_names_stay_in_the_runs_folder(chain: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert run(chain, "predict", "x.png", "--run", name) == WRONG_INPUT
+    assert "plain folder name" in capsys.readouterr().err
+
+
+def test_unknown_command_is_wrong_use() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fly"])
+    assert caught.value.code == WRONG_INPUT
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_corrupt_image_is_named_and_earlier_results_stay(
+    chain: Path, image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    folder = shutil.copytree(chain, tmp_path / "chain")
+    root = shutil.copytree(image_root, tmp_path / "images")
+    (root / split / "class_1" / "003.png").write_bytes(b"\x89PNG cut off")
+    write_recipe(folder / "recipe.yaml", recipe_values(root))
+    before = (folder / "runs" / "small" / "train" / "checkpoint.pt").read_bytes()
+    assert run(folder, "run") == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert (
+        "cannot be decoded" in printed and str(root / split / "class_1" / "003.png") in printed and "next: " in printed
+    )
+    assert (folder / "runs" / "small" / "train" / "checkpoint.pt").read_bytes() == before
+    assert run(folder, "predict", str(image_root / "val" / "class_0")) == DONE  # the finished run still works
+
+
+def test_a_checkpoint_for_another_class_count(
+    chain: Path, image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(image_root, tmp_path / "images")
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "class_2")
+    values = recipe_values(root)
+    values["model"]["checkpoint"] = str(chain / "runs" / "small" / "train" / "checkpoint.pt")
+    values["train"]["epochs"] = 0
+    write_recipe(tmp_path / "recipe.yaml", values)
+    assert run(tmp_path, "train") == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert "3" in printed and "2" in printed and "class" in printed
+
+
+def test_a_taken_over_checkpoint_gives_the_same_network(chain: Path, image_root: Path, tmp_path: Path) -> None:
+    values = recipe_values(image_root)
+    values["model"]["checkpoint"] = str(chain / "runs" / "small" / "train" / "checkpoint.pt")
+    values["train"]["epochs"] = 0
+    write_recipe(tmp_path / "recipe.yaml", values)
+    assert run(tmp_path, "export") == DONE
+    first, second = (np.load(folder / "runs" / "small" / "export" / "reference.npz") for folder in (chain, tmp_path))
+    assert (first["logits"] == second["logits"]).all()
+
+
+def test_a_full_disk_leaves_nothing_half(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(chain, tmp_path / "chain")
+    values = yaml.safe_load((folder / "recipe.yaml").read_text())
+    values["export"] = {"opset": 19}
+    write_recipe(folder / "recipe.yaml", values)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_stage, "export_onnx", full)
+    before = (folder / "runs" / "small" / "export" / "fp32.onnx").read_bytes()
+    assert run(folder, "export") == FAILED
+    assert "the disk is full" in capsys.readouterr().err
+    assert (folder / "runs" / "small" / "export" / "fp32.onnx").read_bytes() == before
+
+
+def test_an_interrupted_training_goes_on(image_root: Path, tmp_path: Path) -> None:
+    """Ctrl-C in mid-training: status 1, one line, no artifact; the same command then finishes from the last epoch."""
+    values = recipe_values(image_root)
+    values["train"]["epochs"] = 60
+    values["train"]["eval_every"] = 60
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "train",
+        "--recipe",
+        str(recipe),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--run",
+        "small",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "runs" / "small" / ".train.partial" / "last.pt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == FAILED, error
+    assert "interrupted" in error and "Traceback" not in error
+    assert not (tmp_path / "runs" / "small" / "train").exists() and last.exists()
+    os.utime(last)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == DONE, done.stderr
+    epochs = [
+        line.split(",")[0]
+        for line in (tmp_path / "runs" / "small" / "train" / "metrics.csv").read_text().splitlines()[1:]
+    ]
+    assert epochs == [str(epoch) for epoch in range(1, 61)]
+
+
+def test_no_engine_through_the_gate_is_status_3(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(chain, tmp_path / "chain")
+    path = folder / "runs" / "small" / "report" / "report.json"
+    shutil.rmtree(path.parent)
+    evaluation = folder / "runs" / "small" / "evaluate" / "evaluation.json"
+    values = json.loads(evaluation.read_text())
+    for row in values["variants"]:
+        if row["status"] == "pass":
+            row.update(status="fail", reason="top-1 fell")
+    evaluation.write_text(json.dumps(values))
+    manifest = json.loads((evaluation.parent / "manifest.json").read_text())
+    manifest["sizes"]["evaluation.json"] = evaluation.stat().st_size
+    (evaluation.parent / "manifest.json").write_text(json.dumps(manifest))
+    assert run(folder, "report") == GATE_FAILED
+    assert run(folder, "predict", "x.png") == WRONG_INPUT
+
+
+# --- engines --------------------------------------------------------------------------------------------------------
+
+
+def _cut(folder: Path) -> None:
+    path = next(folder.glob("*.bin"))
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _tamper(folder: Path) -> None:
+    path = folder / "engine.xml"
+    path.write_bytes(path.read_bytes().replace(b"version", b"verzion", 1))
+
+
+def _foreign_path(folder: Path) -> None:
+    values = json.loads((folder / SIDECAR).read_text())
+    values["files"]["../../etc/passwd"] = "0" * 64
+    (folder / SIDECAR).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut, "changed or cut off"),
+        (_tamper, "changed or cut off"),
+        (lambda folder: (folder / SIDECAR).unlink(), "no sidecar"),
+        (lambda folder: (folder / SIDECAR).write_text("{"), "sidecar cannot be read"),
+        (lambda folder: (folder / "engine.bin").unlink(), "a file is missing"),
+        (_foreign_path, "outside its folder"),
+    ],
+)
+def test_only_engines_with_a_matching_sidecar_are_loaded(chain: Path, tmp_path: Path, damage, message: str) -> None:
+    folder = shutil.copytree(chain / "runs" / "small" / "build" / "openvino-fp32", tmp_path / "engine")
+    assert read_sidecar(folder).precision == "fp32"
+    damage(folder)
+    with pytest.raises(Exception, match=message):
+        load_engine(folder, 1)
+
+
+def test_an_engine_that_miscompiles_is_named() -> None:
+    generator = np.random.default_rng(0)
+    graph = generator.normal(size=(500, 10)).astype(np.float32)
+    wrong = generator.normal(size=(500, 10)).astype(np.float32)
+    assert "does not compute its graph" in failure_reason(wrong, graph, 50.0, 50.0, 0.99)
+    assert "under 99 %" in failure_reason(graph, graph, 49.0, 50.0, 0.99)
+    assert failure_reason(graph, graph, 49.6, 50.0, 0.99) == ""
+    broken = graph.copy()
+    broken[3, 2] = np.nan
+    assert "NaN or Inf" in failure_reason(broken, graph, 50.0, 50.0, 0.99)
+
+
+def test_every_stage_reads_only_what_came_before() -> None:
+    names = [stage.name for stage in stages.STAGES]
+    assert names == ["train", "export", "calibrate", "quantize", "build", "evaluate", "benchmark", "report"]
+    for index, stage in enumerate(stages.STAGES):
+        assert set(stage.inputs) <= set(names[:index])
+    assert engines.machine()
+
+
+def test_grey_and_large_photographs_take_the_same_way(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "large.jpg"), np.random.default_rng(0).integers(0, 256, (600, 411, 3), dtype=np.uint8))
+    cv2.imwrite(str(tmp_path / "grey.png"), np.zeros((28, 28), dtype=np.uint8))
+    assert run(chain, "predict", str(tmp_path)) == DONE
+    assert len(capsys.readouterr().out.splitlines()) == 2
