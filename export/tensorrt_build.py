@@ -71,7 +71,7 @@ def prepare_build(trt: Any, onnx_path: Path, batch_sizes: tuple[int, int, int], 
     # Bit 1 in TensorRT 10, bit 0 in 11 and in RTX: only the enum knows.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    _parse(parser, onnx_path)
+    _parse(parser, network, onnx_path)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -79,15 +79,16 @@ def prepare_build(trt: Any, onnx_path: Path, batch_sizes: tuple[int, int, int], 
     return EngineBuild(trt, builder, network, parser, config, messages)
 
 
-def _parse(parser: Any, onnx_path: Path) -> None:
+def _parse(parser: Any, network: Any, onnx_path: Path) -> None:
     if not onnx_path.is_file():
         raise InputError("there is no ONNX file to build", got=onnx_path, next_step="t2t-edge export")
     # From the file, not from bytes, so that weights stored beside it are found.
-    if parser.parse_from_file(str(onnx_path)):
+    # Some files that are no ONNX at all parse, as an empty network.
+    if parser.parse_from_file(str(onnx_path)) and network.num_inputs and network.num_outputs:
         return
     reasons = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
     raise InputError(
-        f"TensorRT cannot parse {onnx_path}", got="; ".join(reasons) or "no reason given",
+        f"TensorRT cannot parse {onnx_path}", got="; ".join(reasons) or "it holds no network",
         allowed="an ONNX file whose operators and types TensorRT supports", next_step="t2t-edge export",
     )  # fmt: skip
 

@@ -39,7 +39,8 @@ class EngineLayer:
 
 def parse_layers(report: str) -> list[EngineLayer] | None:
     """The layers of a `Layers:` message; None where any of its lines is not understood."""
-    lines = [line for line in report.splitlines() if line.startswith("Name: ")]
+    # Not splitlines(), which also splits at the control characters between node names.
+    lines = [line for line in report.split("\n") if line.startswith("Name: ")]
     layers = [_parse_line(line) for line in lines]
     known = [layer for layer in layers if layer is not None]
     return known if known and len(known) == len(layers) else None

@@ -8,11 +8,12 @@ interrupted training can be continued exactly.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from timm.data import create_transform
+from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -21,6 +22,9 @@ from calib.images import ImageSplit
 from calib.preprocess import Preprocess, load_image, preprocess
 from pipeline.distributed import World
 from pipeline.recipe import TrainPart
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Key = tuple[int, int]  # epoch, index of the image
 Sample = tuple[Tensor, int]  # uint8 image (3, H, W), label
@@ -33,7 +37,9 @@ def seed_all(seed: int, epoch: int, *, image: int | None = None, step: int = 0, 
     words = [int(word) for word in np.random.SeedSequence(position).generate_state(3)]
     random.seed(words[0])
     np.random.seed(words[1])
-    torch.manual_seed(words[2])
+    torch.default_generator.manual_seed(words[2])  # torch.manual_seed queues a call per image where CUDA is not in use
+    if image is None and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed(words[2])
 
 
 class TrainImages(Dataset[Sample | InputError]):
@@ -42,14 +48,22 @@ class TrainImages(Dataset[Sample | InputError]):
 
     def __init__(self, split: ImageSplit, spec: Preprocess, part: TrainPart):
         self.split, self.seed = split, part.seed
-        self.transform = create_transform(
-            (3, spec.height, spec.width), is_training=True, scale=part.random_resize_scale, hflip=part.horizontal_flip,
-            color_jitter=None, auto_augment=part.auto_augment, interpolation=spec.interpolation, mean=spec.mean,
-            std=spec.std, normalize=False,
-        )  # fmt: skip
+        try:
+            self.transform = create_transform(
+                (3, spec.height, spec.width), is_training=True, scale=part.random_resize_scale,
+                hflip=part.horizontal_flip, color_jitter=None, auto_augment=part.auto_augment,
+                interpolation=spec.interpolation, mean=spec.mean, std=spec.std, normalize=False,
+            )  # fmt: skip
+        except (AssertionError, ValueError, KeyError) as error:  # how timm refuses an augmentation it cannot read
+            raise InputError(
+                "timm cannot read train.auto_augment", got=f"{part.auto_augment!r} {error}",
+                allowed="such as rand-m9-mstd0.5-inc1, augmix-m3-w3, original, or null for none",
+                next_step="change train.auto_augment in the recipe",
+            ) from error  # fmt: skip
+        _keep_one_bit(self.transform)
 
     def __getitem__(self, key: Key) -> Sample | InputError:
-        from PIL import Image
+        from PIL.Image import fromarray
 
         epoch, index = key
         try:
@@ -57,7 +71,28 @@ class TrainImages(Dataset[Sample | InputError]):
         except InputError as error:
             return error
         seed_all(self.seed, epoch, image=index)
-        return self.transform(Image.fromarray(image)), self.split.labels[index]
+        return self.transform(fromarray(image)), self.split.labels[index]
+
+
+def _keep_one_bit(transform: Any) -> None:
+    """Let timm's Posterize keep at least one bit: it asks for 0 at the ends of its range, which Pillow 13 refuses."""
+    for part in transform.transforms:
+        if isinstance(part, (RandAugment, AugMixAugment)):
+            for operation in part.ops:
+                _limit_posterize(operation)
+        elif isinstance(part, AutoAugment):
+            for operation in (operation for policy in part.policy for operation in policy):
+                _limit_posterize(operation)
+
+
+def _limit_posterize(operation: AugmentOp) -> None:
+    if operation.name.startswith("Posterize"):
+        operation.aug_fn = _posterize
+
+
+def _posterize(image: "Image", bits: int, **_: object) -> "Image":
+    """timm calls this with options of other operations too."""
+    return posterize(image, max(bits, 1))
 
 
 class ValImages(Dataset[Sample | InputError]):

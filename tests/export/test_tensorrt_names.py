@@ -1,0 +1,153 @@
+"""Every TensorRT name the code uses exists in every release it has to run on: seen without TensorRT, from its listing.
+
+`tensorrt_names.json` lists the classes and members of four releases: for each class, a mask ("0111": in all but the
+first) and the members that exist in just those; "" is the class itself. No type checker can see these names, so the
+test follows the code: a variable's name says its TensorRT class, and a new variable has to be given one here.
+"""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "export"
+LISTING = json.loads((Path(__file__).parent / "tensorrt_names.json").read_text(encoding="utf-8"))
+TENSORRT = ("10.3.0", "10.16.1", "11.4.0")
+RTX = ("rtx-1.7.1",)
+RELEASES = {
+    "tensorrt_layers.py": TENSORRT + RTX,
+    "tensorrt_build.py": TENSORRT + RTX,
+    "tensorrt_runner.py": TENSORRT + RTX,
+    "tensorrt_backend.py": TENSORRT,
+    "tensorrt_rtx_backend.py": RTX,
+}
+MODULE = "module"
+# Variable (or the last part of `self._engine`) → its class.
+CLASSES = {
+    "trt": MODULE, "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
+    "config": "IBuilderConfig", "profile": "IOptimizationProfile", "tensor": "ITensor", "layer": "ILayer",
+    "error": "ParserError", "plan": "IHostMemory", "logger": "ILogger", "engine": "ICudaEngine",
+    "context": "IExecutionContext", "runtime": "Runtime", "modes": "TensorIOMode",
+}  # fmt: skip
+# Variables that bear one of these names and are something else, by the function they are in.
+NOT_TENSORRT = {
+    ("check_gpu", "runtime"), ("check_gpu", "error"), ("_error_text", "runtime"), ("_checked", "runtime"),
+    ("_product_precision", "layer"), ("parse_layers", "layer"), ("count_precisions", "layer"),
+}  # fmt: skip
+# `Any` parameters that are not TensorRT's: CUDA's, Python's, and a severity, which is only compared.
+OTHER_ANY = {"code", "result", "severity", "runtime"}
+# What TensorRT's methods return that has members of its own; anything else they return has none that we use.
+RETURNED = {
+    "Builder": "builder", "create_network": "network", "OnnxParser": "parser", "create_builder_config": "config",
+    "create_optimization_profile": "profile", "get_input": "tensor", "get_layer": "layer", "Runtime": "runtime",
+    "build_serialized_network": "plan", "deserialize_cuda_engine": "engine", "create_execution_context": "context",
+    "get_error": "error",
+}  # fmt: skip
+
+
+def releases_with(owner: str, member: str) -> set[str]:
+    """The releases whose class `owner` has `member` ("" for the class itself)."""
+    for mask, members in LISTING["names"].get(owner, {}).items():
+        if member in members:
+            return {name for name, bit in zip(LISTING["versions"], mask, strict=True) if bit == "1"}
+    return set()
+
+
+def last_name(node: ast.expr) -> str | None:
+    """`engine` for `engine`, `self._engine` and `build.engine`."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr.lstrip("_") if isinstance(node, ast.Attribute) else None
+
+
+def is_python(name: str) -> bool:
+    return name.startswith("__")
+
+
+def used_names(source: str) -> set[tuple[str, str]]:
+    """Every (class, member) of TensorRT that the code names; the module's classes are (class, "")."""
+    found: set[tuple[str, str]] = set()
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        for node in ast.walk(function):
+            if isinstance(node, ast.Attribute) and not is_python(node.attr):
+                found |= owner_of(node, function.name)
+    return found
+
+
+def owner_of(node: ast.Attribute, function: str) -> set[tuple[str, str]]:
+    variable = last_name(node.value)
+    if variable is None or (function, variable) in NOT_TENSORRT:
+        return set()
+    if isinstance(node.value, ast.Attribute) and last_name(node.value.value) == "trt":
+        return {(node.value.attr, node.attr)}  # trt.LayerType.EINSUM
+    if variable not in CLASSES or (isinstance(node.value, ast.Name) and node.value.id == "self"):
+        return set()
+    return {(node.attr, "")} if CLASSES[variable] == MODULE else {(CLASSES[variable], node.attr)}
+
+
+def missing_names(source: str, releases: tuple[str, ...]) -> list[str]:
+    """Names that the code uses and one of `releases` lacks."""
+    return [
+        f"{owner}.{member or '(class)'} is not in {', '.join(sorted(set(releases) - releases_with(owner, member)))}"
+        for owner, member in sorted(used_names(source))
+        if not set(releases) <= releases_with(owner, member)
+    ]
+
+
+def unknown_variables(source: str) -> list[str]:
+    """Variables that hold a TensorRT object under a name the test would not follow."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg) and isinstance(node.annotation, ast.Name) and node.annotation.id == "Any":
+            if node.arg not in CLASSES and node.arg not in OTHER_ANY:
+                found.append(f"parameter {node.arg}: Any")
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            want = RETURNED.get(last_name(node.value.func) or "")
+            got = [last_name(target) for target in node.targets]
+            if want is not None and got != [want]:
+                found.append(f"{got} holds what {last_name(node.value.func)} returns: name it {want}")
+    return found
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_names_exist_in_every_release(name: str) -> None:
+    source = (ROOT / name).read_text(encoding="utf-8")
+    assert unknown_variables(source) == []
+    assert missing_names(source, RELEASES[name]) == []
+
+
+def test_every_tensorrt_file_is_checked() -> None:
+    assert {path.name for path in ROOT.glob("tensorrt*.py")} == set(RELEASES)
+
+
+def test_the_code_is_really_followed() -> None:
+    names = {pair for name in RELEASES for pair in used_names((ROOT / name).read_text(encoding="utf-8"))}
+    assert {
+        ("IExecutionContext", "execute_async_v3"), ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
+        ("IBuilderConfig", "set_compute_capability"), ("OnnxParser", "parse_from_file"), ("ILayer", "metadata"),
+        ("ParserError", "node_operator"), ("ICudaEngine", "get_tensor_profile_shape"), ("TensorIOMode", "INPUT"),
+        ("Runtime", "deserialize_cuda_engine"), ("ITensor", "shape"), ("OnnxParser", ""), ("nptype", ""),
+    } <= names  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("trt.BuilderFlag.FP16", "BuilderFlag.FP16 is not in 11.4.0, rtx-1.7.1"),
+        ("config.int8_calibrator = None", "IBuilderConfig.int8_calibrator is not in 11.4.0, rtx-1.7.1"),
+        ("self._engine.device_memory_size", "ICudaEngine.device_memory_size is not in"),
+        ("trt.NoSuchClass()", "NoSuchClass.(class) is not in 10.16.1, 10.3.0, 11.4.0, rtx-1.7.1"),
+        ("build.network.get_layers()", "INetworkDefinition.get_layers is not in 10.16.1, 10.3.0, 11.4.0, rtx-1.7.1"),
+    ],
+)
+def test_a_name_that_a_release_lacks_is_found(code: str, message: str) -> None:
+    found = missing_names(f"def build(trt, config, build):\n    {code}\n", TENSORRT + RTX)
+    assert any(message in line for line in found), found
+
+
+def test_a_variable_that_is_not_followed_is_found() -> None:
+    source = "def build(trt: Any, thing: Any):\n    net = builder.create_network(1)\n"
+    assert len(unknown_variables(source)) == 2

@@ -1,0 +1,256 @@
+"""TensorRT-RTX: real engines, built ahead of time for GPUs that this machine does not have."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from calib.errors import InputError
+from export import tensorrt_backend, tensorrt_rtx_backend
+from export.runner import Unavailable
+from export.tensorrt_layers import count_precisions, parse_layers
+from export.tensorrt_runner import check_gpu
+
+BATCHES = (1, 1, 4)
+PRODUCTS = 3  # two Conv and one MatMul
+
+needs_rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None or find_spec("onnxruntime_ep_nv_tensorrt_rtx") is None,
+    reason="TensorRT-RTX is not installed (it exists for x86 Linux only)",
+)
+
+
+class GraphWriter:
+    """Writes a small network: uint8 NHWC image → normalise → Conv, Relu twice → pool → MatMul → Softmax."""
+
+    def __init__(self, precision: str):
+        half = precision == "fp16"
+        self.quantized = precision == "int8"
+        self.tensor_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+        self.numpy_type = np.float16 if half else np.float32
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.random = np.random.default_rng(0)
+
+    def weight(self, name: str, values: Any) -> str:
+        self.weights.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def node(self, operator: str, inputs: list[str], output: str, attributes: dict[str, Any] | None = None) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], f"node_{output}", **(attributes or {})))
+        return output
+
+    def quantized_pair(self, name: str, scale: float) -> str:
+        """`name` through Q/DQ in an INT8 network, as it is in others."""
+        if not self.quantized:
+            return name
+        scale_name = self.weight(f"{name}_scale", np.array(scale, self.numpy_type))
+        zero = self.weight(f"{name}_zero", np.array(0, np.int8))
+        self.node("QuantizeLinear", [name, scale_name, zero], f"{name}_q")
+        return self.node("DequantizeLinear", [f"{name}_q", scale_name, zero], f"{name}_dq")
+
+    def parameter(self, name: str, *shape: int) -> str:
+        values = self.random.normal(0, 0.1, shape).astype(self.numpy_type)
+        return self.quantized_pair(self.weight(name, values), 0.005)
+
+    def write(self, path: Path, batch: int | str = "batch") -> Path:
+        self.node("Cast", ["images"], "real", {"to": self.tensor_type})
+        x = self.node("Transpose", ["real"], "channels_first", {"perm": [0, 3, 1, 2]})
+        x = self.node("Sub", [x, self.weight("mean", np.full((1, 3, 1, 1), 127, self.numpy_type))], "centred")
+        x = self.node("Mul", [x, self.weight("istd", np.full((1, 3, 1, 1), 1 / 64, self.numpy_type))], "normal")
+        for index, channels in enumerate((3, 64)):
+            kernel = self.parameter(f"kernel{index}", 64, channels, 3, 3)
+            attributes = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
+            x = self.node("Conv", [self.quantized_pair(x, 0.02), kernel], f"conv{index}", attributes)
+            x = self.node("Relu", [x], f"relu{index}")
+        x = self.node("Flatten", [self.node("GlobalAveragePool", [x], "pooled")], "flat")
+        x = self.node("MatMul", [self.quantized_pair(x, 0.02), self.parameter("head", 64, 16)], "product")
+        x = self.node("Softmax", [x], "probabilities", {"axis": -1})
+        self.node("Cast", [x], "logits", {"to": TensorProto.FLOAT})
+        image = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, 32, 32, 3])
+        result = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 16])
+        graph = helper.make_graph(self.nodes, "small", [image], [result], self.weights)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.save(proto, path)
+        return path
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "target"), [("fp32", "sm86"), ("fp16", "sm89"), ("int8", "sm86"), ("int8", "sm89")]
+)
+def test_builds_ahead_of_time_and_reports_what_it_computes_in(precision: str, target: str, tmp_path: Path) -> None:
+    onnx_path = GraphWriter(precision).write(tmp_path / "net.onnx")
+    engine = tensorrt_rtx_backend.build(onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, target=target)
+    assert engine.path.stat().st_size > 10_000
+    assert engine.layers == {"int8": 0, "fp16": 0, "fp32": 0} | {precision: PRODUCTS}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "net.onnx"]
+
+
+@needs_rtx
+def test_a_failed_build_does_not_spoil_the_next(tmp_path: Path) -> None:
+    """TensorRT-RTX 1.7.1 gives the next build of the same process the target of the failed one."""
+    onnx_path = GraphWriter("int8").write(tmp_path / "net.onnx")
+    with pytest.raises(Unavailable, match=r"sm75 lacks a type this network uses.*FP32"):
+        tensorrt_rtx_backend.build(onnx_path, tmp_path / "old.plan", batch_sizes=BATCHES, target="sm75")
+    engine = tensorrt_rtx_backend.build(onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, target="sm86")
+    assert engine.layers is not None
+    assert engine.layers["int8"] == PRODUCTS
+    assert not (tmp_path / "old.plan").exists()
+
+
+def _broken_file(path: Path) -> Path:
+    path.write_bytes(b"this is no ONNX")
+    return path
+
+
+def _half_a_file(path: Path) -> Path:
+    whole = GraphWriter("fp32").write(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+def _unknown_operator(path: Path) -> Path:
+    proto = onnx.load(GraphWriter("fp32").write(path))
+    next(node for node in proto.graph.node if node.op_type == "Softmax").op_type = "Zoftmax"
+    onnx.save(proto, path)
+    return path
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("make", "target", "message"),
+    [
+        (_broken_file, "sm86", "(?s)cannot parse .*net.onnx.*holds no network"),
+        (_half_a_file, "sm86", "(?s)cannot parse .*net.onnx.*Failed to parse the ONNX model"),
+        (_unknown_operator, "sm86", "(?s)cannot parse .*node Zoftmax node_probabilities"),
+        (lambda path: path, "sm86", "there is no ONNX file"),
+        (lambda path: GraphWriter("fp32").write(path), "sm87", "(?s)does not build for this target.*sm86, sm89"),
+        (lambda path: GraphWriter("fp32").write(path, batch=2), "sm86", r"(?s)fixed batch of 2.*\[1, 1, 4\]"),
+    ],
+)
+def test_wrong_input_is_a_clear_error_and_leaves_nothing(make: Any, target: str, message: str, tmp_path: Path) -> None:
+    onnx_path = make(tmp_path / "net.onnx")
+    with pytest.raises(InputError, match=message):
+        tensorrt_rtx_backend.build(onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, target=target)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["net.onnx"])
+
+
+def _gpu_missing() -> str:
+    """Why no GPU can be used here, "" where one can."""
+    try:
+        check_gpu()
+    except Unavailable as reason:
+        return str(reason)
+    return ""
+
+
+@needs_rtx
+def test_running_without_a_gpu_is_unavailable_with_a_reason(tmp_path: Path) -> None:
+    if not _gpu_missing():
+        pytest.skip("this machine has a GPU")
+    tensorrt_rtx_backend.check_available_to_build()
+    for call in (tensorrt_rtx_backend.check_available_to_run, lambda: tensorrt_rtx_backend.load(tmp_path / "any.plan")):
+        with pytest.raises(Unavailable, match=r"NVIDIA (driver|GPU)|cuda-bindings|CUDA") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_tensorrt_is_unavailable_with_the_way_to_install_it() -> None:
+    if find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed")
+    assert tensorrt_backend.version() is None
+    for call in (tensorrt_backend.check_available_to_build, tensorrt_backend.check_available_to_run):
+        with pytest.raises(Unavailable, match=r"pip install 't2t-edge\[tensorrt\]'"):
+            call()
+
+
+@pytest.mark.gpu
+@needs_rtx
+def test_an_engine_runs_and_agrees_with_onnxruntime(tmp_path: Path) -> None:
+    if reason := _gpu_missing():
+        pytest.skip(reason)
+    from cuda.bindings import runtime
+
+    attributes = runtime.cudaDeviceAttr
+    major = runtime.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMajor, 0)[1]
+    minor = runtime.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMinor, 0)[1]
+    target = f"sm{major}{minor}"
+    if target not in tensorrt_rtx_backend.targets():
+        pytest.skip(f"TensorRT-RTX does not run on this GPU ({target})")
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    engine = tensorrt_rtx_backend.build(onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, target=target)
+    with tensorrt_rtx_backend.load(engine.path) as runner:
+        _check_against_onnxruntime(onnx_path, runner)
+
+
+@pytest.mark.gpu
+def test_a_tensorrt_engine_runs_and_agrees_with_onnxruntime(tmp_path: Path) -> None:
+    try:
+        tensorrt_backend.check_available_to_run()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    engine = tensorrt_backend.build(onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES)
+    assert engine.layers == {"int8": 0, "fp16": PRODUCTS, "fp32": 0}
+    with tensorrt_backend.load(engine.path) as runner:
+        _check_against_onnxruntime(onnx_path, runner)
+
+
+def _check_against_onnxruntime(onnx_path: Path, runner: Any) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(1)
+    assert [(info.name, info.shape, info.dtype) for info in runner.inputs] == [("images", (None, 32, 32, 3), "uint8")]
+    for batch in (1, 3, 4, 2):
+        images = random.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
+        got = runner.infer({"images": images})["logits"]
+        difference = np.abs(got - session.run(None, {"images": images})[0])
+        assert difference.max() < 0.01, f"batch {batch}: max {difference.max():.4f}, mean {difference.mean():.4f}"
+    with pytest.raises(ValueError, match="takes shapes from"):
+        runner.infer({"images": np.zeros((5, 32, 32, 3), np.uint8)})
+
+
+# One line each as TensorRT 10 writes them: constants among the inputs, weights apart, and other words for datatypes.
+OLDER_REPORT = """Layers:
+Name: a + b, LayerType: CaskConvolution, Inputs: [ { Name: x, Location: Device, Dimensions: [4,64,56,56], \
+Format/Datatype: Thirty-two wide channel vectorized row major Int8 format }], Outputs: [ { Name: (Unnamed) [S]_out, \
+Location: Device, Dimensions: [4,64,56,56], Format/Datatype: Row major linear FP16 format }], ParameterType: \
+Convolution, Weights: {"Type": "Int8", "Count": 864}, StreamId: 0, Metadata: [ONNX Layer: b]\x1e[ONNX Layer: c]
+Name: gemm_1, LayerType: gemm, Inputs: [ { Name: y, Dimensions: [1,64], Format/Datatype: Half }, { Name: w, \
+Dimensions: [64,10], Format/Datatype: Half }, { Name: alpha, Dimensions: [1], Format/Datatype: Float }], Outputs: \
+[ { Name: z, Dimensions: [1,10], Format/Datatype: Float }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: head]
+
+Bindings:
+x
+"""
+
+
+@pytest.mark.parametrize(
+    ("reports", "products", "counts"),
+    [
+        ([OLDER_REPORT], ["b", "head"], {"int8": 1, "fp16": 1, "fp32": 0}),
+        ([OLDER_REPORT], ["b", "head", "gone"], None),
+        ([OLDER_REPORT], [""], None),
+        ([OLDER_REPORT, OLDER_REPORT], ["b"], None),
+        ([], ["b"], None),
+        (["Layers:\nNothing known"], [], None),
+        ([OLDER_REPORT.replace("Half", "Quarter", 1)], ["b"], None),
+        ([OLDER_REPORT.replace("LayerType: gemm, ", "")], ["b"], None),
+    ],
+)
+def test_a_report_is_counted_or_null(reports: list[str], products: list[str], counts: dict[str, int] | None) -> None:
+    assert count_precisions(reports, products) == counts
+
+
+def test_scalars_are_no_operands() -> None:
+    layers = parse_layers(OLDER_REPORT)
+    assert layers is not None
+    assert [layer.operands for layer in layers] == [("int8", "int8"), ("fp16", "fp16")]
+    assert layers[0].nodes == {"b", "c"}

@@ -1,0 +1,307 @@
+"""Training: exact continuation, several processes, and errors a person can act on."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.utils import ModelEmaV3
+
+from calib.errors import InputError
+from calib.images import read_split
+from calib.preprocess import Preprocess, load_batch
+from pipeline.checkpoint import build_model, read_checkpoint
+from pipeline.distributed import World
+from pipeline.loader import EpochSampler, Normalise, TrainImages, device_batches, make_loaders
+from pipeline.recipe import Recipe, TrainPart
+from pipeline.train import train
+
+EVERYTHING = {  # every random part is on: a continuation must repeat all of them
+    "epochs": 3, "batch_size": 4, "lr": 1e-3, "warmup_epochs": 1, "mixup": 0.8, "cutmix": 1.0, "drop_path": 0.3,
+    "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, "random_resize_scale": [0.5, 1.0], "ema_decay": 0.9,
+    "clip_grad": 1.0, "workers": 0,
+}  # fmt: skip
+PLAIN = {
+    "epochs": 2, "batch_size": 4, "warmup_epochs": 0, "mixup": 0, "cutmix": 0, "auto_augment": None,
+    "random_erasing": 0, "drop_path": 0, "ema_decay": 0, "workers": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """14 train and 7 val images of two classes, 20×24 pixels: bright ones and dark ones."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for split, count in (("train", 14), ("val", 7)):
+        for index in range(count):
+            name, low = (("bright", 120), ("dark", 0))[index % 2]
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(low, low + 130, (20, 24, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / split / name / f"{index}.png"), pixels)
+    return root
+
+
+def recipe(root: Path, values: dict[str, Any], model: str = "t2t_vit_mini", checkpoint: Path | None = None) -> Recipe:
+    return Recipe.model_validate({
+        "schema": 1, "data": {"name": "tiny", "root": str(root)},
+        "model": {"name": model, "image_size": 16, "checkpoint": checkpoint},
+        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear"}, "train": values, "build": [],
+    })  # fmt: skip
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    (tmp_path / name).mkdir()
+    return tmp_path / name
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with (path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a nested dict, by its path."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    if not isinstance(value, dict):
+        return {}
+    return {path: tensor for key, item in value.items() for path, tensor in tensors(item, f"{name}/{key}").items()}
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    """Weights, average, optimizer and metrics of two trainings, to the last bit."""
+    one, two = (tensors(torch.load(path / "last.pt", weights_only=True)) for path in (first, second))
+    assert one.keys() == two.keys() and len(one) > 100
+    differing = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not differing, f"{len(differing)} of {len(one)} tensors differ, such as {differing[:3]}"
+    measured = ("epoch", "lr", "train_loss", "val_top1", "ema_top1")
+    assert [[row[key] for key in measured] for row in rows(first)] == [[row[key] for key in measured] for row in rows(second)]  # noqa: E501  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_interrupted_training_goes_on_exactly(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Interrupted in the second epoch: the same bits as never interrupted, with other numbers of workers, too."""
+    whole, broken = folder(tmp_path, "whole"), folder(tmp_path, "broken")
+    train(recipe(images, EVERYTHING), whole)
+    update, calls = ModelEmaV3.update, []
+
+    def interrupted(self: ModelEmaV3, *arguments: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 5:  # three steps an epoch
+            raise KeyboardInterrupt
+        update(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelEmaV3, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(images, EVERYTHING | {"workers": workers}), broken)
+    assert [row["epoch"] for row in rows(broken)] == ["1"]
+    assert not (broken / "checkpoint.pt").exists()
+    torch.rand(7), np.random.rand(3)  # a process with another history
+    notes = train(recipe(images, EVERYTHING | {"workers": workers}), broken)
+    assert [row["epoch"] for row in rows(broken)] == ["1", "2", "3"]
+    assert_same_training(whole, broken)
+    assert notes["epochs"] == 3 and notes["weights"] == "moving average"
+
+
+def test_seed_decides(tmp_path: Path, images: Path) -> None:
+    """The comparison above can fail: another seed is another training."""
+    first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
+    train(recipe(images, EVERYTHING), first)
+    train(recipe(images, EVERYTHING | {"seed": 1}), second)
+    with pytest.raises(AssertionError, match="tensors differ"):
+        assert_same_training(first, second)
+
+
+def test_other_recipe_does_not_go_on(tmp_path: Path, images: Path) -> None:
+    work = folder(tmp_path, "work")
+    train(recipe(images, PLAIN), work)
+    train(recipe(images, PLAIN | {"workers": 1, "eval_every": 2}), work)  # these do not change the weights
+    with pytest.raises(InputError, match=r"(?s)train\.lr: 0\.0005.*train\.lr: 0\.1.*rm ") as caught:
+        train(recipe(images, PLAIN | {"lr": 0.1}), work)
+    assert "train.epochs" not in str(caught.value)
+    (work / "last.pt").write_bytes((work / "last.pt").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.pt.*cannot be read"):
+        train(recipe(images, PLAIN), work)
+
+
+def test_learns_and_reports(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bright against dark is learnt; the checkpoint holds what was measured; notes, table, lines and events agree."""
+    work = folder(tmp_path, "work")
+    chosen = recipe(images, PLAIN | {"epochs": 6, "lr": 1e-3, "eval_every": 4})
+    notes = train(chosen, work)
+    assert notes["top1"] == 100.0 and notes["weights"] == "last epoch" and notes["images_per_s"] > 0
+    table = rows(work)
+    assert [row["val_top1"] != "" for row in table] == [False, False, False, True, False, True]
+    assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
+    assert float(table[0]["lr"]) > float(table[-1]["lr"]) >= 1e-5, "the cosine falls"
+    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
+    assert len(lines) == 6 and "epoch 6/6" in lines[-1] and "top-1 100.00 %" in lines[-1]
+    assert list((work / "tensorboard").glob("events.out.tfevents.*"))
+    checkpoint = read_checkpoint(work / "checkpoint.pt")
+    assert checkpoint.classes == ("bright", "dark") and checkpoint.preprocess == chosen.preprocess_spec().to_dict()
+    assert top1_of(work, images, chosen) == notes["top1"]
+
+
+def top1_of(work: Path, root: Path, chosen: Recipe) -> float:
+    """Top-1 in percent of the checkpoint, computed plainly."""
+    split, spec = read_split(root, "val"), chosen.preprocess_spec()
+    model = build_model(read_checkpoint(work / "checkpoint.pt"))
+    batch = torch.from_numpy(load_batch(list(split.paths), spec)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        guessed = model(Normalise(spec, torch.device("cpu"))(batch)).argmax(1)
+    return 100 * float((guessed == torch.tensor(split.labels)).sum()) / len(split)
+
+
+def test_no_epochs_takes_the_checkpoint_over(tmp_path: Path, images: Path) -> None:
+    first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
+    train(recipe(images, PLAIN), first)
+    chosen = recipe(images, PLAIN | {"epochs": 0}, checkpoint=first / "checkpoint.pt")
+    notes = train(chosen, second)
+    assert notes["epochs"] == 0 and notes["images_per_s"] is None
+    assert notes["top1"] == top1_of(second, images, chosen)
+    one, two = (read_checkpoint(path / "checkpoint.pt").state_dict for path in (first, second))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_corrupt_image(tmp_path: Path, images: Path, split: str, workers: int) -> None:
+    """The person sees the message, from whichever process it comes."""
+    path = images / split / "dark" / "1.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError) as caught:
+        train(recipe(images, PLAIN | {"workers": workers, "batch_size": 14}), folder(tmp_path, "work"))
+    assert str(caught.value).startswith("this image cannot be decoded\n  got: " + str(path))
+    assert "Traceback" not in str(caught.value) and caught.value.next_step == f"replace or delete it: rm '{path}'"
+
+
+def test_nan_loss_stops(tmp_path: Path, images: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"training loss is nan in epoch 1, step [23].*\n.*lower train\.lr"):
+        train(recipe(images, PLAIN | {"optimizer": "sgd", "lr": 1e30}), folder(tmp_path, "work"))
+    assert not (tmp_path / "work" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_size": 15}, "at most 14"),
+        ({"batch_size": 5, "mixup": 0.5}, "an even number"),
+        ({"warmup_epochs": 2}, r"less than train\.epochs \(2\)"),
+        ({"auto_augment": "nonsense"}, r"train\.auto_augment"),
+        ({"optimizer": "adamwww"}, "no such optimizer"),
+    ],
+)
+def test_wrong_values(tmp_path: Path, images: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(recipe(images, PLAIN | values), folder(tmp_path, "work"))
+
+
+def test_same_image_in_train_and_val(tmp_path: Path, images: Path) -> None:
+    (images / "val" / "dark" / "copy.png").write_bytes((images / "train" / "dark" / "3.png").read_bytes())
+    with pytest.raises(InputError, match="also in train"):
+        train(recipe(images, PLAIN), folder(tmp_path, "work"))
+
+
+def test_bfloat16(tmp_path: Path, images: Path) -> None:
+    work, plain = folder(tmp_path, "work"), folder(tmp_path, "plain")
+    train(recipe(images, PLAIN | {"amp": "bfloat16"}), work)
+    train(recipe(images, PLAIN), plain)
+    losses = [float(rows(path)[0]["train_loss"]) for path in (work, plain)]
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.05, f"bfloat16 and float32 losses {losses}"
+    weights = read_checkpoint(work / "checkpoint.pt").state_dict
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_shares_of_the_processes() -> None:
+    """Every process has as many images, none twice; what is left out changes from epoch to epoch."""
+    left_out = []
+    for epoch in range(6):
+        seen: list[int] = []
+        for rank in range(3):
+            sampler = EpochSampler(11, 0, World(rank, 3, torch.device("cpu")))
+            sampler.epoch = epoch
+            keys = list(sampler)
+            assert len(keys) == len(sampler) == 3 and {key[0] for key in keys} == {epoch}
+            seen += [index for _, index in keys]
+        assert len(set(seen)) == 9
+        left_out.append(frozenset(range(11)) - frozenset(seen))
+    assert len(set(left_out)) > 1
+
+
+def test_validation_images_are_the_preprocessed_ones(images: Path) -> None:
+    spec = Preprocess(16, 16, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    train_split, val_split = read_split(images, "train"), read_split(images, "val")
+    world, part = World(0, 1, torch.device("cpu")), TrainPart(batch_size=3, workers=0)
+    loaders = make_loaders(train_split, val_split, spec, part, world)
+    found = torch.cat([batch for batch, _ in device_batches(loaders.val, world.device)])
+    expected = load_batch(list(val_split.paths), spec)
+    assert found.dtype == torch.uint8 and (found.permute(0, 2, 3, 1).numpy() == expected).all()
+    normalised = Normalise(spec, world.device)(found).permute(0, 2, 3, 1).numpy()
+    by_hand = (expected / 255.0 - np.array(spec.mean)) / np.array(spec.std)
+    difference = np.abs(normalised - by_hand)
+    assert difference.max() < 1e-5, f"max {difference.max():.2e}, mean {difference.mean():.2e}"
+
+
+@pytest.mark.parametrize("policy", ["rand-m10", "rand-m10-inc1", "augmix-m10-w3", "original", "v0r"])
+def test_augmentations_take_every_level(images: Path, policy: str) -> None:
+    """timm asks Pillow to posterize to 0 bits at the ends of its ranges; Pillow 13 refuses."""
+    spec = Preprocess(16, 16, 1.0, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    part = TrainPart(auto_augment=policy)
+    dataset = TrainImages(read_split(images, "train"), spec, part)
+    for epoch in range(40):
+        for index in range(14):
+            image, _ = dataset[(epoch, index)]
+            assert image.shape == (3, 16, 16) and image.dtype == torch.uint8
+    operations = [op for step in dataset.transform.transforms for op in posterize_operations(step)]
+    assert operations, f"{policy} has no Posterize, so this test shows nothing"
+    grey = Image.new("RGB", (4, 4), (200, 200, 200))
+    assert all(op.aug_fn(grey, 0, fillcolor=0).getpixel((0, 0)) == (128, 128, 128) for op in operations)
+
+
+def posterize_operations(step: Any) -> list[Any]:
+    listed = getattr(step, "ops", None) or [op for policy in getattr(step, "policy", []) for op in policy]
+    return [op for op in listed if op.name.startswith("Posterize")]
+
+
+DRIVER = """
+import json, os, sys
+from pathlib import Path
+import torch
+from pipeline.recipe import Recipe
+from pipeline.train import train
+torch.set_num_threads(1)
+work = Path(sys.argv[1])
+notes = train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
+(work.parent / f"notes{os.environ['RANK']}.json").write_text(json.dumps(notes))
+"""
+
+
+def test_two_processes(tmp_path: Path, images: Path) -> None:
+    """torchrun with gloo: one checkpoint, every val image counted once (7 by 2), the same result in both processes."""
+    chosen = recipe(images, PLAIN | {"ema_decay": 0.9, "batch_size": 3, "lr": 1e-3}, model="test_resnet")
+    work = folder(tmp_path, "work")
+    (tmp_path / "recipe.json").write_text(json.dumps(chosen.model_dump(mode="json", by_alias=True)))
+    (tmp_path / "driver.py").write_text(DRIVER)
+    ran = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "driver.py", work],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    notes = [json.loads((tmp_path / f"notes{rank}.json").read_text()) for rank in (0, 1)]
+    assert notes[0]["top1"] == notes[1]["top1"] == pytest.approx(top1_of(work, images, chosen))
+    assert [row["epoch"] for row in rows(work)] == ["1", "2"]
+    assert ran.stdout.count("epoch 1/2") == 1, "only rank 0 speaks"
+    assert len(list((work / "tensorboard").iterdir())) == 1
+    with pytest.raises(InputError, match="processes: 2"):
+        train(chosen, work)
