@@ -10,7 +10,7 @@ from onnx import TensorProto
 from calib.calibration import CalibrationSet
 from export.layers import tensor_types
 from export.onnx_export import INPUT
-from export.quantize_int8 import quiet_modelopt
+from export.quiet import quiet
 
 
 def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: list[str]) -> None:
@@ -18,10 +18,10 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
 
     RuntimeError if the final graph runs a pinned node in FP16, or nothing in FP16.
     """
-    from modelopt.onnx.autocast import convert_to_mixed_precision
-
     proto = onnx.load(source)
-    with tempfile.TemporaryDirectory() as scratch, quiet_modelopt():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        from modelopt.onnx.autocast import convert_to_mixed_precision
+
         data = Path(scratch) / "calibration.npz"
         np.savez(data, **{INPUT: calibration.images[:32]})  # type: ignore[arg-type]
         cast = convert_to_mixed_precision(

@@ -4,10 +4,7 @@ The graph carries what a later stage must not guess: the preprocessing spec, the
 module it came from (`MODULE_KEY`, `CLASS_KEY` in its metadata).
 """
 
-import contextlib
-import io
 import json
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from calib.preprocess import Preprocess
+from export.quiet import quiet
 from export.unfold import replace_unfolds
 
 INPUT, OUTPUT = "images", "logits"
@@ -52,7 +50,7 @@ def export_onnx(
     example = torch.zeros(2, 3, spec.height, spec.width)
     model, replaced = replace_unfolds(model, example)
     images = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), _quiet_exporter():
+    with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             NormalisedModel(model, spec).eval(), (images,), dynamo=True, opset_version=opset, input_names=[INPUT],
@@ -113,16 +111,3 @@ def _as_list(text: str) -> list[str]:
 
     value = ast.literal_eval(text)
     return [str(part) for part in value]
-
-
-@contextlib.contextmanager
-def _quiet_exporter():  # type: ignore[no-untyped-def]
-    """The exporter logs its internals to stdout and to loggers; keep both out of the user's sight."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

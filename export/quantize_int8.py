@@ -1,10 +1,6 @@
 """INT8 by explicit Q/DQ with nvidia-modelopt, on exactly the nodes a policy chose."""
 
-import contextlib
-import io
-import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -13,6 +9,7 @@ from calib.calibration import CalibrationSet
 from calib.policy import MIN_CHANNELS, Decision, weights_policy
 from export.layers import read_layers
 from export.onnx_export import INPUT
+from export.quiet import quiet
 
 
 def quantize_int8(source: Path, target: Path, calibration: CalibrationSet, *, method: str = "max") -> list[Decision]:
@@ -20,14 +17,14 @@ def quantize_int8(source: Path, target: Path, calibration: CalibrationSet, *, me
 
     Weights per channel, activations per tensor, both symmetric. RuntimeError where the result is not what was asked.
     """
-    from modelopt.onnx.quantization import quantize
-
     proto = onnx.load(source)
     decisions = weights_policy(read_layers(proto))
     wanted = [decision.layer.name for decision in decisions if decision.int8]
     if not wanted:
         raise RuntimeError(f"the policy found no weight layer in {source.name}: nothing would be quantized")
-    with tempfile.TemporaryDirectory() as scratch, quiet_modelopt():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        from modelopt.onnx.quantization import quantize
+
         quantize(
             str(source),
             quantize_mode="int8",
@@ -65,16 +62,3 @@ def _confirm(quantized: onnx.ModelProto, decisions: list[Decision]) -> list[Deci
             raise RuntimeError(f"modelopt did not follow the policy at {layer}: asked for INT8 {decision.int8}")
         confirmed.append(decision)
     return confirmed
-
-
-@contextlib.contextmanager
-def quiet_modelopt() -> Iterator[None]:
-    """modelopt writes its progress to stdout and to the root logger; errors still come as exceptions."""
-    logger = logging.getLogger("modelopt")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

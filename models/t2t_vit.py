@@ -46,7 +46,13 @@ VARIANTS = {
     # Not the paper's: trained in minutes on a CPU, for the embedded images. The second split keeps the map's size, and
     # weights start at 1/√fan-in: a network this narrow learns several times slower from upstream's 0.02.
     "t2t_vit_mini": Variant(
-        "performer", 192, 4, 3, 2, image_size=32, splits=(SplitShape(7, 4, 2), SplitShape(3, 1, 1), SplitShape(3, 2, 1)),
+        "performer",
+        192,
+        4,
+        3,
+        2,
+        image_size=32,
+        splits=(SplitShape(7, 4, 2), SplitShape(3, 1, 1), SplitShape(3, 2, 1)),
         init_std=None,
     ),
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
 from export.engines import backend_version
 from export.runner import Unavailable
-from pipeline.machine import cpu_name, gpu_name
+from pipeline.machine import cpu_name, gpu_name, int8_instructions
 from pipeline.versions import installed_versions
 
 HOST_PACKAGES = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "opencv-python-headless", "numpy", "PyYAML")
@@ -16,6 +16,8 @@ def print_doctor() -> bool:
     """Print the table; False where not even one engine can run here."""
     print(f"Python {platform.python_version()} on {platform.system()}-{platform.machine()}")
     print(f"CPU    {cpu_name()}")
+    if not int8_instructions():
+        print("       without INT8 instructions, INT8 engines are hardly faster than FP32 on this CPU")
     print(f"GPU    {gpu_name() or 'none (nvidia-smi finds no NVIDIA GPU)'}")
     print()
     for name, version in installed_versions(HOST_PACKAGES).items():

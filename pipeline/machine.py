@@ -1,5 +1,6 @@
 """What this machine is: CPU, GPU and the versions that matter for a number."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -8,18 +9,30 @@ from typing import Any
 
 from export.engines import backend_version
 
+_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")  # x86 and Arm dot products of bytes
+
 
 def cpu_name() -> str:
-    """The CPU's model name and core count, as the operating system tells them."""
-    import os
+    """The CPU's model name, cores and INT8 instructions, as the operating system tells them."""
+    facts = _cpu_facts()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, INT8 instructions: {', '.join(int8_instructions()) or 'none'}"
 
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass  # not Linux: what Python knows has to do
-    return f"{name}, {os.cpu_count()} cores"
+
+def int8_instructions() -> list[str]:
+    """Byte dot-product instructions of this CPU; without any, INT8 gains little over FP32 on it."""
+    facts = _cpu_facts()
+    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
+    return [flag for flag in _INT8_FLAGS if flag in flags]
+
+
+def _cpu_facts() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; none where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    pairs = (line.partition(":") for line in path.read_text(encoding="utf-8").split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def gpu_name() -> str | None:

@@ -6,7 +6,9 @@ The parts (augmentation, mixing, optimizer, schedule, moving average) are timm's
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -44,12 +46,12 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             check_no_overlap(train_split, val_split)
         _check(recipe.train, len(train_split), world)
         spec = recipe.preprocess_spec()
-        loaders = make_loaders(train_split, val_split, spec, recipe.train, world)
-        trainer = Trainer(recipe, loaders, len(train_split.classes), world)
-        if recipe.train.epochs == 0:
-            model, notes = _take_over(recipe, train_split, trainer)
-        else:
-            model, notes = _train(recipe, train_split, trainer, folder)
+        with closing(make_loaders(train_split, val_split, spec, recipe.train, world)) as loaders:
+            trainer = Trainer(recipe, loaders, len(train_split.classes), world)
+            if recipe.train.epochs == 0:
+                model, notes = _take_over(recipe, train_split, trainer)
+            else:
+                model, notes = _train(recipe, train_split, trainer, folder)
         if world.rank == 0:
             part, weights = recipe.model, dict(model.state_dict())
             checkpoint = Checkpoint(part.name, part.image_size, train_split.classes, spec.to_dict(), weights)
@@ -109,7 +111,7 @@ def _train(recipe: Recipe, split: ImageSplit, trainer: "Trainer", folder: Path) 
     rates = [row.images_per_s for row in state.history]
     return state.result(), {
         "top1": final.ema_top1 if state.ema is not None else final.val_top1, "epochs": part.epochs,
-        "seconds": sum(row.seconds for row in state.history), "images_per_s": sum(rates) / len(rates),
+        "seconds": sum(row.seconds for row in state.history), "images_per_s": median(rates),
         "weights": "moving average" if state.ema is not None else "last epoch",
     }  # fmt: skip
 

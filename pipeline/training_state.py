@@ -72,7 +72,7 @@ def _make_optimizer(model: nn.Module, part: TrainPart) -> torch.optim.Optimizer:
         if part.optimizer in list_optimizers():
             raise
         raise InputError(
-            "timm has no such optimizer", got=part.optimizer, allowed=", ".join(list_optimizers(exclude_filters="*bnb*")),
+            "timm has no such optimizer", got=part.optimizer, allowed=", ".join(list_optimizers()),
             next_step="change train.optimizer in the recipe",
         ) from error  # fmt: skip
 

@@ -41,7 +41,9 @@ def test_imports(path: Path) -> None:
         if package in ALLOWED and package != folder:
             assert package in ALLOWED[folder], f"{place} imports {package}"
         if package in OWNERS:
-            assert place in OWNERS[package] and not at_top, f"{place} imports {package}{' at module level' if at_top else ''}"
+            assert place in OWNERS[package] and not at_top, (
+                f"{place} imports {package}{' at module level' if at_top else ''}"
+            )
 
 
 def test_the_device_side_imports_no_torch() -> None:
@@ -61,7 +63,16 @@ def test_the_device_side_imports_no_torch() -> None:
                 file = module.replace(".", "/") + ".py"
                 if (ROOT / file).is_file():
                     todo.append(file)
-                elif module.split(".")[0] in {"torch", "timm", "onnx", "pydantic", "rich", "scipy", "matplotlib", "yaml"}:
+                elif module.split(".")[0] in {
+                    "torch",
+                    "timm",
+                    "onnx",
+                    "pydantic",
+                    "rich",
+                    "scipy",
+                    "matplotlib",
+                    "yaml",
+                }:
                     outside.add((place, module))
     assert not outside and len(seen) > 6
 

@@ -29,6 +29,7 @@ from export.onnx_export import INPUT, export_onnx
 from export.quantize_int8 import quantize_int8
 from export.simplify import simplify_onnx
 from pipeline.dataset import open_dataset
+from pipeline.machine import cpu_name
 from pipeline.recipe import DataPart
 
 Call = Callable[[], object]
@@ -95,6 +96,7 @@ def print_ratios(rounds: dict[str, list[float]], options: argparse.Namespace) ->
         f"{options.model} @{options.size} px, batch 1, {options.threads} threads, {options.rounds} interleaved rounds"
     )
     print(f"{'engine':<24} {'median ms':>10} {'speed against literal FP32 (median, quartiles)':>48}")
+    print(cpu_name())
     result = {}
     for name, seconds in rounds.items():
         baseline = np.asarray(rounds[f"{name.split()[0]} literal"])

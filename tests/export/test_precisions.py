@@ -46,7 +46,7 @@ def test_policy_takes_weight_layers_and_spares_the_kernel(graphs: Path) -> None:
     decisions = weights_policy(read_layers(onnx.load(graphs / "fp32.onnx")))
     int8 = [decision.layer.module for decision in decisions if decision.int8]
     assert (
-        len(int8) == 6 * 4 + 2 * 3 + 1
+        len(int8) == 4 * 4 + 2 * 3 + 1
     )  # blocks: qkv, proj, fc1, fc2; token attentions: proj, mlp; the last soft split
     spared = {(decision.layer.module, decision.reason) for decision in decisions if not decision.int8}
     for module in ("tokens_to_token.attention1", "tokens_to_token.attention2"):

@@ -14,10 +14,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from bench.numerics import compare
 
+from calib.images import read_split
+from calib.preprocess import Preprocess
 from export import engines
 from export.engines import SIDECAR, load_engine, read_sidecar
 from pipeline import export_stage, stages
+from pipeline.checkpoint import build_model, read_checkpoint
 from pipeline.cli import DONE, FAILED, GATE_FAILED, WRONG_INPUT, main
 from pipeline.evaluate_stage import failure_reason
 from pipeline.report import check_report
@@ -147,6 +151,14 @@ def test_predict_needs_no_torch(chain: Path, image_root: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == DONE, done.stderr
     assert len(done.stdout.splitlines()) == 30
+
+
+def test_float32_is_close_to_the_float64_literal_form_on_trained_weights(chain: Path, image_root: Path) -> None:
+    checkpoint = read_checkpoint(chain / "runs" / "small" / "train" / "checkpoint.pt")
+    result = compare(
+        build_model(checkpoint), Preprocess.from_dict(checkpoint.preprocess), read_split(image_root, "train")
+    )  # photographs on flat black
+    assert result["median"] < 1e-3 and result["worst"] < 5e-3 and result["same_top1_percent"] >= 99.9, result
 
 
 # --- what a person can get wrong ------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +83,9 @@ def assert_same_training(first: Path, second: Path) -> None:
     assert one.keys() == two.keys() and len(one) > 100
     differing = [name for name in one if not torch.equal(one[name], two[name])]
     assert not differing, f"{len(differing)} of {len(one)} tensors differ, such as {differing[:3]}"
-    measured = ("epoch", "lr", "train_loss", "val_top1", "ema_top1")
-    assert [[row[key] for key in measured] for row in rows(first)] == [[row[key] for key in measured] for row in rows(second)]  # noqa: E501  # fmt: skip
+    names = ("epoch", "lr", "train_loss", "val_top1", "ema_top1")
+    measured = [[[row[name] for name in names] for row in rows(path)] for path in (first, second)]
+    assert measured[0] == measured[1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -181,6 +184,7 @@ def test_corrupt_image(tmp_path: Path, images: Path, split: str, workers: int) -
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError) as caught:
         train(recipe(images, PLAIN | {"workers": workers, "batch_size": 14}), folder(tmp_path, "work"))
+    assert not multiprocessing.active_children(), "the workers must be gone"
     assert str(caught.value).startswith("this image cannot be decoded\n  got: " + str(path))
     assert "Traceback" not in str(caught.value) and caught.value.next_step == f"replace or delete it: rm '{path}'"
 
@@ -292,9 +296,10 @@ def test_two_processes(tmp_path: Path, images: Path) -> None:
     work = folder(tmp_path, "work")
     (tmp_path / "recipe.json").write_text(json.dumps(chosen.model_dump(mode="json", by_alias=True)))
     (tmp_path / "driver.py").write_text(DRIVER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ran = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "driver.py", work],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        [*torchrun, tmp_path / "driver.py", work],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
