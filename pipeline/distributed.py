@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+
+PATIENCE = timedelta(hours=2)  # the others wait while rank 0 checks a large set on a slow disk; torchrun ends the lost
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def open_world() -> Iterator[World]:
         torch.cuda.set_device(device)
     joins = size > 1 and not dist.is_initialized()
     if joins:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield World(rank, size, device)
     finally:

@@ -137,10 +137,7 @@ class Loaders:
     def close(self) -> None:
         """Stop the workers now. Left to the garbage collector, they keep a failed program waiting for ten seconds."""
         for loader in (self.train, self.val):
-            workers = loader._iterator  # torch has no public way to end persistent workers
-            loader._iterator = None
-            if workers is not None and loader.num_workers > 0:
-                workers._shutdown_workers()  # type: ignore[attr-defined]
+            loader._iterator = None  # torch has no public way to end persistent workers; unreferenced, they end
 
 
 def make_loaders(train: ImageSplit, val: ImageSplit, spec: Preprocess, part: TrainPart, world: World) -> Loaders:

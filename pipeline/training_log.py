@@ -60,11 +60,14 @@ class TrainingLog:
             if name != "epoch" and value is not None:
                 self.writer.add_scalar(name, value, row.epoch)
         self.writer.flush()
-        if self._bar is None:
-            print(
-                f"           epoch {row.epoch}/{self.epochs}  loss {row.train_loss:.3f}  top-1 {_accuracy(row)}"
-                f"  {row.images_per_s:.0f} images/s  {row.seconds:.0f} s", flush=True,
-            )  # fmt: skip
+        line = (
+            f"           epoch {row.epoch}/{self.epochs}  loss {row.train_loss:.3f}  top-1 {_accuracy(row)}"
+            f"  {row.images_per_s:.0f} images/s  {row.seconds:.0f} s"
+        )
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)  # above the bar
+        else:
+            print(line, flush=True)
 
 
 @contextmanager

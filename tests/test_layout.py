@@ -14,7 +14,7 @@ OWNERS = {
     "openvino": {"export/openvino_backend.py"},
     "onnxruntime": {"export/onnxruntime_backend.py", "export/simplify.py"},
     "modelopt": {"export/quantize_int8.py", "export/cast_fp16.py"},
-    "cv2": {"calib/preprocess.py", "pipeline/dataset.py"},
+    "cv2": {"calib/preprocess.py", "pipeline/dataset.py", "pipeline/loader.py"},
     "onnxsim": {"export/simplify.py"},
 }
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))

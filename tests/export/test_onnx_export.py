@@ -81,10 +81,12 @@ def test_modules_are_known_for_every_weight_layer(graphs: Path) -> None:
 
 def test_the_unfolded_tensor_is_not_in_the_graph(graphs: Path) -> None:
     inferred = onnx.shape_inference.infer_shapes(onnx.load(graphs / "fp32.onnx"))
-    widths = {
-        dimension.dim_value for info in inferred.graph.value_info for dimension in info.type.tensor_type.shape.dim
-    }
-    assert not {147, 576} & widths and 192 in widths
+    shapes = [
+        tuple(dimension.dim_value for dimension in info.type.tensor_type.shape.dim)
+        for info in inferred.graph.value_info
+    ]
+    assert (0, 64, 192) in shapes  # 64 tokens of q, k and v
+    assert not {(64, 147), (147, 64), (64, 576), (576, 64)} & {shape[-2:] for shape in shapes}
 
 
 @pytest.mark.parametrize(

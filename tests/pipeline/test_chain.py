@@ -113,6 +113,18 @@ def test_a_changed_value_runs_only_what_depends_on_it(
     assert ran == {"evaluate", "report"}
 
 
+def test_more_calibration_images_than_there_are(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(chain, tmp_path / "chain")
+    values = yaml.safe_load((folder / "recipe.yaml").read_text())
+    values["calibrate"]["images"] = 61
+    write_recipe(folder / "recipe.yaml", values)
+    assert run(folder, "calibrate") == WRONG_INPUT
+    assert "too few images" in capsys.readouterr().err
+    assert (folder / "runs" / "small" / "calibrate" / "calibration.npz").is_file()  # the earlier set stays
+
+
 def test_a_damaged_output_is_made_again(chain: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(chain, tmp_path / "chain")
     path = folder / "runs" / "small" / "calibrate" / "calibration.npz"
@@ -184,7 +196,6 @@ def with_value(values: dict, key: str, value: object) -> dict:
         ("quantize", {"precisions": ["fp32"]}, "which quantize.precisions does not make"),
         ("train.epochs", 0, "model.checkpoint must name the weights"),
         ("data.root", "/nowhere", "images are missing"),
-        ("calibrate.images", 61, "too few images"),
         ("model.checkpoint", "gone.pt", "gone.pt"),
     ],
 )
@@ -194,9 +205,6 @@ def test_wrong_recipe(
     values = with_value(recipe_values(image_root), key, value)
     if key == "model.checkpoint":
         values["train"]["epochs"] = 0
-    if key == "calibrate.images":
-        values["train"]["epochs"] = 1
-        values["train"]["eval_every"] = 1
     write_recipe(tmp_path / "recipe.yaml", values)
     assert run(tmp_path, "calibrate") == WRONG_INPUT
     printed = capsys.readouterr().err
@@ -289,8 +297,8 @@ def test_a_full_disk_leaves_nothing_half(
 def test_an_interrupted_training_goes_on(image_root: Path, tmp_path: Path) -> None:
     """Ctrl-C in mid-training: status 1, one line, no artifact; the same command then finishes from the last epoch."""
     values = recipe_values(image_root)
-    values["train"]["epochs"] = 60
-    values["train"]["eval_every"] = 60
+    values["train"]["epochs"] = 25
+    values["train"]["eval_every"] = 25
     recipe = write_recipe(tmp_path / "recipe.yaml", values)
     command = [
         sys.executable,
@@ -321,7 +329,7 @@ def test_an_interrupted_training_goes_on(image_root: Path, tmp_path: Path) -> No
         line.split(",")[0]
         for line in (tmp_path / "runs" / "small" / "train" / "metrics.csv").read_text().splitlines()[1:]
     ]
-    assert epochs == [str(epoch) for epoch in range(1, 61)]
+    assert epochs == [str(epoch) for epoch in range(1, 26)]
 
 
 def test_no_engine_through_the_gate_is_status_3(

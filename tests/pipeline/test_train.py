@@ -191,7 +191,8 @@ def test_corrupt_image(tmp_path: Path, images: Path, split: str, workers: int) -
 
 def test_nan_loss_stops(tmp_path: Path, images: Path) -> None:
     with pytest.raises(RuntimeError, match=r"training loss is nan in epoch 1, step [23].*\n.*lower train\.lr"):
-        train(recipe(images, PLAIN | {"optimizer": "sgd", "lr": 1e30}), folder(tmp_path, "work"))
+        train(recipe(images, PLAIN | {"optimizer": "sgd", "lr": 1e30, "workers": 1}), folder(tmp_path, "work"))
+    assert not multiprocessing.active_children(), "the workers must be gone"
     assert not (tmp_path / "work" / "last.pt").exists()
 
 
@@ -242,6 +243,18 @@ def test_shares_of_the_processes() -> None:
     assert len(set(left_out)) > 1
 
 
+def test_every_validation_image_is_in_one_process(images: Path) -> None:
+    train_split, val_split = read_split(images, "train"), read_split(images, "val")
+    spec = Preprocess(16, 16, 1.0, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    found = []
+    for rank in range(2):
+        world = World(rank, 2, torch.device("cpu"))
+        loaders = make_loaders(train_split, val_split, spec, TrainPart(batch_size=3, workers=0), world)
+        found += [image.numpy().tobytes() for batch, _ in device_batches(loaders.val, world.device) for image in batch]
+    images_of_all = load_batch(list(val_split.paths), spec).transpose(0, 3, 1, 2)
+    assert sorted(found) == sorted(image.tobytes() for image in images_of_all)
+
+
 def test_validation_images_are_the_preprocessed_ones(images: Path) -> None:
     spec = Preprocess(16, 16, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     train_split, val_split = read_split(images, "train"), read_split(images, "val")
@@ -282,11 +295,21 @@ import json, os, sys
 from pathlib import Path
 import torch
 from pipeline.recipe import Recipe
-from pipeline.train import train
+from pipeline.train import Trainer, train
 torch.set_num_threads(1)
+measure, statistics = Trainer.measure, []
+
+
+def recorded(self, models):
+    measured = measure(self, models)
+    statistics.extend(float(buffer.double().sum()) for model in models for buffer in model.buffers())
+    return measured
+
+
+Trainer.measure = recorded
 work = Path(sys.argv[1])
 notes = train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
-(work.parent / f"notes{os.environ['RANK']}.json").write_text(json.dumps(notes))
+(work.parent / f"notes{os.environ['RANK']}.json").write_text(json.dumps(notes | {"statistics": statistics}))
 """
 
 
@@ -304,6 +327,8 @@ def test_two_processes(tmp_path: Path, images: Path) -> None:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     notes = [json.loads((tmp_path / f"notes{rank}.json").read_text()) for rank in (0, 1)]
+    assert len(notes[0]["statistics"]) > 10
+    assert notes[0]["statistics"] == notes[1]["statistics"], "both must measure the network that is saved"
     assert notes[0]["top1"] == notes[1]["top1"] == pytest.approx(top1_of(work, images, chosen))
     assert [row["epoch"] for row in rows(work)] == ["1", "2"]
     assert ran.stdout.count("epoch 1/2") == 1, "only rank 0 speaks"
