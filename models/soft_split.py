@@ -28,36 +28,41 @@ class SplitShape:
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
 
 
-def window_variance(x: Tensor, split: SplitShape) -> Tensor:
-    """Biased variance of every window of x (B, C, H, W), zero padding included, as (B, 1, h, w).
+def window_parts(x: Tensor, split: SplitShape) -> tuple[Tensor, Tensor, Tensor]:
+    """What a soft split needs of x (B, C, H, W), free of the level of flat regions.
 
-    The law of total variance, applied twice, subtracts only from means: within each pixel over its channels, then
-    between the pixels' means (a 1-channel map, whose centred windows one small convolution gives directly).
+    Returns each pixel's channels minus their mean (B, C, H, W), the windows' pixel means minus the window's middle one
+    (B, k², h, w), which is exactly 0 where an image is flat, and the windows' biased variance (B, 1, h, w), padding
+    included, by the law of total variance: within pixels over channels, plus between the pixels' means.
     """
     kernel, stride, padding = split.kernel, split.stride, split.padding
     mean = x.mean(1, keepdim=True)  # B 1 H W
-    within = x - mean
-    within = (within * within).mean(1, keepdim=True)  # B 1 H W
-    within = F.avg_pool2d(within, kernel, stride, padding)  # B 1 h w; padded pixels count, as in unfold
+    inner = x - mean  # B C H W
     area = kernel * kernel
-    centre = torch.eye(area, dtype=x.dtype, device=x.device) - 1 / area
-    offsets = F.conv2d(mean, centre.view(area, 1, kernel, kernel), stride=stride, padding=padding)  # B k² h w
-    return within + (offsets * offsets).mean(1, keepdim=True)
+    difference = torch.eye(area, dtype=x.dtype, device=x.device)
+    difference[:, area // 2] -= 1  # pixel i minus the middle one
+    between = F.conv2d(mean, difference.view(area, 1, kernel, kernel), stride=stride, padding=padding)  # B k² h w
+    within = F.avg_pool2d((inner * inner).mean(1, keepdim=True), kernel, stride, padding)  # B 1 h w
+    level = between.mean(1, keepdim=True)
+    variance = within + (between * between).mean(1, keepdim=True) - level * level
+    return inner, between, variance
 
 
 def split_norm_project(x: Tensor, split: SplitShape, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
     """`linear(norm(unfold(x)))` without the unfolded tensor: x (B, C, H, W) → (B, h·w, linear.out_features)."""
-    channels = x.shape[1]
+    channels, area = x.shape[1], split.kernel**2
     weight = linear.weight * norm.weight  # out C·k²
     weight = weight - weight.mean(1, keepdim=True)
     bias = linear.weight @ norm.bias
     if linear.bias is not None:
         bias = bias + linear.bias
-    y = F.conv2d(
-        x, weight.view(-1, channels, split.kernel, split.kernel), stride=split.stride, padding=split.padding
-    )  # B out h w
     with torch.autocast(x.device.type, enabled=False):
-        rstd = torch.rsqrt(window_variance(x.to(norm.weight.dtype), split) + norm.eps)  # B 1 h w
+        inner, between, variance = window_parts(x.to(norm.weight.dtype), split)
+        rstd = torch.rsqrt(variance + norm.eps)  # B 1 h w
+    y = F.conv2d(
+        inner, weight.view(-1, channels, split.kernel, split.kernel), stride=split.stride, padding=split.padding
+    )  # B out h w
+    y = y + F.conv2d(between, weight.view(-1, channels, area).sum(1).view(-1, area, 1, 1))
     y = y * rstd
     return y.flatten(2).transpose(1, 2) + bias  # B hw out
 

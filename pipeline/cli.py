@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str, status: int) -> int:
-    print(text, file=sys.stderr)
+    if int(os.environ.get("RANK", 0)) == 0:  # under torchrun one process speaks for all
+        print(text, file=sys.stderr)
     return status
 
 

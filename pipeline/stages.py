@@ -65,13 +65,21 @@ _VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "op
 
 
 def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str], None] = print) -> Artifact:
-    """Run every stage up to `last` in `run_folder`, skipping those that are complete; returns the last one's artifact."""
+    """Run every stage up to `last` in `run_folder`, skipping those that are complete; returns the last one's artifact.
+
+    Under torchrun only rank 0 does so and speaks; the others train with it and return that artifact.
+    """
     done: dict[str, Artifact] = {}
+    helps = int(os.environ.get("RANK", 0)) > 0
     for stage in STAGES:
-        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, say)
-        if stage.name == last:
-            break
-    return done[last]
+        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, _silent if helps else say)
+        if stage.name == last or helps:
+            return done[stage.name]
+    raise AssertionError(f"no stage {last}")
+
+
+def _silent(_: str) -> None:
+    """Ranks above 0 say nothing."""
 
 
 def _run_or_skip(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.soft_split import SplitShape, split_norm_project, split_project, window_variance
+from models.soft_split import SplitShape, split_norm_project, split_project, window_parts
 
 
 def unfolded(x: torch.Tensor, split: SplitShape) -> torch.Tensor:
@@ -19,7 +19,9 @@ def flat_images(dtype: torch.dtype) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("split", [SplitShape(7, 4, 2), SplitShape(3, 2, 1), SplitShape(3, 1, 1), SplitShape(5, 3, 0)])
+@pytest.mark.parametrize(
+    "split", [SplitShape(7, 4, 2), SplitShape(3, 2, 1), SplitShape(3, 1, 1), SplitShape(5, 3, 0), SplitShape(4, 4, 0)]
+)
 @pytest.mark.parametrize("channels", [1, 3, 64])
 def test_equals_the_literal_form(split: SplitShape, channels: int) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -35,10 +37,10 @@ def test_equals_the_literal_form(split: SplitShape, channels: int) -> None:
     assert plain.max() < 1e-9, f"max {plain.max():.2e}"
 
 
-def test_window_variance_does_not_cancel_on_flat_backgrounds() -> None:
+def test_the_variance_does_not_cancel_on_flat_backgrounds() -> None:
     split = SplitShape(7, 4, 2)
     exact = unfolded(flat_images(torch.float64), split).var(2, unbiased=False)
-    ours = window_variance(flat_images(torch.float32), split).flatten(1).double()
+    ours = window_parts(flat_images(torch.float32), split)[2].flatten(1).double()
     x = flat_images(torch.float32)
     windows = unfolded(x, split)
     naive = (windows.square().mean(2) - windows.mean(2).square()).double()
@@ -53,3 +55,12 @@ def test_window_variance_does_not_cancel_on_flat_backgrounds() -> None:
 def test_output_size() -> None:
     assert SplitShape(7, 4, 2).output_size(224) == 56
     assert SplitShape(3, 2, 1).output_size(7) == 4
+
+
+def test_flat_windows_give_exactly_the_bias() -> None:
+    """On a flat grey image nothing of the level is left, whatever the weights: not its rounding error times 1/√ε either."""
+    split = SplitShape(7, 4, 2)
+    norm, linear = nn.LayerNorm(147), nn.Linear(147, 24)
+    with torch.no_grad():
+        y = split_norm_project(torch.full((1, 3, 32, 32), 2.64), split, norm, linear).view(8, 8, 24)
+    assert torch.equal(y[1:7, 1:7], linear.bias.expand(6, 6, 24) + (linear.weight @ norm.bias))
