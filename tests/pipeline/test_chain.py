@@ -312,7 +312,10 @@ def test_an_interrupted_training_goes_on(image_root: Path, tmp_path: Path) -> No
         "--run",
         "small",
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell's children ignore ctrl-C
+    )  # fmt: skip
     last = tmp_path / "runs" / "small" / ".train.partial" / "last.pt"
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline and process.poll() is None:
