@@ -92,11 +92,11 @@ def measure(calls: dict[str, Call], rounds: int, repeats: int) -> dict[str, list
 
 def print_ratios(rounds: dict[str, list[float]], options: argparse.Namespace) -> None:
     """A table, and the same as one line of JSON."""
+    print(cpu_name())
     print(
         f"{options.model} @{options.size} px, batch 1, {options.threads} threads, {options.rounds} interleaved rounds"
     )
     print(f"{'engine':<24} {'median ms':>10} {'speed against literal FP32 (median, quartiles)':>48}")
-    print(cpu_name())
     result = {}
     for name, seconds in rounds.items():
         baseline = np.asarray(rounds[f"{name.split()[0]} literal"])
