@@ -1,4 +1,4 @@
-"""onnxsim, guarded: its result is taken only when it computes the same as the raw graph and is not larger."""
+"""onnxsim, guarded: its result is taken only when it computes the same as the raw graph."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
