@@ -4,7 +4,18 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models.attention import Mlp, dot_product_attention
+from models.attention import dot_product_attention
+
+
+def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    """Attention in `num_heads` heads, each over its own part of the channels: q, k, v (B, T, dim) → (B, T, dim)."""
+    batch, tokens, dim = q.shape
+    head_dim = dim // num_heads
+    q, k, v = (
+        part.reshape(batch, tokens, num_heads, head_dim).transpose(1, 2) for part in (q, k, v)
+    )  # B heads T head_dim
+    y = dot_product_attention(q, k, v, head_dim**-0.5)  # B heads T head_dim
+    return y.transpose(1, 2).reshape(batch, tokens, dim)  # B T dim
 
 
 class Attention(nn.Module):
@@ -13,27 +24,23 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, dim = x.shape
-        heads = (batch, tokens, self.num_heads, dim // self.num_heads)
-        q, k, v = (part.reshape(heads).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2))  # B heads T head_dim
-        y = dot_product_attention(q, k, v, self.scale)  # B heads T head_dim
-        return self.proj(y.transpose(1, 2).reshape(batch, tokens, dim))
+        q, k, v = self.qkv(x).chunk(3, dim=2)  # B T dim
+        return self.proj(multi_head_attention(q, k, v, self.num_heads))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with stochastic depth."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with stochastic depth; `attn` and `mlp` keep the shape (B, T, dim)."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float):
+    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, num_heads)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = mlp
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from timm.layers import trunc_normal_
 from timm.models import register_model
 from torch import Tensor, nn
 
-from models.backbone import Block, sinusoid_positions
+from models.attention import Mlp
+from models.backbone import Attention, Block, sinusoid_positions
+from models.backbone_studies import GHOST_MLP_RATIO, DenseStages, GhostAttention, GhostMlp, SEAttention, dense_blocks
 from models.soft_split import SplitShape, split_project, tokens_to_map
 from models.token_attention import TokenPerformer, TokenTransformer
 
@@ -21,28 +23,41 @@ SPLITS = (SplitShape(7, 4, 2), SplitShape(3, 2, 1), SplitShape(3, 2, 1))
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the family. `splits` are the three soft splits; `init_std` of Linear weights, None for 1/√fan-in."""
+    """One row of the family.
+
+    `block` is what the backbone repeats; `embed_dim` is the width in front of it, and behind it except for dense stages.
+    `splits` are the three soft splits; `init_std` of Linear weights, None for 1/√fan-in.
+    """
 
     token_attention: Literal["performer", "transformer"]
     embed_dim: int
     depth: int
     num_heads: int
     mlp_ratio: float
+    block: Literal["plain", "se", "ghost"] | DenseStages = "plain"
     image_size: int = 224
     splits: tuple[SplitShape, SplitShape, SplitShape] = SPLITS
     init_std: float | None = 0.02
 
 
 VARIANTS = {
-    "t2t_vit_7": Variant("performer", 256, 7, 4, 2),
-    "t2t_vit_10": Variant("performer", 256, 10, 4, 2),
-    "t2t_vit_12": Variant("performer", 256, 12, 4, 2),
+    # Tables 1 and 3: beside ResNets, the token attention a performer or a transformer
     "t2t_vit_14": Variant("performer", 384, 14, 6, 3),
     "t2t_vit_19": Variant("performer", 448, 19, 7, 3),
     "t2t_vit_24": Variant("performer", 512, 24, 8, 3),
     "t2t_vit_t_14": Variant("transformer", 384, 14, 6, 3),
     "t2t_vit_t_19": Variant("transformer", 448, 19, 7, 3),
     "t2t_vit_t_24": Variant("transformer", 512, 24, 8, 3),
+    # Table 4: the lite ones, beside MobileNets
+    "t2t_vit_7": Variant("performer", 256, 7, 4, 2),
+    "t2t_vit_10": Variant("performer", 256, 10, 4, 2),
+    "t2t_vit_12": Variant("performer", 256, 12, 4, 2),
+    # Table 6: designs of CNNs
+    "t2t_vit_14_wide": Variant("performer", 768, 4, 12, 3),
+    "t2t_vit_dense": Variant("performer", 128, 19, 8, 2, block=DenseStages(64, (3, 6, 6, 4))),
+    "t2t_vit_14_se": Variant("performer", 384, 14, 6, 3, block="se"),
+    "t2t_vit_14_resnext": Variant("performer", 384, 14, 32, 3),
+    "t2t_vit_16_ghost": Variant("performer", 384, 16, 6, GHOST_MLP_RATIO, block="ghost"),
     # Not the paper's: trained in minutes on a CPU, for the embedded images. The second split keeps the map's size, and
     # weights start at 1/√fan-in: a network this narrow learns several times slower from upstream's 0.02.
     "t2t_vit_mini": Variant(
@@ -78,6 +93,22 @@ class TokensToToken(nn.Module):
         return split_project(x, self.split2, self.project)  # B N embed_dim
 
 
+def backbone_blocks(variant: Variant, drop_path_rate: float) -> tuple[nn.ModuleList, int]:
+    """The backbone's blocks and the width they end with."""
+    dim, heads = variant.embed_dim, variant.num_heads
+    if isinstance(variant.block, DenseStages):
+        return dense_blocks(variant.block, dim, heads, variant.mlp_ratio, drop_path_rate)
+    blocks = nn.ModuleList()
+    # on the CPU also where the network is made on the meta device, whose tensors have no values
+    for rate in torch.linspace(0, drop_path_rate, variant.depth, device="cpu").tolist():
+        if variant.block == "ghost":
+            blocks.append(Block(dim, GhostAttention(dim, heads), GhostMlp(dim), rate))
+        else:
+            attention = SEAttention(dim, heads) if variant.block == "se" else Attention(dim, heads)
+            blocks.append(Block(dim, attention, Mlp(dim, int(dim * variant.mlp_ratio)), rate))
+    return blocks, dim
+
+
 class T2TViT(nn.Module):
     """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes)."""
 
@@ -92,17 +123,14 @@ class T2TViT(nn.Module):
     ):
         super().__init__()
         self.variant, self.img_size, self.num_classes = variant, img_size, num_classes
-        self.embed_dim = self.num_features = variant.embed_dim
+        self.embed_dim = variant.embed_dim
         self.tokens_to_token = TokensToToken(variant, img_size, in_chans)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, variant.embed_dim))
         positions = sinusoid_positions(self.tokens_to_token.num_patches + 1, variant.embed_dim)
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
-        rates = torch.linspace(0, drop_path_rate, variant.depth).tolist()
-        self.blocks = nn.ModuleList(
-            Block(variant.embed_dim, variant.num_heads, variant.mlp_ratio, rate) for rate in rates
-        )
-        self.norm = nn.LayerNorm(variant.embed_dim)
-        self.head = nn.Linear(variant.embed_dim, num_classes)
+        self.blocks, self.num_features = backbone_blocks(variant, drop_path_rate)
+        self.norm = nn.LayerNorm(self.num_features)
+        self.head = nn.Linear(self.num_features, num_classes)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
 
@@ -123,11 +151,11 @@ class T2TViT(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """A fresh head for another class count."""
         self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes)
+        self.head = nn.Linear(self.num_features, num_classes)
         self._init_weights(self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The class token after the last block, (B, embed_dim)."""
+        """The class token after the last block, (B, num_features)."""
         x = self.tokens_to_token(x)  # B N D
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1) + self.pos_embed  # B N+1 D
         for block in self.blocks:
