@@ -13,7 +13,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from calib.errors import InputError
 from calib.preprocess import Preprocess
+from export.explain import find_culprit, first_lines
 from export.quiet import quiet
 from export.unfold import replace_unfolds
 
@@ -50,12 +52,15 @@ def export_onnx(
     example = torch.zeros(2, 3, spec.height, spec.width)
     model, replaced = replace_unfolds(model, example)
     images = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), quiet():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            NormalisedModel(model, spec).eval(), (images,), dynamo=True, opset_version=opset, input_names=[INPUT],
-            output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
-        )  # fmt: skip
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                NormalisedModel(model, spec).eval(), (images,), dynamo=True, opset_version=opset, input_names=[INPUT],
+                output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+            )  # fmt: skip
+    except Exception as error:  # the exporter passes on whatever the network's own code raises
+        raise _refused(model, example, error) from error
     assert program is not None
     proto = program.model_proto
     if proto.opset_import[0].version != opset:
@@ -65,6 +70,19 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
     return replaced
+
+
+def _refused(model: nn.Module, example: Tensor, error: Exception) -> InputError:
+    """Says which module of `model` the exporter refuses, and why."""
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        name, module, reason = find_culprit(model, example)
+    where = f"its module {name} ({type(module).__name__})" if name else f"the whole of {type(module).__name__}"
+    return InputError(
+        "the model cannot be exported to ONNX", got=f"{where}: {reason if name else first_lines(error)}",
+        allowed="tensor operations without Python decisions on their values, for any batch size",
+        next_step="rewrite that module's forward; T2T_EDGE_TRACEBACK=1 with the same command shows where it stops",
+    )  # fmt: skip
 
 
 def name_nodes(proto: onnx.ModelProto) -> None:

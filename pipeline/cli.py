@@ -18,6 +18,7 @@ STAGE_HELP = {
     "quantize": "… and make the FP16 and INT8 graphs",
     "build": "… and build the engines",
     "evaluate": "… and check every engine's accuracy",
+    "visualize": "… and draw feature maps of FP32 beside an engine's",
     "benchmark": "… and measure every engine's latency",
     "report": "… and write the report",
     "run": "all stages, the same as report",
@@ -30,9 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options)
     except InputError as error:
+        if os.environ.get("T2T_EDGE_TRACEBACK"):
+            raise
         return _say(f"error: {error}", WRONG_INPUT)
     except KeyboardInterrupt:
         return _say("interrupted: finished stages are kept; the same command goes on from there", FAILED)
+    except BrokenPipeError:  # whoever read the output is gone (`t2t-edge doctor | head`); Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -72,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "doctor", help="what is installed, what this machine can build and run, and how to mend the rest"
     )
+    command = commands.add_parser("models", help="every network: parameters and MACs, beside what papers print")
+    command.add_argument("--markdown", action="store_true", help="print the table as docs/models.md holds it")
     return parser
 
 
@@ -80,6 +88,11 @@ def _run(options: argparse.Namespace) -> int:
         from pipeline.doctor import print_doctor
 
         return DONE if print_doctor() else FAILED
+    if options.command == "models":
+        from pipeline.model_table import print_models
+
+        print_models(options.markdown)
+        return DONE
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
     folder = options.runs / options.run

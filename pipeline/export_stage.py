@@ -16,9 +16,10 @@ from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.batches import batches, evaluation_split
-from pipeline.checkpoint import build_model, read_checkpoint
+from pipeline.checkpoint import read_checkpoint
 from pipeline.recipe import Recipe
 from pipeline.statistics import agreement
+from pipeline.weights import build_model
 
 MAX_DIFFERENCE, MIN_AGREEMENT = 2e-3, 99.9  # largest logit difference and same top-1 in percent
 
@@ -26,7 +27,7 @@ MAX_DIFFERENCE, MIN_AGREEMENT = 2e-3, 99.9  # largest logit difference and same 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `raw.onnx`, `fp32.onnx`, `reference.npz` (PyTorch's logits and the labels) and `nodes.json` into `folder`."""
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
-    model = build_model(checkpoint)
+    model = build_model(checkpoint, recipe.model)
     spec = Preprocess.from_dict(checkpoint.preprocess)
     split = evaluation_split(recipe, tuple(checkpoint.classes))
     replaced = export_onnx(model, spec, checkpoint.classes, folder / "raw.onnx", opset=recipe.export.opset)

@@ -16,6 +16,7 @@ from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import transforms
 
 from calib.errors import InputError
 from calib.images import ImageSplit
@@ -60,6 +61,8 @@ class TrainImages(Dataset[Sample | InputError]):
                 allowed="such as rand-m9-mstd0.5-inc1, augmix-m3-w3, original, or null for none",
                 next_step="change train.auto_augment in the recipe",
             ) from error  # fmt: skip
+        if part.random_crop_padding > 0:
+            self.transform.transforms[0] = _padded_crop(spec, part.random_crop_padding)
         _keep_one_bit(self.transform)
 
     def __getitem__(self, key: Key) -> Sample | InputError:
@@ -72,6 +75,15 @@ class TrainImages(Dataset[Sample | InputError]):
             return error
         seed_all(self.seed, epoch, image=index)
         return self.transform(fromarray(image)), self.split.labels[index]
+
+
+def _padded_crop(spec: Preprocess, padding: float) -> transforms.Compose:
+    """The CIFAR augmentation: the shorter side resized, then a crop of the image with black borders of `padding` sides."""
+    mode = transforms.InterpolationMode(spec.interpolation)
+    return transforms.Compose([
+        transforms.Resize(spec.height, mode),
+        transforms.RandomCrop((spec.height, spec.width), padding=round(padding * spec.height)),
+    ])  # fmt: skip
 
 
 def _keep_one_bit(transform: Any) -> None:

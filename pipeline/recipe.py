@@ -27,11 +27,33 @@ class DataPart(_Part):
 
 
 class ModelPart(_Part):
-    """A timm model name (ours included) and its input size; `checkpoint` is where its weights come from, if not from training."""
+    """A timm model by `name` (ours included), or what `factory` ("package.module:callable") makes; `args` are its options.
 
-    name: str
+    `checkpoint` is where its weights come from, if not from training or the factory. `transfer` also takes one for other
+    classes or another image size: the classifier starts afresh, and `positions` says what becomes of the position
+    embedding: the checkpoint's, interpolated as upstream does, or the sinusoid of the new size.
+    """
+
+    name: str | None = None
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
+    args: dict[str, Any] = {}
     image_size: Positive
     checkpoint: Path | None = None
+    transfer: bool = False
+    positions: Literal["interpolate", "sinusoid"] = "interpolate"
+
+    @model_validator(mode="after")
+    def _name_or_factory(self) -> "ModelPart":
+        if (self.name is None) == (self.factory is None):
+            raise ValueError("name (a timm model) or factory (package.module:callable), one of the two")
+        if self.transfer and self.checkpoint is None:
+            raise ValueError("transfer needs a checkpoint to start from")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What messages and the report call it."""
+        return self.name or str(self.factory)
 
 
 class PreprocessPart(_Part):
@@ -44,12 +66,17 @@ class PreprocessPart(_Part):
 
 
 class TrainPart(_Part):
-    """timm's training recipe; `batch_size` is per process, `lr` is the peak learning rate as given (never rescaled)."""
+    """timm's training recipe; `batch_size` is per process, `lr` is the peak learning rate as given (never rescaled).
+
+    All but the classifier learn at `lr` times `backbone_lr_ratio`: transfer learning wants the new classifier fast and
+    the taken-over weights slow.
+    """
 
     epochs: Annotated[int, Field(ge=0)] = 310
     batch_size: Positive = 64
     optimizer: str = "adamw"
     lr: Annotated[float, Field(gt=0)] = 5e-4
+    backbone_lr_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_lr: Annotated[float, Field(ge=0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[int, Field(ge=0)] = 10
@@ -59,6 +86,7 @@ class TrainPart(_Part):
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     random_erasing: Fraction = 0.25
     random_resize_scale: tuple[float, float] = (0.08, 1.0)
+    random_crop_padding: Fraction = 0.0  # above 0: a random crop of the image padded so much, not of a random scale
     horizontal_flip: Fraction = 0.5
     drop_path: Fraction = 0.1
     ema_decay: Fraction = 0.99996
@@ -124,6 +152,20 @@ class BenchmarkPart(_Part):
     threads: Positive = 2
 
 
+class VisualizePart(_Part):
+    """Feature maps of `blocks` blocks, FP32 beside one engine; `precision` None is int8 where it is made, else the last.
+
+    Statistics of `images` calibration images; the picture shows `channels` channels of evaluation image `image`.
+    """
+
+    backend: Backend = "onnxruntime"
+    precision: Precision | None = None
+    images: Positive = 64
+    blocks: Annotated[int, Field(ge=2, le=32)] = 8
+    channels: Annotated[int, Field(ge=1, le=64)] = 16
+    image: Annotated[int, Field(ge=0)] = 0
+
+
 class GatePart(_Part):
     min_relative_top1: Fraction = 0.99
 
@@ -143,15 +185,25 @@ class Recipe(_Part):
     evaluate: EvaluatePart = EvaluatePart()
     benchmark: BenchmarkPart = BenchmarkPart()
     gate: GatePart = GatePart()
+    visualize: VisualizePart = VisualizePart()
 
     @model_validator(mode="after")
     def _engines_have_graphs(self) -> "Recipe":
         missing = {precision for part in self.build for precision in part.precisions} - set(self.quantize.precisions)
         if missing:
             raise ValueError(f"build asks for {sorted(missing)}, which quantize.precisions does not make")
-        if self.train.epochs == 0 and self.model.checkpoint is None:
+        if self.visualized_precision() not in self.quantize.precisions:
+            raise ValueError(
+                f"visualize.precision asks for {self.visualized_precision()}, which quantize.precisions does not make"
+            )
+        if self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
             raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
         return self
+
+    def visualized_precision(self) -> Precision:
+        """The precision of the engine that feature maps are compared with."""
+        made = self.quantize.precisions
+        return self.visualize.precision or ("int8" if "int8" in made or not made else made[-1])
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing spec of this recipe."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.report_features import FeatureMaps
 from pipeline.report_format import (
     batch_sizes,
     class_count,
@@ -215,18 +216,22 @@ def _recommended(variants: list[dict[str, Any]]) -> dict[str, str] | None:
     return {"name": best["name"], "backend": best["backend"]}
 
 
-def write_report(report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any]) -> None:
+def write_report(
+    report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any],
+    features: FeatureMaps | None = None,
+) -> None:  # fmt: skip
     """Write report.json, report.md, report.html and tradeoff.png into `folder`.
 
     `reference` is the evaluation's ({"name", "top1", "top5"}), `mode` the benchmark's ({"threads", "warmup", "rounds",
-    "calls"}). The files are written one by one: give a temporary folder to have all or none.
+    "calls"}), `features` the visualize stage's, embedded in report.html. The files are written
+    one by one: give a temporary folder to have all or none.
     """
     check_report(report)
     picture = draw_tradeoff(report, reference)
     texts = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": _markdown_page(report, reference, mode),
-        "report.html": html_page(report, reference, mode, picture),
+        "report.html": html_page(report, reference, mode, picture, features),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tradeoff.png").write_bytes(picture)

@@ -5,6 +5,7 @@ import shlex
 from html import escape
 from typing import Any
 
+from pipeline.report_features import FeatureMaps, features_section
 from pipeline.report_format import (
     MISSING,
     batch_sizes,
@@ -23,8 +24,11 @@ from pipeline.report_format import (
 Column = tuple[str, list[str]]  # heading, and the text of each variant's cell
 
 
-def html_page(report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any], picture: bytes) -> str:
-    """The whole page; every text of the report is escaped, `picture` (PNG) is embedded."""
+def html_page(
+    report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any], picture: bytes,
+    features: FeatureMaps | None = None,
+) -> str:  # fmt: skip
+    """The whole page; every text of the report is escaped, `picture` (PNG) and the pictures of `features` are embedded."""
     conclusion, command = recommendation(report)
     title = f"{report['run']}: {report['model']} on {report['dataset']['name']}"
     status = "good" if report["recommended"] else "bad"
@@ -57,7 +61,7 @@ def html_page(report: dict[str, Any], reference: dict[str, Any], mode: dict[str,
 {_engine_table(report)}
 <p class="note">Δ: top-1 minus that of {escape(reference["name"])}, percentage points, with the 95 % interval. \
 ◆: on the Pareto front, nothing here is both faster and more accurate. {MISSING}: not measured.</p>
-<h2>How this was measured</h2>
+{features_section(features)}<h2>How this was measured</h2>
 <ul>{sentences}</ul>
 <h2>Machine</h2>
 {_machine(report)}
@@ -229,6 +233,13 @@ code { background: var(--code); border-radius: 4px; padding: .1em .35em; font-si
 .facts small, .note, th small, .files small { color: var(--soft); }
 .picture { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 8px; overflow-x: auto; }
 .picture img { display: block; width: 100%; min-width: 560px; max-width: 900px; height: auto; margin: 0 auto; }
+.picture.wide { margin-bottom: 10px; }
+.picture.wide img { max-width: 1180px; }
+.channels { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
+.channels th, .channels td { padding: 6px 7px; text-align: right; white-space: nowrap; }
+.channels thead th { color: var(--soft); font-weight: 600; }
+.channels tbody tr { border-top: 1px solid var(--line); }
+.channels th:first-child, .channels .text, .channels th:nth-child(n+7) { text-align: left; white-space: normal; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .engines { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
 .engines th, .engines td { padding: 8px 7px; text-align: right; white-space: nowrap; }
@@ -283,6 +294,7 @@ li { margin: 6px 0; }
   main { max-width: none; padding: 0; }
   .scroll, .picture { overflow: visible; }
   .picture img { max-width: 560px; min-width: 0; }
+  .picture.wide img { max-width: 100%; max-height: 170mm; width: auto; }
   .engines th, .engines td { padding: 3px 7px; }
   h2 { margin-top: 18px; }
   tbody, .picture, .facts div { break-inside: avoid; }

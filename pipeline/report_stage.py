@@ -10,6 +10,7 @@ from pipeline.artifact import Artifact
 from pipeline.checkpoint import read_checkpoint
 from pipeline.recipe import Recipe
 from pipeline.report import build_report, write_report
+from pipeline.report_features import read_features
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -18,9 +19,10 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     benchmark = json.loads(inputs["benchmark"].path("benchmark.json").read_text(encoding="utf-8"))
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     report = build_report(
-        run=folder.parent.name, model=recipe.model.name, evaluation=evaluation, benchmark=benchmark,
+        run=folder.parent.name, model=recipe.model.label, evaluation=evaluation, benchmark=benchmark,
         preprocess_sha256=Preprocess.from_dict(checkpoint.preprocess).sha256(),
         min_relative_top1=recipe.gate.min_relative_top1,
     )  # fmt: skip
-    write_report(report, folder, evaluation["reference"], benchmark["mode"])
+    features = read_features(inputs["visualize"]) if "visualize" in inputs else None
+    write_report(report, folder, evaluation["reference"], benchmark["mode"], features)
     return {"recommended": report["recommended"]}

@@ -20,6 +20,7 @@ from pipeline import (
     quantize_stage,
     report_stage,
     train_stage,
+    visualize_stage,
 )
 from pipeline.artifact import Artifact, read_artifact, write_manifest
 from pipeline.dataset import open_dataset
@@ -48,7 +49,7 @@ class Stage:
 
 STAGES = (
     Stage("train", train_stage.run, ("data", "model", "preprocess", "train"), (), uses_images=True, resumes=True),
-    Stage("export", export_stage.run, ("data", "export", "evaluate"), ("train",), uses_images=True),
+    Stage("export", export_stage.run, ("data", "model", "export", "evaluate"), ("train",), uses_images=True),
     Stage("calibrate", calibrate_stage.run, ("data", "calibrate"), ("train",), uses_images=True),
     Stage("quantize", quantize_stage.run, ("quantize",), ("export", "calibrate")),
     Stage("build", build_stage.run, ("build",), ("quantize",), uses_backends=True),
@@ -57,9 +58,13 @@ STAGES = (
         uses_images=True, uses_backends=True,
     ),
     Stage(
+        "visualize", visualize_stage.run, ("data", "visualize"), ("calibrate", "quantize"),
+        uses_images=True, uses_backends=True,
+    ),
+    Stage(
         "benchmark", benchmark_stage.run, ("data", "benchmark"), ("build",), uses_images=True, uses_backends=True
     ),
-    Stage("report", report_stage.run, ("data", "model", "gate"), ("train", "evaluate", "benchmark")),
+    Stage("report", report_stage.run, ("data", "model", "gate"), ("train", "evaluate", "visualize", "benchmark")),
 )  # fmt: skip
 _VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "opencv-python-headless")
 

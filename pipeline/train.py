@@ -21,19 +21,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from calib.errors import InputError
 from calib.images import ImageSplit
-from pipeline.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
+from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.dataset import check_no_overlap, open_dataset
 from pipeline.distributed import World, open_world
 from pipeline.loader import Batch, Loaders, Normalise, device_batches, make_loaders, seed_all
+from pipeline.network import create_network
 from pipeline.recipe import Recipe, TrainPart
 from pipeline.training_log import EpochMetrics, TrainingLog, open_log
 from pipeline.training_state import LAST, TrainingState, new_state, restore_last, save_last, training_identity
+from pipeline.weights import load_checkpoint, say_loaded
 
 _AMP = {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Train, or take over `model.checkpoint` where `train.epochs` is 0, and write `folder/checkpoint.pt`.
+    """Train, or take over given weights where `train.epochs` is 0, and write `folder/checkpoint.pt`.
 
     `folder` exists (on rank 0). Also writes `last.pt`, `metrics.csv` and `tensorboard/` there. The weights handed on
     are those of the last epoch: the moving average where `train.ema_decay` is above 0. Returns notes for the manifest:
@@ -54,7 +56,7 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
                 model, notes = _train(recipe, train_split, trainer, folder)
         if world.rank == 0:
             part, weights = recipe.model, dict(model.state_dict())
-            checkpoint = Checkpoint(part.name, part.image_size, train_split.classes, spec.to_dict(), weights)
+            checkpoint = Checkpoint(part.label, part.image_size, train_split.classes, spec.to_dict(), weights)
             write_checkpoint(checkpoint, folder / "checkpoint.pt")
         world.wait()  # nobody goes on before the checkpoint is there
         return notes
@@ -83,13 +85,26 @@ def _check(part: TrainPart, images: int, world: World) -> None:
 
 
 def _take_over(recipe: Recipe, split: ImageSplit, trainer: "Trainer") -> tuple[nn.Module, dict[str, Any]]:
-    """The weights of `model.checkpoint`, measured but not trained."""
-    assert recipe.model.checkpoint is not None, "the recipe holds that epochs 0 comes with a checkpoint"
+    """The weights of `model.checkpoint`, or of the factory, measured but not trained."""
     started = time.monotonic()
-    model = load_checkpoint(recipe.model.checkpoint, recipe.model.name, recipe.model.image_size, split.classes)
+    model, weights = _given_weights(recipe, split, trainer.world)
     (top1,) = trainer.measure([model.to(trainer.world.device)])
     seconds = time.monotonic() - started
-    return model, {"top1": top1, "epochs": 0, "seconds": seconds, "images_per_s": None, "weights": "model.checkpoint"}
+    return model, {"top1": top1, "epochs": 0, "seconds": seconds, "images_per_s": None, "weights": weights}
+
+
+def _given_weights(recipe: Recipe, split: ImageSplit, world: World) -> tuple[nn.Module, str]:
+    if recipe.model.checkpoint is None:  # the recipe holds that there is a factory then
+        return create_network(recipe.model, len(split.classes)), "model.factory"
+    loaded = load_checkpoint(recipe.model, split.classes)
+    if world.rank == 0:
+        say_loaded(loaded)
+    if loaded.fresh_classifier:
+        raise InputError(
+            "the checkpoint is for other classes, so its classifier has to be trained", got="train.epochs: 0",
+            allowed="at least 1", next_step="set train.epochs, or take a checkpoint for these classes",
+        )  # fmt: skip
+    return loaded.model, "model.checkpoint"
 
 
 def _train(recipe: Recipe, split: ImageSplit, trainer: "Trainer", folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -156,7 +171,7 @@ class Trainer:
         models = [state.model] if state.ema is None else [state.model, state.ema.module]
         top1: list[float] = self.measure(models) if due else []
         log.add_epoch(EpochMetrics(
-            epoch=epoch + 1, lr=float(state.optimizer.param_groups[0]["lr"]),
+            epoch=epoch + 1, lr=max(float(group["lr"]) for group in state.optimizer.param_groups),
             train_loss=float(self.world.total(loss_sum)) / steps / self.world.size,
             val_top1=top1[0] if top1 else None, ema_top1=top1[1] if len(top1) > 1 else None,
             images_per_s=steps * self.part.batch_size * self.world.size / trained, seconds=time.monotonic() - started,

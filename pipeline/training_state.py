@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -13,10 +13,12 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from calib.errors import InputError
-from pipeline.checkpoint import create_network, load_checkpoint, read_file, save_atomically
+from pipeline.checkpoint import read_file, save_atomically
 from pipeline.distributed import World
+from pipeline.network import classifier_names, create_network
 from pipeline.recipe import Recipe, TrainPart
 from pipeline.training_log import EpochMetrics, metrics_to_dicts
+from pipeline.weights import load_checkpoint, say_loaded
 
 LAST = "last.pt"
 
@@ -48,10 +50,12 @@ def new_state(recipe: Recipe, classes: tuple[str, ...], steps_per_epoch: int, wo
     """A network with fresh weights, or those of `model.checkpoint`, and what trains it."""
     part = recipe.train
     torch.manual_seed(part.seed)  # the same first weights in every process
-    model = create_network(recipe.model.name, recipe.model.image_size, len(classes), part.drop_path)
+    model = create_network(recipe.model, len(classes), part.drop_path)
     if recipe.model.checkpoint is not None:
-        start = load_checkpoint(recipe.model.checkpoint, recipe.model.name, recipe.model.image_size, classes)
-        model.load_state_dict(start.state_dict())
+        start = load_checkpoint(recipe.model, classes)
+        if world.rank == 0:
+            say_loaded(start)
+        model.load_state_dict(start.model.state_dict())
     model.to(world.device)
     optimizer = _make_optimizer(model, part)
     scheduler, _ = create_scheduler_v2(
@@ -66,8 +70,9 @@ def _make_optimizer(model: nn.Module, part: TrainPart) -> torch.optim.Optimizer:
     """timm's optimizer; it leaves biases, norms and what the model's `no_weight_decay` names without decay."""
     # torch's fused kernels: a small network's update costs a fifth of the step without them. Other optimizers have none.
     options = {"fused": True} if part.optimizer in ("adam", "adamw") else {}
+    groups = model if part.backbone_lr_ratio == 1 else _split_groups(model, part)
     try:
-        return create_optimizer_v2(model, opt=part.optimizer, lr=part.lr, weight_decay=part.weight_decay, **options)
+        return create_optimizer_v2(groups, opt=part.optimizer, lr=part.lr, weight_decay=part.weight_decay, **options)
     except ValueError as error:
         if part.optimizer in list_optimizers():
             raise
@@ -75,6 +80,24 @@ def _make_optimizer(model: nn.Module, part: TrainPart) -> torch.optim.Optimizer:
             "timm has no such optimizer", got=part.optimizer, allowed=", ".join(list_optimizers()),
             next_step="change train.optimizer in the recipe",
         ) from error  # fmt: skip
+
+
+def _split_groups(model: nn.Module, part: TrainPart) -> list[dict[str, Any]]:
+    """timm's groups, each split in classifier and the rest; the rest learns `backbone_lr_ratio` as fast.
+
+    `lr_scale` is what timm's schedulers multiply a group's learning rate with.
+    """
+    skip: set[str] = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    groups = param_groups_weight_decay(model, part.weight_decay, skip)
+    named = dict(model.named_parameters())
+    classifier = {id(named[name]) for name in classifier_names(model) if name in named}
+    split = []
+    for group in groups:
+        for scale, inside in ((1.0, True), (part.backbone_lr_ratio, False)):
+            params = [param for param in group["params"] if (id(param) in classifier) == inside]
+            if params:
+                split.append(group | {"params": params, "lr_scale": scale})
+    return split
 
 
 def _moving_average(model: nn.Module, decay: float) -> ModelEmaV3 | None:

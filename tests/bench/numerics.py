@@ -16,8 +16,9 @@ from calib.preprocess import Preprocess
 from export.onnx_export import NormalisedModel
 from models import T2TViT
 from pipeline.batches import batches
-from pipeline.checkpoint import build_model, read_checkpoint
-from pipeline.recipe import DataPart
+from pipeline.checkpoint import read_checkpoint
+from pipeline.recipe import DataPart, ModelPart
+from pipeline.weights import build_model
 
 
 def compare(model: T2TViT, spec: Preprocess, split: ImageSplit) -> dict[str, float]:
@@ -44,7 +45,9 @@ def main() -> None:
     checkpoint = read_checkpoint(run / "train" / "checkpoint.pt")
     recipe = json.loads((run / "train" / "manifest.json").read_text())["recipe"]
     split = read_split(DataPart(**recipe["data"]).root, "val")
-    result = compare(build_model(checkpoint), Preprocess.from_dict(checkpoint.preprocess), split)
+    model = build_model(checkpoint, ModelPart(**recipe["model"]))
+    assert isinstance(model, T2TViT), "the literal form is written for T2T-ViT alone"
+    result = compare(model, Preprocess.from_dict(checkpoint.preprocess), split)
     print(f"{run}, {result['images']} images, float32 against the float64 literal form:")
     print(f"logits differ by {result['median']:.1e} on the median image, {result['worst']:.1e} on the worst; "
           f"same top-1 on {result['same_top1_percent']:.2f} %")  # fmt: skip

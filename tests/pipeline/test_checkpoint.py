@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,17 +13,13 @@ from safetensors.torch import save_file
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from pipeline.checkpoint import (
-    Checkpoint,
-    build_model,
-    create_network,
-    load_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
+from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.recipe import ModelPart
+from pipeline.weights import Loaded, build_model, load_checkpoint
 
 CLASSES = ("bag", "coat", "shoe")
 NAME, SIZE = "t2t_vit_mini", 16
+MODEL = ModelPart(name=NAME, image_size=SIZE)
 SPEC = Preprocess(SIZE, SIZE, 1.0, "bilinear", (0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
 
 
@@ -37,6 +34,10 @@ def same(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
+def load(path: Path) -> Loaded:
+    return load_checkpoint(MODEL.model_copy(update={"checkpoint": path}), CLASSES)
+
+
 def test_round_trip(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "checkpoint.pt"
     write_checkpoint(Checkpoint(NAME, SIZE, CLASSES, SPEC.to_dict(), weights), path)
@@ -45,7 +46,7 @@ def test_round_trip(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     read = read_checkpoint(path)
     assert (read.model, read.image_size, read.classes) == (NAME, SIZE, CLASSES)
     assert Preprocess.from_dict(read.preprocess) == SPEC
-    model = build_model(read)
+    model = build_model(read, MODEL)
     assert not model.training and same(model, weights)
 
 
@@ -71,19 +72,24 @@ def saved(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[dict[st
         saved(lambda weights: {"model": weights, "optimizer": {"state": {}}}),
         saved(lambda weights: {"state_dict": {name: 0 * t for name, t in weights.items()}, "state_dict_ema": weights}),
         saved(lambda weights: {"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}),
+        saved(lambda weights: {"net": {f"module.{name}": tensor for name, tensor in weights.items()}, "acc": 98.3}),
+        saved(lambda weights: {
+            "state_dict_ema": weights, "args": argparse.Namespace(lr=5e-4), "metric": np.float64(81.5), "epoch": 309,
+        }),
         saved(lambda weights: {
             "format": 1, "model": NAME, "image_size": SIZE, "classes": list(CLASSES), "state_dict": weights,
             "preprocess": SPEC.to_dict(),
         }),
         save_safetensors,
     ],
-    ids=["plain", "state_dict", "model", "ema first", "module.", "ours", "safetensors"],
+    ids=["plain", "state_dict", "model", "ema first", "module.", "net", "timm with args", "ours", "safetensors"],
 )  # fmt: skip
 def test_other_checkpoints(
     tmp_path: Path, weights: dict[str, torch.Tensor], save: Callable[[dict[str, torch.Tensor], Path], Path]
 ) -> None:
-    model = load_checkpoint(save(weights, tmp_path / "weights.pth"), NAME, SIZE, CLASSES)
-    assert not model.training and same(model, weights)
+    loaded = load(save(weights, tmp_path / "weights.pth"))
+    assert not loaded.model.training and same(loaded.model, weights)
+    assert not loaded.fresh_classifier and not loaded.notes
 
 
 def without(weights: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
@@ -103,7 +109,7 @@ def without(weights: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tens
         (lambda w: {"epoch": 3}, "holds no weights"),
         (lambda w: {}, "holds no weights"),
         (lambda w: [1, 2], "holds no weights"),
-        (lambda w: {"state_dict": w, "args": argparse.Namespace(lr=1)}, "more than tensors"),
+        (lambda w: {"state_dict": w, "opener": Path}, "more than tensors"),
         (
             lambda w: {"format": 1, "model": NAME, "classes": ["bag", "coat", "hat"], "state_dict": w},
             "(?s)trained for other classes.*hat, shoe",
@@ -115,7 +121,7 @@ def test_unfit_checkpoints(
 ) -> None:
     torch.save(change(weights), tmp_path / "weights.pt")
     with pytest.raises(InputError, match=message):
-        load_checkpoint(tmp_path / "weights.pt", NAME, SIZE, CLASSES)
+        load(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
@@ -123,7 +129,7 @@ def test_unfit_checkpoints(
 def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=r"cannot be read|is damaged"):
-        load_checkpoint(tmp_path / name, NAME, SIZE, CLASSES)
+        load(tmp_path / name)
 
 
 def test_cut_short(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -136,7 +142,7 @@ def test_cut_short(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such checkpoint"):
-        load_checkpoint(tmp_path / "none.pt", NAME, SIZE, CLASSES)
+        load(tmp_path / "none.pt")
 
 
 def test_read_checkpoint_wants_ours(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -146,11 +152,3 @@ def test_read_checkpoint_wants_ours(tmp_path: Path, weights: dict[str, torch.Ten
     torch.save({"format": 1, "model": NAME, "image_size": SIZE, "state_dict": weights}, tmp_path / "half.pt")
     with pytest.raises(InputError, match="'classes'"):
         read_checkpoint(tmp_path / "half.pt")
-
-
-def test_create_network() -> None:
-    with pytest.raises(InputError, match="t2t_vit_14"):
-        create_network("t2t_vit_41", 32, 3)
-    with pytest.raises(InputError, match="no drop path"):
-        create_network("vgg11", 32, 3, drop_path=0.1)
-    assert create_network("test_resnet", 48, 3).get_classifier().out_features == 3  # takes any size

@@ -19,11 +19,13 @@ from timm.utils import ModelEmaV3
 from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
-from pipeline.checkpoint import build_model, read_checkpoint
+from pipeline.checkpoint import read_checkpoint
 from pipeline.distributed import World
 from pipeline.loader import EpochSampler, Normalise, TrainImages, device_batches, make_loaders
 from pipeline.recipe import Recipe, TrainPart
 from pipeline.train import train
+from pipeline.training_state import new_state
+from pipeline.weights import build_model
 
 EVERYTHING = {  # every random part is on: a continuation must repeat all of them
     "epochs": 3, "batch_size": 4, "lr": 1e-3, "warmup_epochs": 1, "mixup": 0.8, "cutmix": 1.0, "drop_path": 0.3,
@@ -158,7 +160,7 @@ def test_learns_and_reports(tmp_path: Path, images: Path, capsys: pytest.Capture
 def top1_of(work: Path, root: Path, chosen: Recipe) -> float:
     """Top-1 in percent of the checkpoint, computed plainly."""
     split, spec = read_split(root, "val"), chosen.preprocess_spec()
-    model = build_model(read_checkpoint(work / "checkpoint.pt"))
+    model = build_model(read_checkpoint(work / "checkpoint.pt"), chosen.model)
     batch = torch.from_numpy(load_batch(list(split.paths), spec)).permute(0, 3, 1, 2)
     with torch.no_grad():
         guessed = model(Normalise(spec, torch.device("cpu"))(batch)).argmax(1)
@@ -335,3 +337,33 @@ def test_two_processes(tmp_path: Path, images: Path) -> None:
     assert len(list((work / "tensorboard").iterdir())) == 1
     with pytest.raises(InputError, match="processes: 2"):
         train(chosen, work)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_backbone_lr_ratio(images: Path, optimizer: str) -> None:
+    """The classifier learns at the schedule's rate, the rest at a hundredth of it; every weight in one group."""
+    chosen = recipe(images, PLAIN | {"backbone_lr_ratio": 0.01, "lr": 0.1, "optimizer": optimizer})
+    state = new_state(chosen, ("bright", "dark"), 3, World(0, 1, torch.device("cpu")))
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    for update, rate in ((0, 0.1), (6, 1e-5)):  # the cosine's ends
+        state.scheduler.step_update(update)
+        rates = {names[id(p)]: group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+        assert set(rates) == {name for name, p in state.model.named_parameters() if p.requires_grad}
+        for name, value in rates.items():
+            assert value == pytest.approx(rate * (1 if name.startswith("head.") else 0.01)), name
+
+
+def test_a_fresh_classifier_must_be_trained(tmp_path: Path, images: Path) -> None:
+    first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
+    train(recipe(images, PLAIN), first)
+    for name in ("bright", "dark"):
+        for split in ("train", "val"):
+            (images / split / name).rename(images / split / f"very {name}")
+    values = recipe(images, PLAIN | {"epochs": 0}, checkpoint=first / "checkpoint.pt").model_dump(
+        mode="json", by_alias=True
+    )
+    values["model"]["transfer"] = True
+    with pytest.raises(InputError, match="its classifier has to be trained"):
+        train(Recipe.model_validate(values), second)
+    values["train"]["epochs"] = 1
+    assert train(Recipe.model_validate(values), second)["epochs"] == 1

@@ -1,0 +1,183 @@
+"""Weights from a checkpoint file into the network of a recipe: strictly, or as the start of a transfer."""
+
+from dataclasses import dataclass
+from functools import cache
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from calib.errors import InputError
+from models.zoo import BASELINES, FAMILY
+from pipeline.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
+from pipeline.network import classifier_names, create_network
+from pipeline.recipe import ModelPart
+
+POSITIONS = "pos_embed"  # timm's and upstream's name
+MIN_LIKENESS = 0.5  # share of a checkpoint's tensors that a model must hold to be called the nearest
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """`notes` say what was not taken over as it is, a line each; `fresh_classifier` when it has to be trained."""
+
+    model: nn.Module
+    notes: tuple[str, ...]
+    fresh_classifier: bool
+
+
+def build_model(checkpoint: Checkpoint, part: ModelPart) -> nn.Module:
+    """The network of one of our checkpoints, on the CPU, in eval mode. `part` says how it is made, never the file."""
+    model = create_network(part, len(checkpoint.classes))
+    _check_fit(model, checkpoint.state_dict, f"the checkpoint of {checkpoint.model}", set())
+    model.load_state_dict(checkpoint.state_dict)
+    return model.eval()
+
+
+def load_checkpoint(part: ModelPart, classes: tuple[str, ...]) -> Loaded:
+    """The network of `part` with the weights of `part.checkpoint`, on the CPU, in eval mode.
+
+    Takes ours, a plain state dict, or one wrapped as timm, the T2T-ViT authors and others do, with or without the
+    `module.` of DataParallel; .pt/.pth/.pth.tar or .safetensors. Every key must fit; with `part.transfer` the
+    classifier may be of another number of classes and the position embedding of another image size.
+    """
+    path = part.checkpoint
+    assert path is not None, "asked for the weights of a recipe without model.checkpoint"
+    content = read_file(path)
+    if not part.transfer:
+        _check_classes(content, path, classes)
+    model = create_network(part, len(classes))
+    weights = weights_of(content, path)
+    notes: tuple[str, ...] = ()
+    fresh: set[str] = set()
+    if part.transfer:
+        fresh = _drop_other_classifier(model, weights, _other_classes(content, classes))
+        notes = _resample_positions(model, weights, part.positions)
+    _check_fit(model, weights, str(path), fresh)
+    model.load_state_dict(weights, strict=not fresh)
+    if fresh:
+        notes = (f"fresh for {len(classes)} classes: {', '.join(sorted(fresh))}", *notes)
+    return Loaded(model.eval(), notes, bool(fresh))
+
+
+def say_loaded(loaded: Loaded) -> None:
+    """Print what was not taken over as it is."""
+    for note in loaded.notes:
+        print(f"           {note}")
+
+
+def _other_classes(content: dict[str, Any], classes: tuple[str, ...]) -> bool:
+    """Whether the file names its classes, and they are others (or the same in another order)."""
+    named = content.get("classes") if content.get("format") == FORMAT else None
+    return named is not None and tuple(named) != classes
+
+
+def _check_classes(content: dict[str, Any], path: Path, classes: tuple[str, ...]) -> None:
+    if not _other_classes(content, classes):
+        return
+    named = content["classes"]
+    odd = sorted(set(named) ^ set(classes))
+    raise InputError(
+        f"{path} was trained for other classes", got=f"{len(named)} classes: {few(named)}",
+        allowed=f"{len(classes)} classes: {few(classes)} (only in one: {few(odd)})",
+        next_step="point data.root at the images it was trained for, or set model.transfer: true and train",
+    )  # fmt: skip
+
+
+def _drop_other_classifier(model: nn.Module, weights: dict[str, Tensor], other_classes: bool) -> set[str]:
+    """Take the classifier out of `weights` where it is for other classes; returns the names that stay fresh."""
+    wanted, names = model.state_dict(), classifier_names(model)
+    differs = any(name not in weights or weights[name].shape != wanted[name].shape for name in names)
+    if not (differs or other_classes):
+        return set()
+    for name in names:
+        weights.pop(name, None)
+    return names
+
+
+def _resample_positions(model: nn.Module, weights: dict[str, Tensor], positions: str) -> tuple[str, ...]:
+    """Fit `weights`' position embedding to the model's image size; returns a note where it changed."""
+    wanted, given = model.state_dict().get(POSITIONS), weights.get(POSITIONS)
+    if wanted is None or given is None or given.ndim != 3 or given.shape[1] == wanted.shape[1]:
+        return ()
+    old, new = isqrt(given.shape[1]), isqrt(wanted.shape[1])
+    prefix = given.shape[1] - old * old  # the class token, or none
+    if given.shape[2] != wanted.shape[2] or prefix != wanted.shape[1] - new * new:
+        return ()  # another kind of embedding: `_check_fit` says so
+    grids = f"{POSITIONS} from {old}×{old} to {new}×{new} tokens"
+    if positions == "sinusoid":
+        if model.get_parameter(POSITIONS).requires_grad:
+            raise InputError(
+                "this model learns its position embedding, so there is no sinusoid to compute", got="positions: sinusoid",
+                allowed="positions: interpolate", next_step="change model.positions in the recipe",
+            )  # fmt: skip
+        weights[POSITIONS] = wanted
+        return (f"{grids}: the sinusoid of the new size",)
+    weights[POSITIONS] = resample_abs_pos_embed(
+        given.float(), [new, new], num_prefix_tokens=prefix, interpolation="bicubic", antialias=False
+    )  # upstream's way (its `resize_pos_embed`)
+    return (f"{grids}: interpolated",)
+
+
+def _check_fit(model: nn.Module, weights: dict[str, Tensor], source: str, fresh: set[str]) -> None:
+    """InputError unless `weights` are exactly the model's but for the `fresh` ones."""
+    wanted = model.state_dict()
+    missing, unexpected = sorted(wanted.keys() - weights.keys() - fresh), sorted(weights.keys() - wanted.keys())
+    if missing or unexpected:
+        raise InputError(
+            f"{source} has other weights than the model",
+            got=f"{len(missing)} missing: {few(missing)}; {len(unexpected)} not in the model: {few(unexpected)}",
+            allowed=f"the {len(wanted)} of {type(model).__name__}", next_step=_advice(weights),
+        )  # fmt: skip
+    classifier = classifier_names(model)
+    for name in sorted(weights, key=lambda name: (name in classifier, name == POSITIONS)):  # the telling ones first
+        got, want = tuple(weights[name].shape), tuple(wanted[name].shape)
+        if got == want:
+            continue
+        if name in classifier and got[1:] == want[1:]:
+            raise InputError(
+                f"{source} has another number of classes", got=f"{got[0]} classes", allowed=f"{want[0]} classes",
+                next_step="point data.root at the images it was trained for, or set model.transfer: true and train",
+            )  # fmt: skip
+        at_size = "set model.image_size to the checkpoint's, or model.transfer: true to take it to another size"
+        raise InputError(
+            f"{source} has weights of another shape", got=f"{name}: {got}", allowed=f"{name}: {want}",
+            next_step=at_size if name == POSITIONS else _advice(weights),
+        )  # fmt: skip
+
+
+def _advice(weights: dict[str, Tensor]) -> str:
+    """Which model of the family (or baseline) these weights are of, or are nearest to."""
+    name, likeness = nearest_model(weights)
+    if likeness == 1:
+        return f"set model.name: {name} in the recipe, whose weights these are"
+    if likeness >= MIN_LIKENESS:
+        return f"check model.name in the recipe; nearest is {name} ({100 * likeness:.0f} % of the weights)"
+    return "check model.name in the recipe; none of `t2t-edge models` is near"
+
+
+def nearest_model(weights: dict[str, Tensor]) -> tuple[str, float]:
+    """The model most like `weights`, and the share of names and shapes (of both) that agree: 1 is a fit.
+
+    Looks among T2T-ViT, VT-ResNet and the baselines. Classes and image size may differ: those tensors count by name.
+    """
+    return max(((name, _likeness(name, weights)) for name in (*FAMILY, *BASELINES)), key=lambda pair: pair[1])
+
+
+def _likeness(name: str, weights: dict[str, Tensor]) -> float:
+    shapes, free = _layout(name)
+    ours = {(key, None if key in free else shape) for key, shape in shapes.items()}
+    theirs = {(key, None if key in free else tuple(value.shape)) for key, value in weights.items()}
+    return len(ours & theirs) / len(ours | theirs)
+
+
+@cache
+def _layout(name: str) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Shapes of a model's weights by name, and the names of those that hang on classes or image size."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}, classifier_names(model) | {POSITIONS}
