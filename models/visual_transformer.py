@@ -3,7 +3,8 @@
 A map X is (B, C, H, W), its pixels counted row by row; visual tokens T are (B, L, D). Every attention is softmax over its
 last axis. Two things are not in the paper's equations, because training fails without them: products of tokens with a
 learned projection are divided by √(their length) in front of a softmax, and tokens are normalised before and after the
-transformer. The measurements, and what else the paper leaves open: docs/visual-transformer.md.
+transformer. `printed` leaves both out, as the equations stand; its weights start so small that fresh logits have the
+same variance. The measurements, and what else the paper leaves open: docs/visual-transformer.md.
 """
 
 import torch
@@ -22,17 +23,17 @@ def pool_pixels(logits: Tensor, x: Tensor) -> Tensor:
     return attention @ x.flatten(2).transpose(1, 2)
 
 
-def linear(in_dim: int, out_dim: int) -> nn.Linear:
-    """A weight matrix of the paper's equations: no bias, keeps the variance at the start."""
+def linear(in_dim: int, out_dim: int, gain: float = 1.0) -> nn.Linear:
+    """A weight matrix of the paper's equations: no bias, at the start `gain` times what keeps the variance."""
     layer = nn.Linear(in_dim, out_dim, bias=False)
-    nn.init.normal_(layer.weight, std=in_dim**-0.5)
+    nn.init.normal_(layer.weight, std=gain * in_dim**-0.5)
     return layer
 
 
-def pointwise(in_dim: int, out_dim: int) -> nn.Conv2d:
+def pointwise(in_dim: int, out_dim: int, gain: float = 1.0) -> nn.Conv2d:
     """The same on the pixels of a map."""
     layer = nn.Conv2d(in_dim, out_dim, 1, bias=False)
-    nn.init.normal_(layer.weight, std=in_dim**-0.5)
+    nn.init.normal_(layer.weight, std=gain * in_dim**-0.5)
     return layer
 
 
@@ -58,10 +59,11 @@ class FilterTokenizer(nn.Module):
 class RecurrentTokenizer(nn.Module):
     """W_R = T_in W_{T→R}/√C, T = softmax_HW(X W_Rᵀ)ᵀ X (equation 2), then W_V: the tokens before say what to look for."""
 
-    def __init__(self, channels: int, token_dim: int):
+    def __init__(self, channels: int, token_dim: int, printed: bool = False):
         super().__init__()
-        self.scale = channels**-0.5
-        self.groups = linear(token_dim, channels)
+        self.scale: float = 1.0 if printed else channels**-0.5
+        gain = channels**-0.5 if printed else 1.0
+        self.groups = linear(token_dim, channels, gain)
         self.value = widen(channels, token_dim)
 
     def forward(self, x: Tensor, previous: Tensor) -> Tensor:
@@ -130,15 +132,16 @@ class TokenMixer(nn.Module):
     T' = T + softmax_L((T K)(T Q)ᵀ/√d) T, then T' + ReLU(T' F₁) F₂.
     """
 
-    def __init__(self, token_dim: int, drop_path: float):
+    def __init__(self, token_dim: int, drop_path: float, printed: bool = False):
         super().__init__()
-        self.scale = ATTENTION_DIM**-0.5
-        self.norm1 = nn.LayerNorm(token_dim)
-        self.key = linear(token_dim, ATTENTION_DIM)
-        self.query = linear(token_dim, ATTENTION_DIM)
+        self.scale: float = 1.0 if printed else ATTENTION_DIM**-0.5
+        gain = ATTENTION_DIM**-0.25 if printed else 1.0
+        self.norm1 = nn.Identity() if printed else nn.LayerNorm(token_dim)
+        self.key = linear(token_dim, ATTENTION_DIM, gain)
+        self.query = linear(token_dim, ATTENTION_DIM, gain)
         self.fc1 = linear(token_dim, token_dim // 2)
         self.fc2 = linear(token_dim // 2, token_dim)
-        self.norm2 = nn.LayerNorm(token_dim)
+        self.norm2 = nn.Identity() if printed else nn.LayerNorm(token_dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -151,11 +154,12 @@ class TokenMixer(nn.Module):
 class Projector(nn.Module):
     """X + softmax_L((X W_Q)(T W_K)ᵀ/√C) T (equation 5), T as wide as the map by W_V: what tokens know goes to the pixels."""
 
-    def __init__(self, channels: int, token_dim: int, drop_path: float):
+    def __init__(self, channels: int, token_dim: int, drop_path: float, printed: bool = False):
         super().__init__()
-        self.scale = channels**-0.5
-        self.query = pointwise(channels, channels)
-        self.key = linear(token_dim, channels)
+        self.scale: float = 1.0 if printed else channels**-0.5
+        gain = channels**-0.25 if printed else 1.0
+        self.query = pointwise(channels, channels, gain)
+        self.key = linear(token_dim, channels, gain)
         self.value = widen(token_dim, channels)
         self.drop_path = DropPath(drop_path)
 

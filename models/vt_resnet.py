@@ -62,7 +62,7 @@ def make_tokenizer(kind: Tokenizer, channels: int, tokens: int) -> nn.Module:
 
 
 def make_modules(
-    variant: Variant, tokenizer: Tokenizer, recurrent: bool, tokens: int, drop_path: list[float]
+    variant: Variant, tokenizer: Tokenizer, recurrent: bool, tokens: int, printed: bool, drop_path: list[float]
 ) -> nn.ModuleList:
     """One module per rate of `drop_path`. The last has no projector: nobody reads its map."""
     modules = nn.ModuleList()
@@ -70,12 +70,12 @@ def make_modules(
         if index == 0:
             extract = make_tokenizer(tokenizer, variant.channels, tokens)
         elif recurrent:
-            extract = RecurrentTokenizer(variant.channels, TOKEN_DIM)
+            extract = RecurrentTokenizer(variant.channels, TOKEN_DIM, printed)
         else:
             extract = FilterTokenizer(variant.channels, tokens, TOKEN_DIM)
         last = index + 1 == len(drop_path)
-        projector = None if last else Projector(variant.channels, TOKEN_DIM, rate)
-        modules.append(VisualTransformer(extract, TokenMixer(TOKEN_DIM, rate), projector))
+        projector = None if last else Projector(variant.channels, TOKEN_DIM, rate, printed)
+        modules.append(VisualTransformer(extract, TokenMixer(TOKEN_DIM, rate, printed), projector))
     return modules
 
 
@@ -83,6 +83,7 @@ class VTResNet(nn.Module):
     """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes).
 
     `tokenizer` is the first module's; the others' are recurrent, or filter-based where `recurrent` is false (table 4).
+    `printed` takes the paper's equations as they stand, without division and normalisation.
     Stochastic depth rises linearly over blocks and modules.
     """
 
@@ -97,6 +98,7 @@ class VTResNet(nn.Module):
         tokenizer: Tokenizer = "filter",
         recurrent: bool = True,
         tokens: int = TOKENS,
+        printed: bool = False,
     ):
         super().__init__()
         self.variant, self.img_size, self.num_classes = variant, img_size, num_classes
@@ -110,7 +112,7 @@ class VTResNet(nn.Module):
         self.widen = _widen_map(variant)
         total = sum(variant.blocks)
         rates = [drop_path_rate * index / (total - 1) for index in range(total - variant.blocks[3], total)]
-        self.stage5 = make_modules(variant, tokenizer, recurrent, tokens, rates)
+        self.stage5 = make_modules(variant, tokenizer, recurrent, tokens, printed, rates)
         self.head = nn.Linear(TOKEN_DIM, num_classes)
         self._init_head()
 
@@ -162,13 +164,13 @@ def _register(name: str, variant: Variant) -> None:
     def create(
         pretrained: bool = False, *, img_size: int | None = None, num_classes: int = 1000, in_chans: int = 3,
         drop_path_rate: float = 0.0, tokenizer: Tokenizer = "filter", recurrent: bool = True, tokens: int = TOKENS,
-        pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, cache_dir: str | None = None,
+        printed: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, cache_dir: str | None = None,
     ) -> VTResNet:  # fmt: skip
         if pretrained:
             raise ValueError(f"{name} has no weights to download: load a checkpoint file instead (model.checkpoint)")
         return VTResNet(
             variant, img_size=img_size or IMAGE_SIZE, num_classes=num_classes, in_chans=in_chans,
-            drop_path_rate=drop_path_rate, tokenizer=tokenizer, recurrent=recurrent, tokens=tokens,
+            drop_path_rate=drop_path_rate, tokenizer=tokenizer, recurrent=recurrent, tokens=tokens, printed=printed,
         )  # fmt: skip
 
     create.__name__ = create.__qualname__ = name

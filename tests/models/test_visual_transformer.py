@@ -68,6 +68,11 @@ def normalised(norm: nn.Module, token: Tensor) -> Tensor:
     return centred / (centred.square().mean() + 1e-5).sqrt() * norm.weight + norm.bias
 
 
+def divisor(length: int, printed: bool) -> float:
+    """What a product of projections is divided by: nothing in the equations as printed."""
+    return 1.0 if printed else length**0.5
+
+
 def literal_kmeans(pixels: list[Tensor], clusters: int) -> list[Tensor]:
     units = [pixel / pixel.norm() for pixel in pixels]
     centroids = [units[int((index + 0.5) * len(units) / clusters)] for index in range(clusters)]
@@ -80,13 +85,13 @@ def literal_kmeans(pixels: list[Tensor], clusters: int) -> list[Tensor]:
     return centroids
 
 
-def literal_filters(tokenizer: nn.Module, pixels: list[Tensor], previous: list[Tensor]) -> list[Tensor]:
+def literal_filters(tokenizer: nn.Module, pixels: list[Tensor], previous: list[Tensor], printed: bool) -> list[Tensor]:
     """The vectors that a pixel is multiplied with, one a token: columns of W_A, rows of W_R, or centroids."""
     kind = type(tokenizer).__name__
     if kind == "FilterTokenizer":
         return list(tokenizer.groups.weight.flatten(1))
     if kind == "RecurrentTokenizer":
-        return [tokenizer.groups.weight @ token / tokenizer.groups.out_features**0.5 for token in previous]
+        return [tokenizer.groups.weight @ token / divisor(tokenizer.groups.out_features, printed) for token in previous]
     assert kind == "ClusteringTokenizer"
     return [centroid.detach() for centroid in literal_kmeans(pixels, tokenizer.tokens)]
 
@@ -106,46 +111,48 @@ def literal_resize(pixels: list[Tensor], height: int, width: int, side: int) -> 
     ]
 
 
-def literal_tokens(tokenizer: nn.Module, pixels: list[Tensor], shape: tuple[int, int], previous: list[Tensor]) -> list:
+def literal_tokens(
+    tokenizer: nn.Module, pixels: list[Tensor], shape: tuple[int, int], previous: list[Tensor], printed: bool = False
+) -> list[Tensor]:
     if type(tokenizer).__name__ == "PoolingTokenizer":
         pooled = literal_resize(pixels, *shape, tokenizer.side)
     else:
-        filters = literal_filters(tokenizer, pixels, previous)
+        filters = literal_filters(tokenizer, pixels, previous, printed)
         pooled = [weighted(softmax([pixel @ one for pixel in pixels]), pixels) for one in filters]
     return [through(tokenizer.value, token) for token in pooled]
 
 
-def literal_mixer(mixer: nn.Module, tokens: list[Tensor]) -> list[Tensor]:
-    """Equations 3 and 4, between the two normalisations."""
-    tokens = [normalised(mixer.norm1, token) for token in tokens]
+def literal_mixer(mixer: nn.Module, tokens: list[Tensor], printed: bool) -> list[Tensor]:
+    """Equations 3 and 4, between the two normalisations where they are not as printed."""
+    tokens = tokens if printed else [normalised(mixer.norm1, token) for token in tokens]
     keys, queries = ([through(layer, token) for token in tokens] for layer in (mixer.key, mixer.query))
     attended = [
-        token + weighted(softmax([key @ query / key.shape[0] ** 0.5 for query in queries]), tokens)
+        token + weighted(softmax([key @ query / divisor(key.shape[0], printed) for query in queries]), tokens)
         for token, key in zip(tokens, keys, strict=True)
     ]
     mixed = [token + through(mixer.fc2, through(mixer.fc1, token).clamp(min=0)) for token in attended]
-    return [normalised(mixer.norm2, token) for token in mixed]
+    return mixed if printed else [normalised(mixer.norm2, token) for token in mixed]
 
 
-def literal_projector(projector: nn.Module, pixels: list[Tensor], tokens: list[Tensor]) -> list[Tensor]:
+def literal_projector(projector: nn.Module, pixels: list[Tensor], tokens: list[Tensor], printed: bool) -> list[Tensor]:
     """Equation 5."""
     keys, values = ([through(layer, token) for token in tokens] for layer in (projector.key, projector.value))
     queries = [through(projector.query, pixel) for pixel in pixels]
     return [
-        pixel + weighted(softmax([query @ key / key.shape[0] ** 0.5 for key in keys]), values)
+        pixel + weighted(softmax([query @ key / divisor(key.shape[0], printed) for key in keys]), values)
         for pixel, query in zip(pixels, queries, strict=True)
     ]
 
 
-def literal_stage(modules: nn.ModuleList, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def literal_stage(modules: nn.ModuleList, image: Tensor, printed: bool = False) -> tuple[list[Tensor], list[Tensor]]:
     """All modules on one map (C, H, W): its pixels and tokens afterwards."""
     shape = (image.shape[1], image.shape[2])
     pixels = [image[:, y, x] for y in range(shape[0]) for x in range(shape[1])]
     tokens: list[Tensor] = []
     for module in modules:
-        tokens = literal_mixer(module.mixer, literal_tokens(module.tokenizer, pixels, shape, tokens))
+        tokens = literal_mixer(module.mixer, literal_tokens(module.tokenizer, pixels, shape, tokens, printed), printed)
         if module.projector is not None:
-            pixels = literal_projector(module.projector, pixels, tokens)
+            pixels = literal_projector(module.projector, pixels, tokens, printed)
     return pixels, tokens
 
 
@@ -171,13 +178,15 @@ STAGES = [
 ]
 
 
+@pytest.mark.parametrize("printed", [True, False], ids=["as printed", "divided and normalised"])
 @pytest.mark.parametrize(("name", "tokenizer", "recurrent"), STAGES)
-def test_stage_equals_the_equations(name: str, tokenizer: str, recurrent: bool) -> None:
-    model = build(name, img_size=96, tokenizer=tokenizer, recurrent=recurrent, tokens=9)
+def test_stage_equals_the_equations(name: str, tokenizer: str, recurrent: bool, printed: bool) -> None:
+    model = build(name, img_size=96, tokenizer=tokenizer, recurrent=recurrent, tokens=9, printed=printed)
+    assert printed != any(isinstance(part, nn.LayerNorm) for part in model.modules())
     x = draw(2, model.variant.channels, 6, 5)  # not square: rows and columns cannot be mixed up
     tokens = None
     with torch.no_grad():
-        expected = [literal_stage(model.stage5, image) for image in x]
+        expected = [literal_stage(model.stage5, image, printed) for image in x]
         for module in model.stage5:
             x, tokens = module(x, tokens)
     for kind, ours, theirs in (
