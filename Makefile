@@ -7,7 +7,7 @@ BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test lint train report predict bench zoo doctor clean
+.PHONY: help setup export test lint train report predict models bench zoo doctor clean
 
 help: ## print these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -36,6 +36,9 @@ predict: setup ## class and probability of IMAGES with the recommended engine
 
 zoo: setup ## every model of the zoo through the whole chain, a row each (about an hour on two cores)
 	@$(BIN)/python tests/bench/zoo.py
+
+models: setup ## parameters and MACs of every network, beside the papers'
+	@$(EDGE) models
 
 bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8, as ratios
 	@$(BIN)/python tests/bench/soft_split.py

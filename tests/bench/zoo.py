@@ -119,7 +119,9 @@ def cell(entry: dict[str, Any]) -> str:
 def engine_layers(entry: dict[str, Any]) -> str:
     if entry["sha256"] is None:
         return "not built"
-    return " ".join(f"{count} {kind}" for kind, count in (entry["layers"] or {"layers not counted": ""}).items() if count != 0)
+    return " ".join(
+        f"{count} {kind}" for kind, count in (entry["layers"] or {"layers not counted": ""}).items() if count != 0
+    )
 
 
 if __name__ == "__main__":
