@@ -1,8 +1,8 @@
 """`make zoo`: every model of the zoo through the whole chain on a few embedded photographs.
 
-Each is trained for a single epoch on a few hundred images, which is enough for logits that mean something and far too
-little for accuracy: the columns that count are the agreements, the INT8 layers and the status. Prints as it goes; a
-model that fails prints its message and the others go on.
+Each is trained for a few epochs on a few hundred images, which is enough for logits that mean something and far too
+little for accuracy: the columns that count are the agreements and the INT8 layers. Prints as it goes; a model that
+fails prints its message and the others go on.
 """
 
 import argparse
@@ -38,12 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", help="default: the whole zoo")
     parser.add_argument("--size", type=int, default=64, help="pixels per side; default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("runs/zoo"), help="default: %(default)s")
     options = parser.parse_args()
     images = few_images(options.folder / "images", train=60, val=30)
-    print(
-        f"{cpu_name()}\n{options.size} px, agreement with PyTorch FP32 in % of 300 images (and the gate's status)\n{HEADER}"
+    heading = (
+        f"{options.size} px, {options.epochs} epochs of 600 images; agreement with PyTorch FP32 in % of 300 images"
     )
+    print(f"{cpu_name()}\n{heading}, and the gate's status\n{HEADER}")
     failed = [name for name in options.models or (*FAMILY, *BASELINES) if not one_model(name, images, options)]
     if failed:
         sys.exit(f"did not finish: {', '.join(failed)}")
@@ -66,7 +68,7 @@ def few_images(root: Path, *, train: int, val: int) -> Path:
 def one_model(name: str, images: Path, options: argparse.Namespace) -> bool:
     """Run the chain and print its row; False where it fails."""
     recipe = options.folder / f"{name}.yaml"
-    recipe.write_text(yaml.safe_dump(recipe_values(name, images, options.size)))
+    recipe.write_text(yaml.safe_dump(recipe_values(name, images, options.size, options.epochs)))
     started, said = time.monotonic(), io.StringIO()
     torch.manual_seed(0)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -78,16 +80,17 @@ def one_model(name: str, images: Path, options: argparse.Namespace) -> bool:
     return True
 
 
-def recipe_values(name: str, images: Path, size: int) -> dict[str, Any]:
-    """One epoch, every engine a CPU builds."""
+def recipe_values(name: str, images: Path, size: int, epochs: int) -> dict[str, Any]:
+    """A short training, every engine a CPU builds."""
     return {
         "schema": 1,
         "data": {"name": "few photographs", "root": str(images)},
         "model": {"name": name, "image_size": size},
         "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear"},
         "train": {
-            "epochs": 1, "batch_size": 20, "lr": 3e-4, "warmup_epochs": 0, "mixup": 0, "cutmix": 0, "auto_augment": None,
-            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "drop_path": 0, "ema_decay": 0, "workers": 0,
+            "epochs": epochs, "batch_size": 20, "lr": 5e-4, "warmup_epochs": min(1, epochs - 1), "mixup": 0, "cutmix": 0,
+            "auto_augment": None, "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "drop_path": 0, "ema_decay": 0,
+            "clip_grad": 1.0, "workers": 0, "eval_every": epochs,
         },
         "calibrate": {"images": 100},
         "build": [
