@@ -1,4 +1,4 @@
-"""Stage 7: latency and throughput of every engine that runs here, interleaved, so that drift hits all alike."""
+"""Stage 8: latency and throughput of every engine that runs here, interleaved, so that drift hits all alike."""
 
 import json
 import os

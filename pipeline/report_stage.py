@@ -1,4 +1,4 @@
-"""Stage 8: the report, from what evaluation and benchmark measured."""
+"""Stage 9: the report, from what evaluation and benchmark measured."""
 
 import json
 from collections.abc import Mapping

@@ -96,7 +96,7 @@ def _take_over(recipe: Recipe, split: ImageSplit, trainer: "Trainer") -> tuple[n
 def _given_weights(recipe: Recipe, split: ImageSplit, world: World) -> tuple[nn.Module, str]:
     if recipe.model.checkpoint is None:  # the recipe holds that there is a factory then
         return create_network(recipe.model, len(split.classes)), "model.factory"
-    loaded = load_checkpoint(recipe.model, split.classes)
+    loaded = load_checkpoint(recipe.model, split.classes, recipe.preprocess_spec())
     if world.rank == 0:
         say_loaded(loaded)
     if loaded.fresh_classifier:

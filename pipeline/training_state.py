@@ -52,7 +52,7 @@ def new_state(recipe: Recipe, classes: tuple[str, ...], steps_per_epoch: int, wo
     torch.manual_seed(part.seed)  # the same first weights in every process
     model = create_network(recipe.model, len(classes), part.drop_path)
     if recipe.model.checkpoint is not None:
-        start = load_checkpoint(recipe.model, classes)
+        start = load_checkpoint(recipe.model, classes, recipe.preprocess_spec())
         if world.rank == 0:
             say_loaded(start)
         model.load_state_dict(start.model.state_dict())

@@ -1,4 +1,4 @@
-"""The visualize stage: figure 2 of the T2T-ViT paper (arXiv 2101.11986) for this run: feature maps of FP32 beside one engine's.
+"""Stage 7: figure 2 of the T2T-ViT paper (arXiv 2101.11986) for this run: feature maps of FP32 beside one engine's.
 
 Works on the ONNX graphs, so for any network. Statistics are of calibration images; the picture shows an evaluation image.
 """

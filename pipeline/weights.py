@@ -12,6 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from calib.errors import InputError
+from calib.preprocess import Preprocess
 from models.zoo import BASELINES, FAMILY
 from pipeline.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
 from pipeline.network import classifier_names, create_network
@@ -38,18 +39,20 @@ def build_model(checkpoint: Checkpoint, part: ModelPart) -> nn.Module:
     return model.eval()
 
 
-def load_checkpoint(part: ModelPart, classes: tuple[str, ...]) -> Loaded:
+def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess) -> Loaded:
     """The network of `part` with the weights of `part.checkpoint`, on the CPU, in eval mode.
 
     Takes ours, a plain state dict, or one wrapped as timm, the T2T-ViT authors and others do, with or without the
-    `module.` of DataParallel; .pt/.pth/.pth.tar or .safetensors. Every key must fit; with `part.transfer` the
-    classifier may be of another number of classes and the position embedding of another image size.
+    `module.` of DataParallel; .pt/.pth/.pth.tar or .safetensors. Every key must fit, and what ours say of classes and
+    preprocessing be `classes` and `spec`; with `part.transfer` these may be others, the classifier of another number of
+    classes and the position embedding of another image size.
     """
     path = part.checkpoint
     assert path is not None, "asked for the weights of a recipe without model.checkpoint"
     content = read_file(path)
     if not part.transfer:
         _check_classes(content, path, classes)
+        _check_preprocess(content, path, spec)
     model = create_network(part, len(classes))
     weights = weights_of(content, path)
     notes: tuple[str, ...] = ()
@@ -85,6 +88,20 @@ def _check_classes(content: dict[str, Any], path: Path, classes: tuple[str, ...]
         f"{path} was trained for other classes", got=f"{len(named)} classes: {few(named)}",
         allowed=f"{len(classes)} classes: {few(classes)} (only in one: {few(odd)})",
         next_step="point data.root at the images it was trained for, or set model.transfer: true and train",
+    )  # fmt: skip
+
+
+def _check_preprocess(content: dict[str, Any], path: Path, spec: Preprocess) -> None:
+    """Ours say how their images were prepared; prepared otherwise, accuracy would be lost for no reason anyone sees."""
+    trained = content.get("preprocess") if content.get("format") == FORMAT else None
+    wanted = spec.to_dict()
+    if trained is None or trained == wanted:
+        return
+    odd = [key for key in wanted if trained.get(key) != wanted[key]]
+    raise InputError(
+        f"{path} was trained with other preprocessing", got=", ".join(f"{key} {trained.get(key)}" for key in odd),
+        allowed=", ".join(f"{key} {wanted[key]}" for key in odd),
+        next_step="set preprocess and model.image_size as it was trained, or model.transfer: true and train",
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def same(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
 
 
 def load(path: Path) -> Loaded:
-    return load_checkpoint(MODEL.model_copy(update={"checkpoint": path}), CLASSES)
+    return load_checkpoint(MODEL.model_copy(update={"checkpoint": path}), CLASSES, SPEC)
 
 
 def test_round_trip(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -113,6 +113,15 @@ def without(weights: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tens
         (
             lambda w: {"format": 1, "model": NAME, "classes": ["bag", "coat", "hat"], "state_dict": w},
             "(?s)trained for other classes.*hat, shoe",
+        ),
+        (
+            lambda w: {
+                "format": 1,
+                "classes": list(CLASSES),
+                "state_dict": w,
+                "preprocess": SPEC.to_dict() | {"crop_pct": 0.9},
+            },
+            r"(?s)other preprocessing.*got: crop_pct 0\.9.*allowed: crop_pct 1\.0",
         ),
     ],
 )

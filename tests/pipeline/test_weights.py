@@ -10,18 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calib.errors import InputError
+from calib.preprocess import Preprocess
 from models.backbone import sinusoid_positions
 from models.zoo import FAMILY
 from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.recipe import ModelPart
 from pipeline.weights import Loaded, load_checkpoint, nearest_model
 
+SPEC = Preprocess(32, 32, 1.0, "bilinear", (0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
 CLASSES = tuple(f"class {index:04d}" for index in range(1000))
 
 
 def load(path: Path, name: str, classes: tuple[str, ...], size: int = 32, **options: object) -> Loaded:
     part = ModelPart.model_validate({"name": name, "image_size": size, "checkpoint": path, **options})
-    return load_checkpoint(part, classes)
+    return load_checkpoint(part, classes, SPEC)
 
 
 def key_layout(name: str, **options: int) -> dict[str, Tensor]:
