@@ -109,9 +109,12 @@ def _find_callable(factory: str) -> Callable[..., Any]:
             next_step=f"pip install what holds {module_name}, or run from the folder of {module_name}.py",
         ) from error  # fmt: skip
     except AttributeError as error:
+        public = [name for name in vars(module) if not name.startswith("_")]
+        near = difflib.get_close_matches(attribute, public, n=5, cutoff=0.5) or sorted(public)[:8]
         raise InputError(
-            f"model.factory names nothing in {module_name}", got=attribute, next_step=str(error)
-        ) from error
+            f"model.factory names nothing in {module_name}", got=f"{attribute} ({error})", allowed=", ".join(near),
+            next_step="change model.factory in the recipe",
+        ) from error  # fmt: skip
     if not callable(found):
         raise InputError("model.factory names something that cannot be called", got=type(found).__name__)
     return found

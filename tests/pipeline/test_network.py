@@ -70,7 +70,7 @@ def test_factory(networks: None, factory: str) -> None:
     ("factory", "args", "message"),
     [
         ("nowhere_at_all:Net", {}, r"(?s)cannot be imported: nowhere_at_all.*pip install"),
-        ("own_networks:Large", {}, r"(?s)names nothing in own_networks.*got: Large"),
+        ("own_networks:Large", {}, r"(?s)names nothing in own_networks.*got: Large .*allowed: .*Small"),
         ("own_networks:NUMBER", {}, r"(?s)cannot be called.*got: int"),
         (
             "own_networks:Small",
