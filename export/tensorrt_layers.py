@@ -24,8 +24,9 @@ _LAYER = re.compile(
 )
 _TENSOR = re.compile(r"\{ Name: .*?, (?:Location: \w+, )?Dimensions: \[([-\d,]*)\],[^{}]*?Datatype: ([^,}]+)")
 _WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)"')
-# Several nodes are kept apart by a control character, which one depends on the release.
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|\s*$)")
+# Several nodes are kept apart by a control character, which one depends on the release; what the builder made of a node
+# may follow it, as in `[ONNX Layer: node_00038]__gemm_from_conv1x1`.
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=(?:__\w+)?(?:[\x1e\x1f\[]|\s*$))")
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,14 @@ def _product_precision(layers: list[EngineLayer]) -> str | None:
         for precision in filter(None, _PRECISION_WORDS):
             if any(kernel.operands.count(precision) >= 2 for kernel in kernels):
                 return precision
-    return None
+    return _wider_of_two(layers)
+
+
+def _wider_of_two(layers: list[EngineLayer]) -> str | None:
+    """The wider of a product's two operands where one kernel takes both as they are: it widens the narrower one itself.
+
+    So it is where a dequantization is fused into a product with floating-point values.
+    """
+    order = [precision for precision in _PRECISION_WORDS if precision]
+    pairs = {kernel.operands for kernel in layers if len(kernel.operands) == 2}
+    return max(pairs.pop(), key=order.index) if len(pairs) == 1 else None

@@ -236,6 +236,10 @@ x
     ("reports", "products", "counts"),
     [
         ([OLDER_REPORT], ["b", "head"], {"int8": 1, "fp16": 1, "fp32": 0}),
+        # as RTX 1.7.1 names what it makes of a 1×1 convolution
+        ([OLDER_REPORT.replace("head]", "head]__gemm_from_conv1x1")], ["b", "head"], {"int8": 1, "fp16": 1, "fp32": 0}),
+        # a dequantization fused into a product with FP16 values: the kernel widens
+        ([OLDER_REPORT.replace("Datatype: Half", "Datatype: Int8", 1)], ["head"], {"int8": 0, "fp16": 1, "fp32": 0}),
         ([OLDER_REPORT], ["b", "head", "gone"], None),
         ([OLDER_REPORT], [""], None),
         ([OLDER_REPORT, OLDER_REPORT], ["b"], None),
