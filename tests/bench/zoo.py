@@ -61,7 +61,10 @@ def few_images(root: Path, *, train: int, val: int) -> Path:
             folder = root / split.root.name / split.classes[label]
             folder.mkdir(parents=True, exist_ok=True)
             for path in chosen:
-                shutil.copyfile(path, folder / path.name)
+                if not (
+                    folder / path.name
+                ).exists():  # a copy is a change, after which every model would be trained again
+                    shutil.copyfile(path, folder / path.name)
     return root
 
 
