@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 from timm.layers import trunc_normal_
-from timm.models import register_model
 from torch import Tensor, nn
 
 from models.attention import Mlp
 from models.backbone import Attention, Block, sinusoid_positions
 from models.backbone_studies import GHOST_MLP_RATIO, DenseStages, GhostAttention, GhostMlp, SEAttention, dense_blocks
+from models.registration import refuse_pretrained, register_variant
 from models.soft_split import SplitShape, split_project, tokens_to_map
 from models.token_attention import TokenPerformer, TokenTransformer
 
@@ -167,23 +167,18 @@ class T2TViT(nn.Module):
 
 
 def _register(name: str, variant: Variant) -> None:
-    """Register one row with timm, which looks models up by the name of the function that makes them."""
+    """Register one row with timm."""
 
     def create(
         pretrained: bool = False, *, img_size: int | None = None, num_classes: int = 1000, in_chans: int = 3,
         drop_path_rate: float = 0.0, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None,
         cache_dir: str | None = None,
     ) -> T2TViT:  # fmt: skip
-        if pretrained:
-            raise ValueError(f"{name} has no weights to download: load a checkpoint file instead (model.checkpoint)")
+        refuse_pretrained(pretrained, name)
         size = img_size or variant.image_size
         return T2TViT(variant, img_size=size, num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate)
 
-    create.__name__ = create.__qualname__ = name
-    create.__module__ = __name__
-    create.__doc__ = f"{name}: {variant}"
-    globals()[name] = create
-    register_model(create)
+    register_variant(create, name, variant)
 
 
 for _name, _variant in VARIANTS.items():

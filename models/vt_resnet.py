@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from timm.layers import trunc_normal_
-from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from models.registration import refuse_pretrained, register_variant
 from models.visual_transformer import (
     ClusteringTokenizer,
     FilterTokenizer,
@@ -159,25 +159,20 @@ def _widen_map(variant: Variant) -> nn.Module:
 
 
 def _register(name: str, variant: Variant) -> None:
-    """Register one row with timm, which looks models up by the name of the function that makes them."""
+    """Register one row with timm."""
 
     def create(
         pretrained: bool = False, *, img_size: int | None = None, num_classes: int = 1000, in_chans: int = 3,
         drop_path_rate: float = 0.0, tokenizer: Tokenizer = "filter", recurrent: bool = True, tokens: int = TOKENS,
         printed: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, cache_dir: str | None = None,
     ) -> VTResNet:  # fmt: skip
-        if pretrained:
-            raise ValueError(f"{name} has no weights to download: load a checkpoint file instead (model.checkpoint)")
+        refuse_pretrained(pretrained, name)
         return VTResNet(
             variant, img_size=img_size or IMAGE_SIZE, num_classes=num_classes, in_chans=in_chans,
             drop_path_rate=drop_path_rate, tokenizer=tokenizer, recurrent=recurrent, tokens=tokens, printed=printed,
         )  # fmt: skip
 
-    create.__name__ = create.__qualname__ = name
-    create.__module__ = __name__
-    create.__doc__ = f"{name}: {variant}"
-    globals()[name] = create
-    register_model(create)
+    register_variant(create, name, variant)
 
 
 for _name, _variant in VARIANTS.items():

@@ -46,10 +46,8 @@ def _build(engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, 
         sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes)
     except Unavailable as reason:
         return row | {"status": "unavailable", "reason": str(reason)}
-    except (
-        RuntimeError,
-        InputError,
-    ) as error:  # a builder that refuses the graph: the row says so, the other engines go on
+    except (RuntimeError, InputError) as error:
+        # a builder that refuses the graph: the row says so, the other engines go on
         return row | {"status": "error", "reason": " ".join(str(error).split())}
     return row | {
         "layers": sidecar.layers,

@@ -11,6 +11,7 @@ from pathlib import Path
 from calib.errors import InputError
 
 DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
+INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 STAGE_HELP = {
     "train": "train the network, or take over model.checkpoint",
     "export": "… and export it to ONNX, simplified and compared with PyTorch",
@@ -35,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _say(f"error: {error}", WRONG_INPUT)
     except KeyboardInterrupt:
-        return _say("interrupted: finished stages are kept; the same command goes on from there", FAILED)
+        return _say(INTERRUPTED, FAILED)
+    except SystemError as error:  # ctrl-C while Python code ran inside a C function that returned a result all the same
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        return _say(INTERRUPTED, FAILED)
     except BrokenPipeError:  # whoever read the output is gone (`t2t-edge doctor | head`); Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -50,13 +50,7 @@ def new_state(recipe: Recipe, classes: tuple[str, ...], steps_per_epoch: int, wo
     """A network with fresh weights, or those of `model.checkpoint`, and what trains it."""
     part = recipe.train
     torch.manual_seed(part.seed)  # the same first weights in every process
-    model = create_network(recipe.model, len(classes), part.drop_path)
-    if recipe.model.checkpoint is not None:
-        start = load_checkpoint(recipe.model, classes, recipe.preprocess_spec())
-        if world.rank == 0:
-            say_loaded(start)
-        model.load_state_dict(start.model.state_dict())
-    model.to(world.device)
+    model = _first_weights(recipe, classes, world).to(world.device)
     optimizer = _make_optimizer(model, part)
     scheduler, _ = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=part.epochs, min_lr=part.min_lr, warmup_epochs=part.warmup_epochs,
@@ -64,6 +58,17 @@ def new_state(recipe: Recipe, classes: tuple[str, ...], steps_per_epoch: int, wo
     )  # fmt: skip
     scaler = GradScaler(world.device.type, enabled=part.amp == "float16")
     return TrainingState(model, _moving_average(model, part.ema_decay), optimizer, scheduler, scaler, [])
+
+
+def _first_weights(recipe: Recipe, classes: tuple[str, ...], world: World) -> nn.Module:
+    """The network that training starts with: fresh, or with the weights of `model.checkpoint`."""
+    drop_path = recipe.train.drop_path
+    if recipe.model.checkpoint is None:
+        return create_network(recipe.model, len(classes), drop_path)
+    start = load_checkpoint(recipe.model, classes, recipe.preprocess_spec(), drop_path)
+    if world.rank == 0:
+        say_loaded(start)
+    return start.model
 
 
 def _make_optimizer(model: nn.Module, part: TrainPart) -> torch.optim.Optimizer:

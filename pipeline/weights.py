@@ -39,7 +39,7 @@ def build_model(checkpoint: Checkpoint, part: ModelPart) -> nn.Module:
     return model.eval()
 
 
-def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess) -> Loaded:
+def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess, drop_path: float = 0.0) -> Loaded:
     """The network of `part` with the weights of `part.checkpoint`, on the CPU, in eval mode.
 
     Takes ours, a plain state dict, or one wrapped as timm, the T2T-ViT authors and others do, with or without the
@@ -53,7 +53,7 @@ def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess)
     if not part.transfer:
         _check_classes(content, path, classes)
         _check_preprocess(content, path, spec)
-    model = create_network(part, len(classes))
+    model = create_network(part, len(classes), drop_path)
     weights = weights_of(content, path)
     notes: tuple[str, ...] = ()
     fresh: set[str] = set()

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -73,7 +72,6 @@ def one_model(name: str, images: Path, options: argparse.Namespace) -> bool:
     recipe = options.folder / f"{name}.yaml"
     recipe.write_text(yaml.safe_dump(recipe_values(name, images, options.size, options.epochs)))
     started, said = time.monotonic(), io.StringIO()
-    torch.manual_seed(0)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         status = run_command(["run", "--recipe", str(recipe), "--runs", str(options.folder), "--run", name])
     if status not in (0, 3):  # 3: no engine passed the gate, which an hour of training would mend

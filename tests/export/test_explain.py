@@ -28,6 +28,13 @@ class FixedBatch(nn.Module):
         return x + torch.arange(2).view(2, 1, 1, 1)
 
 
+class Variadic(nn.Module):
+    """Takes any number of tensors, and exports."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0]
+
+
 class Wrapped(nn.Module):
     def __init__(self, inner: nn.Module):
         super().__init__()
@@ -48,6 +55,12 @@ def test_the_innermost_module_is_named(inner: nn.Module, why: str) -> None:
     name, module, reason = find_culprit(network(inner), torch.zeros(2, 3, 8, 8))
     assert (name, type(module)) == ("1.layers.1", type(inner))
     assert why in reason.lower(), reason
+
+
+def test_a_module_of_many_inputs_is_not_blamed() -> None:
+    model = nn.Sequential(Variadic(), network(Deciding())).eval()
+    name, module, _ = find_culprit(model, torch.zeros(2, 3, 8, 8))
+    assert (name, type(module)) == ("1.1.layers.1", Deciding)
 
 
 def test_the_exporter_says_it(tmp_path: Path) -> None:

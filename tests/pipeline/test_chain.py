@@ -339,6 +339,31 @@ def test_an_interrupted_training_goes_on(image_root: Path, tmp_path: Path) -> No
     assert epochs == [str(epoch) for epoch in range(1, 26)]
 
 
+def test_ctrl_c_inside_a_c_function_is_an_interruption(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPython turns a KeyboardInterrupt that a C function ignored into a SystemError: seen in torch.save."""
+
+    def interrupted(_: object) -> int:
+        raise SystemError(
+            "<function PurePath.__str__> returned a result with an exception set"
+        ) from KeyboardInterrupt()
+
+    monkeypatch.setattr("pipeline.cli._run", interrupted)
+    assert main(["models"]) == FAILED
+    error = capsys.readouterr().err
+    assert error.startswith("interrupted: ") and error.count("\n") == 1
+
+
+def test_another_system_error_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> int:
+        raise SystemError("a C extension is broken")
+
+    monkeypatch.setattr("pipeline.cli._run", broken)
+    with pytest.raises(SystemError, match="a C extension is broken"):
+        main(["models"])
+
+
 def test_no_engine_through_the_gate_is_status_3(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
