@@ -70,9 +70,10 @@ def balanced_subset(split: ImageSplit, count: int, seed: int) -> list[int]:
     generator = np.random.default_rng(seed)
     labels = np.asarray(split.labels)
     pools = [list(generator.permutation(np.flatnonzero(labels == label))) for label in range(len(split.classes))]
+    order = generator.permutation(len(pools))  # fewer images than classes are not those of the first classes
     chosen: list[int] = []
     while len(chosen) < count:  # one of each class in turn, so that a short class does not starve the others
-        for pool in pools:
+        for pool in (pools[label] for label in order):
             if pool and len(chosen) < count:
                 chosen.append(int(pool.pop()))
     return sorted(chosen)

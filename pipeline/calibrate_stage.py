@@ -1,30 +1,65 @@
-"""Stage 3: draw the calibration set, class-balanced, from the training images."""
+"""Stage 3: draw the calibration set, class-balanced, from the training images or from the recipe's source, and audit it."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from calib.calibration import make_calibration_set
+from calib.audit import Against, audit_calibration_set
+from calib.calibration import write_calibration_set
+from calib.calibration_source import draw_calibration_images
+from calib.colour_order import Logits
 from calib.images import read_split
-from calib.preprocess import Preprocess
+from calib.preprocess import Image, Preprocess
+from export import onnxruntime_backend
+from export.onnx_export import INPUT, OUTPUT
 from pipeline.artifact import Artifact
+from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
+from pipeline.progress import track
 from pipeline.recipe import Recipe
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `calibration.npz` into `folder`."""
+    """Write `calibration.npz` and `audit.json` into `folder`; InputError where the audit finds the set unfit.
+
+    The exported FP32 network, where `inputs` has it, is asked for the colour order.
+    """
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
-    spec = Preprocess.from_dict(checkpoint.preprocess)
-    split = read_split(recipe.data.root, "train", tuple(checkpoint.classes))
-    part = recipe.calibrate
-    made = make_calibration_set(split, spec, part.images, part.seed, folder / "calibration.npz")
-    counts = np.bincount(made.labels, minlength=len(split.classes))
-    print(f"           {len(made.labels)} training images, {counts.min()} to {counts.max()} of each class")
+    spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
+    train, part = read_split(recipe.data.root, "train", classes), recipe.calibrate
+    draw = draw_calibration_images(part.source, train, spec, part.images, part.seed)
+    made = write_calibration_set(draw, spec, folder / "calibration.npz", track)
+    with _network(inputs) as logits:
+        against = Against(spec, train, evaluation_split(recipe, classes), draw.files, logits)
+        audit = audit_calibration_set(made, against, track)
+    (folder / "audit.json").write_text(json.dumps(audit.to_dict(), indent=1), encoding="utf-8")
+    print(f"           calibration set from {part.source or train.root}, audited:")
+    for line in audit.lines():
+        print(f"           {line}")
+    audit.refuse()
     return {
-        "images": len(made.labels),
-        "per_class": [int(counts.min()), int(counts.max())],
+        "images": audit.images,
+        "per_class": [min(audit.per_class), max(audit.per_class)] if audit.per_class is not None else None,
+        "fingerprint": audit.fingerprint,
         "preprocess_sha256": spec.sha256(),
+        "warnings": audit.warnings,
     }
+
+
+@contextmanager
+def _network(inputs: Mapping[str, Artifact]) -> Iterator[Logits | None]:
+    """The exported FP32 network as a function from images to logits; None where the stage was not given one."""
+    if "export" not in inputs:
+        yield None
+        return
+    with onnxruntime_backend.load(inputs["export"].path("fp32.onnx"), torch.get_num_threads()) as runner:
+
+        def logits(images: Image) -> NDArray[Any]:
+            return runner.infer({INPUT: images})[OUTPUT]
+
+        yield logits

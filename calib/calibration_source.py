@@ -1,0 +1,195 @@
+"""Where calibration images come from: the training split, a folder, or an npz of images; and a seeded draw from it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from calib.errors import InputError
+from calib.image_array import UNKNOWN, open_images, unreadable
+from calib.images import ImageSplit, balanced_subset
+from calib.npz import UNREADABLE, StoredArray
+from calib.preprocess import IMAGE_SUFFIXES, Image, Preprocess, load_image, preprocess
+
+_SHOWN = 5  # examples in a message
+
+Track = Callable[[range, str], Iterable[int]]
+
+
+def silent(items: range, title: str) -> Iterable[int]:
+    """Shows no progress: what a caller without a terminal passes."""
+    return items
+
+
+@dataclass(frozen=True)
+class FileDraw:
+    """Image files in order, their names and their labels."""
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    files: tuple[Path, ...]
+
+    def images(self, spec: Preprocess, rows: int, track: Track) -> Iterator[Image]:
+        """The images preprocessed, `rows` at a time; those that cannot be decoded are all named in one InputError."""
+        damaged: list[InputError] = []
+        for start in track(range(0, len(self.files), rows), "calibration images"):
+            chunk = []
+            for file in self.files[start : start + rows]:
+                try:
+                    chunk.append(preprocess(load_image(file), spec))
+                except InputError as error:
+                    damaged.append(error)
+            if chunk:
+                yield np.stack(chunk)
+        if damaged:
+            raise InputError(
+                f"{len(damaged)} of {len(self.files)} calibration images cannot be decoded",
+                got="; ".join(str(error.got) for error in damaged[:_SHOWN]) + ("; …" if len(damaged) > _SHOWN else ""),
+                allowed=", ".join(IMAGE_SUFFIXES),
+                next_step=f"replace or delete them, the first: {str(damaged[0].next_step).partition(': ')[2]}",
+            )
+
+
+@dataclass(frozen=True)
+class ArrayDraw:
+    """Rows (rising) of the images in an npz, which are preprocessed already, their names and their labels."""
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    stored: StoredArray
+    rows: tuple[int, ...]
+    files: tuple[Path, ...] = ()
+
+    def images(self, spec: Preprocess, rows: int, track: Track) -> Iterator[Image]:
+        """The drawn rows, at most `rows` at a time."""
+        wanted, start = np.asarray(self.rows), 0
+        chunks = self.stored.chunks(rows)
+        for _ in track(range(0, len(self.stored), rows), "calibration images"):
+            try:
+                chunk = next(chunks)
+            except UNREADABLE as error:
+                raise unreadable(self.stored.path, error) from error
+            inside = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
+            start += len(chunk)
+            if inside.size:
+                yield chunk[inside]
+
+
+Draw = FileDraw | ArrayDraw
+
+
+def draw_calibration_images(source: Path | None, train: ImageSplit, spec: Preprocess, count: int, seed: int) -> Draw:
+    """Draw `count` images from `source`, or from the training split where it is None; always the same for one seed."""
+    if source is None:
+        return draw_from_split(train, count, seed)
+    if source.is_dir():
+        return _draw_from_folder(source, train.classes, count, seed)
+    if source.suffix == ".npz" and source.is_file():
+        return _draw_from_npz(source, train.classes, spec, count, seed)
+    found = "neither a folder nor an .npz" if source.exists() else "no such file or folder"
+    raise InputError(
+        "calibrate.source cannot be used", got=f"{source}: {found}",
+        allowed="a folder of images, with or without class folders, or an .npz with `images`, uint8 RGB (N, H, W, 3)",
+        next_step="set calibrate.source in the recipe, or leave it out to draw from the training images",
+    )  # fmt: skip
+
+
+def source_fingerprint(source: Path | None) -> str:
+    """Changes when a file of the source is added, removed or rewritten (names, sizes and times); "" without a source."""
+    digest = hashlib.sha256()
+    if source is None:
+        return ""
+    for path in _all_images(source) if source.is_dir() else [source]:
+        stat = path.stat() if path.exists() else None
+        digest.update(f"{path.relative_to(source)}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def draw_from_split(split: ImageSplit, count: int, seed: int) -> FileDraw:
+    """`count` images as equal a number of each class as it divides into."""
+    _check_enough(split.root, len(split), count)
+    return _files(split, balanced_subset(split, count, seed))
+
+
+def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int, seed: int) -> FileDraw:
+    """Class-balanced where the folders are the model's classes; otherwise any images below, without labels."""
+    folders = {entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    if not folders & set(classes):
+        files = tuple(_all_images(source))
+        _check_enough(source, len(files), count)
+        split = ImageSplit(source, classes, files, (UNKNOWN,) * len(files))
+        return _files(split, _seeded(len(files), count, seed))
+    if folders - set(classes):
+        raise InputError(
+            f"{source} has other classes than the model",
+            got=f"{len(folders & set(classes))} folders named as classes, and {sorted(folders - set(classes))[:_SHOWN]}",
+            allowed=f"the model's {len(classes)} classes, or no folder named as a class (images without labels)",
+            next_step="rename or remove these folders, or put all images into one folder",
+        )  # fmt: skip
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        images = _images_in(source / name) if name in folders else []
+        paths += images
+        labels += [label] * len(images)
+    split = ImageSplit(source, classes, tuple(paths), tuple(labels))
+    missing = [name for label, name in enumerate(classes) if label not in set(labels)]
+    if missing:
+        raise _missing_classes(str(source), missing, len(classes))
+    return draw_from_split(split, count, seed)
+
+
+def _draw_from_npz(source: Path, classes: tuple[str, ...], spec: Preprocess, count: int, seed: int) -> ArrayDraw:
+    stored, labels = open_images(source, len(classes), spec)
+    _check_enough(source, len(stored), count)
+    if labels is None:
+        chosen = _seeded(len(stored), count, seed)
+        return ArrayDraw(_row_names(source, chosen), (UNKNOWN,) * count, stored, tuple(chosen))
+    missing = [name for label, name in enumerate(classes) if not (labels == label).any()]
+    if missing:
+        raise _missing_classes(str(source), missing, len(classes))
+    nowhere = (source,) * len(labels)  # a balanced draw needs labels only
+    chosen = balanced_subset(ImageSplit(source, classes, nowhere, tuple(labels.tolist())), count, seed)
+    return ArrayDraw(_row_names(source, chosen), tuple(int(labels[row]) for row in chosen), stored, tuple(chosen))
+
+
+def _row_names(source: Path, rows: list[int]) -> tuple[str, ...]:
+    return tuple(f"{source.name}[{row}]" for row in rows)
+
+
+def _files(split: ImageSplit, chosen: list[int]) -> FileDraw:
+    files = tuple(split.paths[index] for index in chosen)
+    names = tuple(file.relative_to(split.root).as_posix() for file in files)
+    return FileDraw(names, tuple(split.labels[index] for index in chosen), files)
+
+
+def _seeded(available: int, count: int, seed: int) -> list[int]:
+    return sorted(int(index) for index in np.random.default_rng(seed).permutation(available)[:count])
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _all_images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _check_enough(where: Path, available: int, count: int) -> None:
+    if available < count:
+        raise InputError(
+            f"{where} has too few images for calibration", got=f"{available} images",
+            allowed=f"at least the {count} that calibrate.images asks for",
+            next_step=f"set calibrate.images: {available} in the recipe, or add images" if available else "add images",
+        )  # fmt: skip
+
+
+def _missing_classes(where: str, missing: list[str], classes: int) -> InputError:
+    return InputError(
+        f"{len(missing)} of the model's {classes} classes have no calibration image",
+        got=f"{where}: nothing of {', '.join(missing[:_SHOWN])}{', …' if len(missing) > _SHOWN else ''}",
+        allowed="images of every class, or images without labels",
+        next_step="add images of these classes, or leave the class folders and labels away",
+    )

@@ -1,0 +1,107 @@
+"""Is the red channel red? Two measures: the images' colour statistics, and the trained network itself."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.preprocess import Image
+
+MAX_P = 0.001  # chance of such a result where the order makes no difference
+MIN_GAIN = 0.05  # mean confidence that swapping must gain where no labels are known
+MIN_DIFFERENCE = 0.01  # of confidence: less is no difference to the sign test
+MIN_IMAGES = 16  # images in colour, below which nothing is said
+STRONG = 4.0  # standard errors
+_BATCH = 16
+
+Verdict = Literal["right", "wrong", "undecided"]
+Logits = Callable[[Image], NDArray[Any]]  # uint8 (n, H, W, 3) → (n, classes)
+
+
+@dataclass(frozen=True)
+class ColourOrder:
+    """What one measure says of the colour order, why in one line, and its figures."""
+
+    verdict: Verdict
+    text: str
+    figures: dict[str, float | int]
+
+
+def compare_statistics(ours: NDArray[np.float64], training: NDArray[np.float64]) -> ColourOrder:
+    """Red minus blue of the images against the training images': per-image channel means (N, 3), levels of 255.
+
+    Wrong where the difference from training is over STRONG standard errors and swapping removes most of it. Images of
+    other things than the training images may do that too, in the right order: this measure is a hint.
+    """
+    if min(len(ours), len(training)) < MIN_IMAGES:
+        return ColourOrder("undecided", f"fewer than {MIN_IMAGES} images in colour", {})
+    a, b = (means[:, 0] - means[:, 2] for means in (ours, training))
+    error = math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)) + 1e-9
+    given, swapped = abs(a.mean() - b.mean()), abs(a.mean() + b.mean())
+    verdict: Verdict = "undecided"
+    if given > STRONG * error and swapped < given / 2:
+        verdict = "wrong"
+    elif swapped > STRONG * error and given < swapped / 2:
+        verdict = "right"
+    text = f"red − blue is {a.mean():+.1f} levels, of training images {b.mean():+.1f} (± {error:.1f})"
+    figures = {"red_minus_blue": a.mean(), "training": b.mean(), "standard_error": error}
+    return ColourOrder(verdict, text, {key: round(float(value), 3) for key, value in figures.items()})
+
+
+def ask_network(images: Image, labels: NDArray[np.int64], logits: Logits) -> ColourOrder:
+    """Does the network do better on images in colour (N, H, W, 3) as given, or with red and blue swapped?
+
+    With labels: images right in one order only, by the exact McNemar test. Without (-1): the confidence in the
+    predicted class, by the sign test, and the mean gain must be at least MIN_GAIN, since a network may be a little
+    surer of odd colours throughout.
+    """
+    if len(images) < MIN_IMAGES:
+        return ColourOrder("undecided", f"fewer than {MIN_IMAGES} images in colour", {"images": len(images)})
+    given = _infer(images, logits)
+    swapped = _infer(images[..., ::-1], logits)
+    if (labels >= 0).all():
+        return _by_labels(given.argmax(axis=1) == labels, swapped.argmax(axis=1) == labels)
+    return _by_confidence(given.max(axis=1), swapped.max(axis=1))
+
+
+def one_sided_p(wins: int, losses: int) -> float:
+    """Chance of at least `wins` heads in `wins + losses` throws of a fair coin."""
+    throws = wins + losses
+    return sum(math.comb(throws, heads) for heads in range(wins, throws + 1)) / 2**throws
+
+
+def _by_labels(given: NDArray[np.bool_], swapped: NDArray[np.bool_]) -> ColourOrder:
+    gained, lost = int((swapped & ~given).sum()), int((given & ~swapped).sum())
+    verdict: Verdict = "undecided"
+    if one_sided_p(gained, lost) < MAX_P:
+        verdict = "wrong"
+    elif one_sided_p(lost, gained) < MAX_P:
+        verdict = "right"
+    text = f"top-1 {100 * given.mean():.1f} % as given, {100 * swapped.mean():.1f} % with red and blue swapped"
+    figures: dict[str, float | int] = {"images": len(given), "right_only_as_given": lost, "right_only_swapped": gained}
+    return ColourOrder(verdict, text, figures)
+
+
+def _by_confidence(given: NDArray[np.float64], swapped: NDArray[np.float64]) -> ColourOrder:
+    gain = float((swapped - given).mean())
+    more, less = int((swapped - given > MIN_DIFFERENCE).sum()), int((given - swapped > MIN_DIFFERENCE).sum())
+    verdict: Verdict = "undecided"
+    if one_sided_p(more, less) < MAX_P and gain >= MIN_GAIN:
+        verdict = "wrong"
+    elif one_sided_p(less, more) < MAX_P and gain <= -MIN_GAIN:
+        verdict = "right"
+    text = f"mean confidence {given.mean():.3f} as given, {swapped.mean():.3f} with red and blue swapped"
+    return ColourOrder(
+        verdict, text, {"images": len(given), "surer_as_given": less, "surer_swapped": more, "gain": round(gain, 4)}
+    )
+
+
+def _infer(images: Image, logits: Logits) -> NDArray[np.float64]:
+    """Softmax probabilities, (N, classes)."""
+    rows = [logits(np.ascontiguousarray(images[at : at + _BATCH])) for at in range(0, len(images), _BATCH)]
+    values = np.concatenate(rows).astype(np.float64)
+    values = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
