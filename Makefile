@@ -7,7 +7,7 @@ BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test lint train report predict models bench zoo doctor clean
+.PHONY: help setup export test lint train report predict models bench zoo quantization doctor clean
 
 help: ## print these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -37,6 +37,9 @@ predict: setup ## class and probability of IMAGES with the recommended engine
 zoo: setup ## every model of the zoo through the whole chain, a row each (about an hour on two cores)
 	@$(BIN)/python tests/bench/zoo.py
 
+quantization: setup ## every policy × method on four networks; the tables of docs/quantization.md (about an hour and a half on two cores)
+	@$(BIN)/python tests/bench/quantization.py
+
 models: setup ## parameters and MACs of every network, beside the papers'
 	@$(EDGE) models
 
@@ -55,4 +58,4 @@ lint: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 clean: ## remove runs/ and the unpacked images (not .venv)
-	rm -rf runs data/fashion-mnist data/fashion-mnist.partial
+	rm -rf runs data/fashion-mnist data/emoji data/*.partial

@@ -101,16 +101,17 @@ def _unpack(archive: Path, root: Path) -> None:
     for split in SPLITS:
         for name in classes:
             (partial / split / name).mkdir(parents=True)
-        labels = arrays[f"{split}_labels"]
+        labels, images = arrays[f"{split}_labels"], arrays[f"{split}_images"]
         for index in track(range(len(labels)), f"writing {root}/{split}"):
             path = partial / split / classes[labels[index]] / f"{index:06d}.png"
-            if not cv2.imwrite(str(path), arrays[f"{split}_images"][index]):
+            image = images[index]
+            if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image):
                 raise OSError(f"cannot write {path}")
     partial.replace(root)
 
 
 def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
-    """Read and check the arrays: images (N, H, W) uint8, labels (N,) integers, classes (C,) text."""
+    """Read and check the arrays: images (N, H, W) or RGB (N, H, W, 3) uint8, labels (N,) integers, classes (C,) text."""
     names = ("classes", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")))
     try:
         with np.load(archive, allow_pickle=False) as content:
@@ -125,7 +126,8 @@ def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
         raise _bad_archive(archive, f"class names that cannot be folders: {unfit[:5]}")
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        fits = images.ndim == 3 and images.dtype == np.uint8 and labels.dtype.kind in "iu"
+        shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+        fits = shaped and images.dtype == np.uint8 and labels.dtype.kind in "iu"
         if not fits or labels.shape != images.shape[:1]:
             raise _bad_archive(
                 archive, f"{split}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}"
@@ -139,6 +141,7 @@ def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
 def _bad_archive(archive: Path, got: str) -> InputError:
     return InputError(
         f"the image archive {archive} cannot be used", got=got,
-        allowed="npz with {train,val}_images (N, H, W) uint8, {train,val}_labels (N,) integers, classes (C,) text",
+        allowed="npz with {train,val}_images (N, H, W) grey or (N, H, W, 3) RGB uint8, {train,val}_labels (N,) integers, "
+        "classes (C,) text",
         next_step=f"restore it (git checkout -- '{archive}'), or make it again (data/README.md)",
     )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from calib.errors import InputError
 from calib.preprocess import load_image
@@ -46,6 +47,19 @@ def test_archive_becomes_folders(tmp_path: Path) -> None:
     assert set(train.paths).isdisjoint(val.paths)
     check_no_overlap(train, val)
     assert not (tmp_path / "images.partial").exists()
+
+
+def test_colours_are_kept(tmp_path: Path) -> None:
+    """The archive's channels are red, green, blue; OpenCV writes files from blue, green, red."""
+    content = arrays()
+    for split, count in (("train", 12), ("val", 6)):
+        content[f"{split}_images"] = np.random.default_rng(2).integers(0, 256, (count, 8, 6, 3), dtype=np.uint8)
+    content["train_images"][0] = (255, 128, 0)  # orange
+    train, _ = open_dataset(part(tmp_path, content))
+    for path in train.paths:
+        assert (load_image(path) == content["train_images"][int(path.stem)]).all(), f"{path} has other pixels"
+    with Image.open(tmp_path / "images/train/shoe/000000.png") as orange:  # another reader than ours
+        assert (orange.mode, orange.getpixel((0, 0))) == ("RGB", (255, 128, 0))
 
 
 def test_second_use_reads_the_folders(tmp_path: Path) -> None:
@@ -94,6 +108,8 @@ def test_failed_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"train_labels": np.zeros(12, np.float32)}, "float32"),
         ({"train_images": np.zeros((12, 8, 6), np.float32)}, "float32"),
         ({"train_images": np.zeros((12, 48), np.uint8)}, r"images \(12, 48\)"),
+        ({"train_images": np.zeros((12, 8, 6, 4), np.uint8)}, r"images \(12, 8, 6, 4\)"),
+        ({"val_images": np.zeros((6, 3, 8, 6), np.uint8)}, r"images \(6, 3, 8, 6\)"),
         ({"classes": np.array(["shoe", "../bag", "coat"])}, "cannot be folders"),
         ({"classes": np.array(["shoe", "shoe", "coat"])}, "twice"),
         ({"classes": np.array([1, 2, 3])}, "int64"),
