@@ -40,6 +40,8 @@ class Variant:
     init_std: float | None = 0.02
 
 
+MINI_SPLITS = (SplitShape(7, 4, 2), SplitShape(3, 1, 1), SplitShape(3, 2, 1))
+
 VARIANTS = {
     # Tables 1 and 3: beside ResNets, the token attention a performer or a transformer
     "t2t_vit_14": Variant("performer", 384, 14, 6, 3),
@@ -60,16 +62,8 @@ VARIANTS = {
     "t2t_vit_16_ghost": Variant("performer", 384, 16, 6, GHOST_MLP_RATIO, block="ghost"),
     # Not the paper's: trained in minutes on a CPU, for the embedded images. The second split keeps the map's size, and
     # weights start at 1/√fan-in: a network this narrow learns several times slower from upstream's 0.02.
-    "t2t_vit_mini": Variant(
-        "performer",
-        192,
-        4,
-        3,
-        2,
-        image_size=32,
-        splits=(SplitShape(7, 4, 2), SplitShape(3, 1, 1), SplitShape(3, 2, 1)),
-        init_std=None,
-    ),
+    "t2t_vit_mini": Variant("performer", 192, 4, 3, 2, image_size=32, splits=MINI_SPLITS, init_std=None),
+    "t2t_vit_t_mini": Variant("transformer", 192, 4, 3, 2, image_size=32, splits=MINI_SPLITS, init_std=None),
 }
 
 

@@ -50,6 +50,7 @@ ROWS = (
     Row("t2t_vit_14_resnext", Published("T2T-ViT-ResNeXt", "81.5", "21.5", "4.8", f"{T2T}, Table 6")),
     Row("t2t_vit_16_ghost", Published("T2T-ViT-Ghost", "79.5", "16.3", "3.7", f"{T2T}, Table 6")),
     Row("t2t_vit_mini", None, image_size=32),
+    Row("t2t_vit_t_mini", None, image_size=32),
     Row("vt_resnet18", Published("VT-R18", "76.8", "11.7", "1.569", f"{VT}, Table 8")),
     Row("vt_resnet34", Published("VT-R34", "79.9", "19.2", "3.236", f"{VT}, Table 8")),
     Row("vt_resnet50", Published("VT-R50", "80.6", "21.4", "3.412", f"{VT}, Table 8")),
