@@ -23,7 +23,7 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
         from modelopt.onnx.autocast import convert_to_mixed_precision
 
         data = Path(scratch) / "calibration.npz"
-        np.savez(data, **{INPUT: calibration.images[:32]})  # type: ignore[arg-type]
+        np.savez(data, **{INPUT: calibration.first(32)})  # type: ignore[arg-type]
         cast = convert_to_mixed_precision(
             str(source),
             low_precision_type="fp16",

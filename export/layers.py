@@ -7,39 +7,51 @@ from onnx import TensorProto
 
 from calib.policy import WEIGHT_OPERATORS, Layer
 from export.onnx_export import CLASS_KEY, MODULE_KEY, node_metadata
+from export.roles import Found, find_roles
 
 
 def read_layers(proto: onnx.ModelProto) -> list[Layer]:
     """Every node of the graph, in order."""
-    shapes = {initializer.name: tuple(initializer.dims) for initializer in proto.graph.initializer}
-    ranks = _ranks(proto)
-    return [
-        Layer(
+    weights = {initializer.name: tuple(initializer.dims) for initializer in proto.graph.initializer}
+    shapes = tensor_shapes(proto)
+    roles = find_roles(proto, shapes)
+    layers = []
+    for node in proto.graph.node:
+        constant = next((index for index, name in enumerate(node.input[:2]) if name in weights), None)
+        role = roles.get(node.name, Found(""))
+        layers.append(Layer(
             name=node.name,
             operator=node.op_type,
             module=node_metadata(node, MODULE_KEY).removeprefix("model."),
             classes=tuple(node_metadata(node, CLASS_KEY).split()),
-            weight_shape=next((shapes[name] for name in node.input[:2] if name in shapes), ()),
-            one_row=node.op_type in ("Gemm", "MatMul") and ranks.get(node.output[0]) == 2,
-        )
-        for node in proto.graph.node
-    ]
+            weight_shape=() if constant is None else weights[node.input[constant]],
+            one_row=node.op_type in ("Gemm", "MatMul") and len(shapes.get(node.output[0], ())) == 2,
+            weight_input=1 if constant is None else constant,
+            role=role.role, skip=role.skip, head_dim=role.head_dim, tokens=role.tokens,
+        ))  # fmt: skip
+    return layers
 
 
-def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
+def tensor_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors, 0 where a size is free."""
     graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    return {info.name: len(info.type.tensor_type.shape.dim) for info in (*graph.value_info, *graph.output)}
+    return {
+        info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+        for info in (*graph.value_info, *graph.output)
+    }
 
 
 def count_precisions(proto: onnx.ModelProto) -> dict[str, int]:
-    """Conv, Gemm and MatMul nodes by what they compute in: int8 where both operands come from DequantizeLinear."""
+    """Conv, Gemm and MatMul nodes by what they compute in: int8 or fp8 where both operands come from DequantizeLinear."""
     types = tensor_types(proto)
-    dequantized = {node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    dequantized = {
+        node.output[0]: types[node.input[0]] for node in proto.graph.node if node.op_type == "DequantizeLinear"
+    }
     counts = Counter({"int8": 0, "fp16": 0, "fp32": 0})
     for node in proto.graph.node:
         if node.op_type in WEIGHT_OPERATORS:
             if all(name in dequantized for name in node.input[:2]):
-                counts["int8"] += 1
+                counts["fp8" if dequantized[node.input[0]] == TensorProto.FLOAT8E4M3FN else "int8"] += 1
             else:
                 counts["fp16" if types[node.output[0]] == TensorProto.FLOAT16 else "fp32"] += 1
     return dict(counts)

@@ -1,64 +1,120 @@
-"""INT8 by explicit Q/DQ with nvidia-modelopt, on exactly the nodes a policy chose."""
+"""INT8 by explicit Q/DQ: decisions of a policy, ranges from real images, written into the graph."""
 
-import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
-from calib.policy import MIN_CHANNELS, Decision, weights_policy
-from export.layers import read_layers
-from export.onnx_export import INPUT
-from export.quiet import quiet
+from calib.policy import Decision, PolicyName, decide
+from export.layers import read_layers, tensor_shapes
+from export.qdq import INT8_MAX, MIN_SCALE, Weights, insert_qdq
+from export.ranges import Range, collect_ranges
+
+Method = Literal["max", "entropy", "percentile", "mse"]
+MIN_AMAX = INT8_MAX * MIN_SCALE
+MAX_TAPPED_BYTES = 256 * 2**20  # activations of one calibration batch
 
 
-def quantize_int8(source: Path, target: Path, calibration: CalibrationSet, *, method: str = "max") -> list[Decision]:
-    """Write `source` with Q/DQ around its weight layers to `target`, the rest left in FP32; returns what was decided.
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What is quantized and how: recipe keys `quantize.*` of the same names."""
 
-    Weights per channel, activations per tensor, both symmetric. RuntimeError where the result is not what was asked.
+    policy: PolicyName = "weights"
+    method: Method = "max"
+    percentile: float = 99.99
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    weight_bits: int = 8
+
+
+DEFAULTS = QuantizeOptions()
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was decided for each product and residual sum, and the range of each activation by tensor."""
+
+    decisions: list[Decision]
+    ranges: dict[str, Range]
+    tensors: dict[str, tuple[str, ...]]  # activations with Q/DQ, by the name of their layer
+
+
+def quantize_int8(
+    source: Path, target: Path, calibration: CalibrationSet, options: QuantizeOptions = DEFAULTS
+) -> Quantized:
+    """Write `source` (FP32) with Q/DQ to `target`, the rest left in FP32.
+
+    Weights per channel, activations per tensor, both symmetric. InputError where the policy or a pattern finds nothing.
     """
     proto = onnx.load(source)
-    decisions = weights_policy(read_layers(proto))
-    wanted = [decision.layer.name for decision in decisions if decision.int8]
-    if not wanted:
-        raise RuntimeError(f"the policy found no weight layer in {source.name}: nothing would be quantized")
-    with tempfile.TemporaryDirectory() as scratch, quiet():
-        from modelopt.onnx.quantization import quantize
-
-        quantize(
-            str(source),
-            quantize_mode="int8",
-            calibration_data={INPUT: calibration.images},
-            calibration_method=method,
-            calibration_eps=["cpu"],  # a fresh list: modelopt's default is one mutable list
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_quantize=[f"^{name}$" for name in wanted],  # modelopt matches by prefix: anchored
-            high_precision_dtype="fp32",
-            output_path=str(Path(scratch) / "int8.onnx"),
-            log_level="ERROR",
-        )
-        quantized = onnx.load(Path(scratch) / "int8.onnx")
-    decisions = _confirm(quantized, decisions)
-    onnx.checker.check_model(quantized, full_check=True)
-    del quantized.metadata_props[:]
-    quantized.metadata_props.extend(proto.metadata_props)
-    onnx.save(quantized, target)
-    return decisions
+    decisions = decide(read_layers(proto), options.policy, options.include, options.exclude)
+    found = find_ranges(proto, decisions, calibration, options)
+    onnx.save(write_quantized(proto, found, weight_bits=options.weight_bits), target)
+    return found
 
 
-def _confirm(quantized: onnx.ModelProto, decisions: list[Decision]) -> list[Decision]:
-    """Hold the final graph against the policy: tools drop inclusions and exclusions silently.
+def find_ranges(
+    proto: onnx.ModelProto, decisions: Sequence[Decision], calibration: CalibrationSet, options: QuantizeOptions
+) -> Quantized:
+    """Calibrate every activation that `decisions` quantize, in one pass; layers with a faint activation are left out."""
+    tensors = activations(proto, decisions)
+    names = list(dict.fromkeys(name for group in tensors.values() for name in group))
+    batches = calibration_batches(proto, names, calibration)
+    return leave_out_faint(
+        decisions, tensors, collect_ranges(proto, names, batches, options.method, options.percentile)
+    )
 
-    Narrow convolutions may be left out by modelopt's own rules, and then say so; any other difference is an error.
-    """
-    dequantized = {node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
-    got = {node.name for node in quantized.graph.node if all(name in dequantized for name in node.input[:2])}
-    confirmed = []
+
+def leave_out_faint(
+    decisions: Sequence[Decision], tensors: Mapping[str, tuple[str, ...]], ranges: Mapping[str, Range]
+) -> Quantized:
+    """Without the layers that have an activation so small, or always zero, that FP16 cannot hold its scale."""
+    chosen = []
     for decision in decisions:
-        layer = decision.layer
-        if decision.int8 and layer.name not in got and layer.operator == "Conv" and layer.narrow:
-            decision = Decision(layer, False, f"narrower than {MIN_CHANNELS} channels: modelopt leaves it out")
-        if decision.int8 != (layer.name in got):
-            raise RuntimeError(f"modelopt did not follow the policy at {layer}: asked for INT8 {decision.int8}")
-        confirmed.append(decision)
-    return confirmed
+        faintest = min((ranges[name].amax for name in tensors.get(decision.layer.name, ())), default=MIN_AMAX)
+        if decision.int8 and faintest < MIN_AMAX:
+            told = "is always zero" if faintest == 0 else f"stays under {faintest:.2g}: too small for a scale in FP16"
+            decision = Decision(decision.layer, f"an activation of it {told}")
+        chosen.append(decision)
+    return Quantized(chosen, dict(ranges), dict(tensors))
+
+
+def write_quantized(
+    proto: onnx.ModelProto, found: Quantized, *, weight_bits: int = 8, weights: Weights = "stored",
+    weight_amax: Mapping[str, NDArray[np.float32]] | None = None,
+) -> onnx.ModelProto:  # fmt: skip
+    """`proto` with INT8 Q/DQ as `found` says, checked; the other options are those of `insert_qdq`."""
+    amax = {name: found_range.amax for name, found_range in found.ranges.items()}
+    quantized = insert_qdq(
+        proto, found.decisions, amax, weight_bits=weight_bits, weights=weights, weight_amax=weight_amax
+    )
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized
+
+
+def activations(proto: onnx.ModelProto, decisions: Sequence[Decision]) -> dict[str, tuple[str, ...]]:
+    """The tensors of each quantized layer that need a range: its inputs but the constant one, and its output if asked."""
+    nodes = {node.name: node for node in proto.graph.node}
+    found: dict[str, tuple[str, ...]] = {}
+    for decision in decisions:
+        layer, node = decision.layer, nodes[decision.layer.name]
+        names = [
+            node.input[index] for index in decision.inputs if not (layer.weight_shape and index == layer.weight_input)
+        ]
+        if names:
+            found[layer.name] = (*names, *(node.output[:1] if decision.output else ()))
+    return found
+
+
+def calibration_batches(
+    proto: onnx.ModelProto, tensors: Sequence[str], calibration: CalibrationSet
+) -> Iterator[NDArray[np.uint8]]:
+    """The calibration images in batches whose activations fit into `MAX_TAPPED_BYTES`."""
+    shapes = tensor_shapes(proto)
+    values = sum(int(np.prod(shapes[name][1:])) for name in tensors if name in shapes)
+    yield from calibration.batches(max(1, min(64, MAX_TAPPED_BYTES // max(4 * values, 1))))

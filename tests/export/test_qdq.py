@@ -1,0 +1,276 @@
+"""Q/DQ: the same scales and results as nvidia-modelopt where both can, ranges against brute force, each policy's layers."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import nn
+
+from calib.calibration import CalibrationSet
+from calib.errors import InputError
+from calib.images import read_split
+from calib.policy import Decision, PolicyName, decide, performer_kernel
+from calib.preprocess import Preprocess, load_batch
+from export import onnxruntime_backend
+from export.cast_fp16 import cast_fp16
+from export.layers import count_precisions, read_layers
+from export.onnx_export import INPUT, OUTPUT, export_onnx
+from export.qdq import Weights, insert_qdq, to_fp8
+from export.quantize_int8 import (
+    QuantizeOptions,
+    activations,
+    find_ranges,
+    leave_out_faint,
+    quantize_int8,
+    write_quantized,
+)
+from export.ranges import BINS, RangeMethod, collect_ranges, mse_amax
+from export.simplify import simplify_onnx
+
+CLASSES = ["class_0", "class_1", "class_2"]
+BLOCKS = 4  # of t2t_vit_mini
+
+
+@pytest.fixture(scope="module")
+def calibration(image_root: Path, spec: Preprocess) -> CalibrationSet:
+    split = read_split(image_root, "train")
+    return CalibrationSet(load_batch(list(split.paths), spec), np.asarray(split.labels))
+
+
+@pytest.fixture(scope="module")
+def fp32(
+    small_model: nn.Module, spec: Preprocess, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("qdq")
+    export_onnx(small_model, spec, CLASSES, folder / "raw.onnx")
+    simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.images[:2])
+    return folder / "fp32.onnx"
+
+
+def logits(path: Path, images: NDArray[np.uint8], *, literal: bool = False) -> NDArray[np.float32]:
+    with onnxruntime_backend.load(path, 2, literal=literal) as runner:
+        return np.asarray(runner.infer({INPUT: images})[OUTPUT])
+
+
+def scales(proto: onnx.ModelProto) -> dict[tuple[str, int], NDArray[np.float32]]:
+    """The scale in front of each input of each product, by the product's name and the input's index."""
+    makers = {node.output[0]: node for node in proto.graph.node}
+    constants = {value.name: numpy_helper.to_array(value) for value in proto.graph.initializer}
+    return {
+        (node.name, index): np.atleast_1d(constants[makers[name].input[1]])
+        for node in proto.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul")
+        for index, name in enumerate(node.input[:2])
+        if name in makers and makers[name].op_type == "DequantizeLinear"
+    }
+
+
+def test_max_is_what_modelopt_makes_of_the_same_layers(fp32: Path, calibration: CalibrationSet, tmp_path: Path) -> None:
+    from modelopt.onnx.quantization import quantize
+
+    found = quantize_int8(fp32, tmp_path / "ours.onnx", calibration)
+    wanted = [decision.layer.name for decision in found.decisions if decision.int8]
+    quantize(
+        str(fp32), quantize_mode="int8", calibration_data={INPUT: calibration.images}, calibration_method="max",
+        calibration_eps=["cpu"], op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        nodes_to_quantize=[f"^{name}$" for name in wanted], high_precision_dtype="fp32",
+        output_path=str(tmp_path / "theirs.onnx"), log_level="ERROR",
+    )  # fmt: skip
+    ours, theirs = (scales(onnx.load(tmp_path / f"{name}.onnx")) for name in ("ours", "theirs"))
+    assert set(ours) == set(theirs) and len(ours) == 2 * len(wanted)
+    for place, scale in ours.items():
+        np.testing.assert_allclose(scale, theirs[place], rtol=1e-5, err_msg=str(place))
+    first, second = (logits(tmp_path / f"{name}.onnx", calibration.images) for name in ("ours", "theirs"))
+    difference = np.abs(first - second)
+    assert difference.max() < 0.05 * np.abs(second).max(), f"max {difference.max():.3g}, mean {difference.mean():.3g}"
+    assert (tmp_path / "ours.onnx").stat().st_size < 0.5 * (tmp_path / "theirs.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("weights", get_args(Weights))
+def test_a_layer_computes_round_half_to_even_on_its_grid(weights: Weights) -> None:
+    """One MatMul against numpy: activations on 127 steps of their range, weights on 127 of each channel's."""
+    generator = np.random.default_rng(0)
+    x, weight = generator.normal(size=(5, 32)).astype(np.float32), generator.normal(size=(32, 16)).astype(np.float32)
+    weight[:, 3] = 0  # a dead channel has no range
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "product")], "one",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 32])], [onnx.helper.make_tensor_value_info("y", 1, ["n", 16])],
+        [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    (layer,) = read_layers(proto)
+    amax = 2.0  # some values saturate
+    quantized = insert_qdq(proto, [Decision(layer, "", (0, 1))], {"x": amax}, weights=weights)
+    onnx.checker.check_model(quantized, full_check=True)
+    (y,) = onnx.reference.ReferenceEvaluator(quantized).run(None, {"x": x})
+    x_scale, w_scale = amax / 127, np.where(np.abs(weight).max(0) > 0, np.abs(weight).max(0) / 127, 1)
+    x_grid = np.clip(np.rint(x / x_scale), -128, 127) * x_scale
+    w_grid = np.rint(weight / w_scale) * w_scale
+    np.testing.assert_allclose(y, x_grid @ w_grid, rtol=1e-4, atol=1e-5)
+    assert (np.abs(x) > amax).any() and (y[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize(("bits", "steps"), [(8, 127), (4, 7)])
+def test_weights_use_the_whole_grid(fp32: Path, calibration: CalibrationSet, bits: int, steps: int) -> None:
+    proto = onnx.load(fp32)
+    found = find_ranges(proto, decide(read_layers(proto)), calibration, QuantizeOptions())
+    quantized = write_quantized(proto, found, weight_bits=bits)
+    stored = [
+        numpy_helper.to_array(value) for value in quantized.graph.initializer if value.name.endswith("weight_quantized")
+    ]
+    assert len(stored) == sum(decision.int8 for decision in found.decisions)
+    assert all(array.dtype == np.int8 and np.abs(array).max() == steps for array in stored)
+
+
+@pytest.mark.parametrize(
+    ("policy", "attention", "residual", "outputs"),
+    [("weights", 0, 0, 0), ("+attention", 2 * BLOCKS, 0, BLOCKS), ("+residual", 0, 2 * BLOCKS, 0)],
+)
+def test_each_policy_takes_its_layers(
+    fp32: Path, policy: PolicyName, attention: int, residual: int, outputs: int
+) -> None:
+    taken = [decision for decision in decide(read_layers(onnx.load(fp32)), policy) if decision.int8]
+    assert sum(bool(decision.layer.weight_shape) for decision in taken) == 4 * BLOCKS + 2 * 3 + 1
+    assert sum(decision.layer.role in ("scores", "context") for decision in taken) == attention
+    assert sum(decision.layer.role == "residual" for decision in taken) == residual
+    assert sum(decision.output for decision in taken) == outputs
+    assert not any(decision.layer.kernel for decision in taken)
+
+
+def test_full_takes_everything(fp32: Path) -> None:
+    layers = read_layers(onnx.load(fp32))
+    taken = decide(layers, "full")
+    assert all(decision.int8 for decision in taken) and any(decision.layer.kernel for decision in taken)
+    assert {d.layer.name for d in taken} == {
+        layer.name for layer in layers if layer.operator in ("Conv", "Gemm", "MatMul") or layer.role
+    }
+
+
+def test_residual_is_what_went_around_the_branch(fp32: Path) -> None:
+    proto = onnx.load(fp32)
+    decisions = [d for d in decide(read_layers(proto), "+residual") if d.layer.role == "residual" and d.int8]
+    users = {
+        name: [n.op_type for n in proto.graph.node if name in n.input] for n in proto.graph.node for name in n.output
+    }
+    for names in activations(proto, decisions).values():
+        assert "LayerNormalization" in users[names[0]], "the stream also feeds the norm of the branch"
+
+
+def test_a_faint_activation_is_left_out(fp32: Path, calibration: CalibrationSet) -> None:
+    """Its scale would be 0 in an FP16 graph, which TensorRT refuses."""
+    proto = onnx.load(fp32)
+    found = find_ranges(proto, decide(read_layers(proto)), calibration, QuantizeOptions())
+    name, tensor = next((name, group[0]) for name, group in found.tensors.items())
+    for amax, told in ((0.0, "is always zero"), (1e-6, "stays under 1e-06")):
+        ranges = found.ranges | {tensor: replace(found.ranges[tensor], amax=amax)}
+        left = leave_out_faint(found.decisions, found.tensors, ranges).decisions
+        (decision,) = [decision for decision in left if decision.layer.name == name]
+        assert not decision.int8 and told in decision.reason
+        assert sum(d.int8 for d in found.decisions) - sum(d.int8 for d in left) == 1
+
+
+def test_include_and_exclude_overrule(fp32: Path) -> None:
+    layers = read_layers(onnx.load(fp32))
+    decided = decide(layers, include=["head", r"blocks\.0\.attn"], exclude=[r"blocks\.\d+\.mlp\.fc2"])
+    taken = [d.layer for d in decided if d.int8]
+    assert "head" in [layer.module for layer in taken]
+    assert [layer.role for layer in taken if layer.module == "blocks.0.attn"] == ["scores", "context"]
+    assert not any(layer.module.endswith("fc2") for layer in taken)
+    with pytest.raises(InputError, match="names no layer") as error:
+        decide(layers, exclude=[r"blocks\.9.*"])
+    assert r"blocks\.9" in str(error.value) and "--explain" in str(error.value)
+
+
+def test_a_policy_that_finds_nothing_is_an_error(fp32: Path) -> None:
+    layers = [layer for layer in read_layers(onnx.load(fp32)) if not layer.role]
+    with pytest.raises(InputError, match="quantizes no attention product"):
+        decide(layers, "+attention")
+    with pytest.raises(InputError, match="quantizes no weight layer"):
+        decide(layers, exclude=[".*"])
+
+
+@pytest.mark.parametrize("policy", ["weights", "+attention", "+residual", "full"])
+def test_every_policy_runs_and_is_near(
+    fp32: Path, calibration: CalibrationSet, tmp_path: Path, policy: PolicyName
+) -> None:
+    quantize_int8(fp32, tmp_path / "int8.onnx", calibration, QuantizeOptions(policy))
+    ours, reference = (logits(path, calibration.images) for path in (tmp_path / "int8.onnx", fp32))
+    error = float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
+    assert 1e-6 < error < 0.3, f"relative error {error:.3f}"
+
+
+def test_fp8_in_fp16_keeps_its_type(fp32: Path, calibration: CalibrationSet, tmp_path: Path) -> None:
+    proto = onnx.load(fp32)
+    found = find_ranges(proto, decide(read_layers(proto)), calibration, QuantizeOptions())
+    int8 = write_quantized(proto, found, weights="as they are")
+    onnx.save(int8, tmp_path / "int8.onnx")
+    onnx.save(to_fp8(int8), tmp_path / "fp8.onnx")
+    pinned = [layer.name for layer in performer_kernel(read_layers(proto))]
+    cast_fp16(tmp_path / "int8.onnx", tmp_path / "int8-fp16.onnx", calibration, pinned)
+    onnx.save(to_fp8(onnx.load(tmp_path / "int8-fp16.onnx")), tmp_path / "fp8-fp16.onnx")
+    for name in ("fp8", "fp8-fp16"):
+        onnx.checker.check_model(tmp_path / f"{name}.onnx", full_check=True)
+        assert (
+            count_precisions(onnx.load(tmp_path / f"{name}.onnx"))["fp8"]
+            == sum(decision.int8 for decision in found.decisions)
+            > 20
+        )
+    ours, reference = (logits(path, calibration.images, literal=True) for path in (tmp_path / "fp8.onnx", fp32))
+    assert 1e-4 < np.linalg.norm(ours - reference) / np.linalg.norm(reference) < 0.2
+    with pytest.raises(ValueError, match="stored as INT8"):
+        to_fp8(write_quantized(proto, found))
+
+
+@pytest.mark.parametrize("method", ["max", "entropy", "percentile", "mse"])
+def test_ranges_are_those_of_all_images(fp32: Path, calibration: CalibrationSet, method: RangeMethod) -> None:
+    """Whatever the batches are; and a threshold leaves out the share that it says."""
+    proto = onnx.load(fp32)
+    tensor = next(node.output[0] for node in proto.graph.node if node.op_type == "Gelu")
+    whole = collect_ranges(proto, [tensor], [calibration.images], method, 99.0)[tensor]
+    parts = collect_ranges(proto, [tensor], [calibration.images[:5], calibration.images[5:]], method, 99.0)[tensor]
+    assert whole.low == parts.low and whole.high == parts.high == pytest.approx(whole.high)
+    assert parts.amax == pytest.approx(whole.amax, rel=0.15)  # another first batch makes other bins
+    assert (whole.amax == whole.high and whole.saturated == 0) == (method == "max")
+    if method == "percentile":
+        assert whole.saturated == pytest.approx(0.01, abs=0.002)
+
+
+def test_mse_is_the_least_of_all_thresholds() -> None:
+    """Against the error of the samples themselves, at every threshold; modelopt's own is a sixteenth of it."""
+    samples = np.abs(np.random.default_rng(0).laplace(size=200_000))
+    counts, edges = np.histogram(samples, BINS, (0, samples.max()))
+    found = mse_amax(counts.astype(np.float64), edges)
+
+    def error(amax: float) -> float:
+        scale = amax / 127
+        return float(((np.minimum(np.rint(samples / scale), 127) * scale - samples) ** 2).mean())
+
+    assert error(found) <= 1.01 * min(error(amax) for amax in np.linspace(0.1, 1, 181) * samples.max())
+
+
+def test_entropy_and_percentile_are_modelopts(fp32: Path, calibration: CalibrationSet) -> None:
+    """A histogram of our own, cut where its cumulative share reaches the percentile; entropy inside the range seen."""
+    proto = onnx.load(fp32)
+    tensor = next(node.output[0] for node in proto.graph.node if node.op_type == "LayerNormalization")
+    values: list[NDArray[np.float32]] = []
+    with_max = collect_ranges(proto, [tensor], [calibration.images], "max")[tensor]
+    from export.taps import Tap, write_tapped
+
+    path = fp32.with_name("tapped.onnx")
+    maker = next(node for node in proto.graph.node if tensor in node.output)
+    shape = next(info for info in onnx.shape_inference.infer_shapes(proto).graph.value_info if info.name == tensor)
+    sizes = tuple(dim.dim_value for dim in shape.type.tensor_type.shape.dim[1:])
+    names = write_tapped(fp32, path, [Tap("norm", maker.name, 0, sizes)])
+    with onnxruntime_backend.load(path, 2) as runner:
+        values.append(runner.infer({INPUT: calibration.images})[names["norm"]])
+    magnitudes = np.abs(np.concatenate(values)).ravel()
+    assert with_max.amax == pytest.approx(float(magnitudes.max()))
+    percentile = collect_ranges(proto, [tensor], [calibration.images], "percentile", 99.9)[tensor]
+    assert percentile.amax == pytest.approx(float(np.quantile(magnitudes, 0.999)), rel=2 / BINS * 10)
+    entropy = collect_ranges(proto, [tensor], [calibration.images], "entropy")[tensor]
+    assert 0 < entropy.amax <= with_max.amax * 1.001
