@@ -1,0 +1,98 @@
+"""The search split: training images that are neither in the calibration set nor among the evaluation images."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.calibration import CHUNK, CalibrationSet
+from calib.errors import InputError
+from calib.images import ImageSplit, balanced_subset
+from calib.leak import find_leak
+from calib.pixels import PixelMeter, pixel_hashes
+from calib.preprocess import Image, Preprocess, load_batch
+from pipeline.progress import track
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSplit:
+    """Preprocessed images (N, H, W, 3) uint8 in memory (150 KB each at 224 px), labels (N,), and their files."""
+
+    images: Image
+    labels: NDArray[np.int64]
+    paths: tuple[Path, ...]
+    fingerprint: str
+    left_out: int  # drawn first, then left out because their content is in another set
+
+
+def draw_search_split(
+    train: ImageSplit, evaluation: ImageSplit, calibration: CalibrationSet, spec: Preprocess, count: int, seed: int
+) -> SearchSplit:
+    """Draw `count` images class-balanced from `train`, always the same for one seed.
+
+    Left out are images that the calibration set names, those whose preprocessed pixels are a calibration image's or an
+    evaluation image's (or nearly: `calib.leak`), and repetitions. InputError where too few are left.
+    """
+    named = set(calibration.names)
+    pool = [path for path in train.paths if path.relative_to(train.root).as_posix() not in named]
+    calibrated = {digest for batch in calibration.batches(CHUNK) for digest in pixel_hashes(batch)}
+    refused: set[Path] = set()
+    while True:
+        left = _without(train, set(pool) - refused)
+        if len(left) < count:
+            raise InputError(
+                "there are too few training images for the search", allowed=f"at least search.images: {count}",
+                got=f"{len(left)} of {len(train)} are neither calibration images ({len(calibration)}) nor repetitions "
+                "of others", next_step=f"set search.images: {len(left)} in the recipe, or calibrate.images lower",
+            )  # fmt: skip
+        chosen = balanced_subset(left, count, seed)
+        paths = [left.paths[index] for index in chosen]
+        images, meter = _load(paths, spec)
+        pixels = meter.pixels()
+        bad = {path for path, digest in zip(paths, pixels.hashes, strict=True) if digest in calibrated}
+        bad |= _repeated(paths, pixels.hashes)
+        names = [str(path) for path in paths]
+        leak = find_leak(names, paths, pixels, evaluation, spec, track)
+        bad |= {Path(name) for name, _ in leak.same + leak.near}
+        if not bad:
+            labels = np.asarray([left.labels[index] for index in chosen], dtype=np.int64)
+            return SearchSplit(images, labels, tuple(paths), meter.fingerprint(), len(refused))
+        refused |= bad
+
+
+def _without(split: ImageSplit, kept: set[Path]) -> ImageSplit:
+    pairs = [(path, label) for path, label in zip(split.paths, split.labels, strict=True) if path in kept]
+    return replace(split, paths=tuple(path for path, _ in pairs), labels=tuple(label for _, label in pairs))
+
+
+def _load(paths: list[Path], spec: Preprocess) -> tuple[Image, PixelMeter]:
+    images = np.empty((len(paths), spec.height, spec.width, 3), dtype=np.uint8)
+    meter = PixelMeter(spec.sha256())
+    for start in track(range(0, len(paths), CHUNK), "search images"):
+        batch = load_batch(paths[start : start + CHUNK], spec)
+        images[start : start + CHUNK] = batch
+        meter.add(batch)
+    return images, meter
+
+
+def _repeated(paths: list[Path], hashes: list[bytes]) -> set[Path]:
+    """All but the first of images with equal pixels."""
+    seen: set[bytes] = set()
+    repeated = set()
+    for path, digest in zip(paths, hashes, strict=True):
+        if digest in seen:
+            repeated.add(path)
+        seen.add(digest)
+    return repeated
+
+
+def spread_rows(count: int, wanted: int) -> list[int]:
+    """`wanted` of `count` rows, evenly over all classes, since images are sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
+
+
+def fingerprint_of(*parts: str) -> str:
+    """One hash of several texts."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

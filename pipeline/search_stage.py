@@ -1,0 +1,256 @@
+"""The stage of precision `auto`: the mix of INT8 and FP32 layers that is fastest within the gate, or best under a latency."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from calib.calibration import load_calibration_set
+from calib.errors import InputError
+from calib.images import read_split
+from calib.policy import Decision, Layer, PolicyName, decide
+from calib.preprocess import Preprocess
+from calib.search import Outcome, Trial, Unit, search_budget, search_fastest
+from calib.search_limits import Limits, compare, images_needed
+from export import onnxruntime_backend, openvino_backend, tensorrt_backend
+from export.engines import backend_version
+from export.layers import read_layers
+from export.quantize_int8 import find_ranges
+from export.runner import Unavailable
+from pipeline.artifact import Artifact
+from pipeline.batches import evaluation_split
+from pipeline.checkpoint import read_checkpoint
+from pipeline.evaluate_stage import infer_in_chunks
+from pipeline.quantize_graphs import quantize_options
+from pipeline.recipe import QuantizePart, Recipe
+from pipeline.report_format import number, quantity
+from pipeline.search_images import SearchSplit, draw_search_split, fingerprint_of
+from pipeline.search_path import PathFile, Row, heading, line
+from pipeline.search_trials import Logits, Material, Trials, candidates, noise_floor
+
+MUCH_NOISE = 0.05  # of a ratio: more than most groups of layers save
+_INDENT = " " * 11
+
+
+def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Write `search.json`, which names the layers of precision `auto`, and `path.jsonl`, a row for every mix tried.
+
+    An interrupted search goes on in the same `folder`. InputError where the backend is not here, where there are too few
+    images to decide on, and where no mix is within `search.budget_ms`.
+    """
+    _check_backend(recipe.search.backend)
+    material = _gather(recipe, inputs)
+    units = _units(material, inputs["sensitivity"])
+    path = PathFile(folder, _settings(recipe, inputs, material.split))
+    _say_start(recipe, material, units, path.kept)
+    with Trials(recipe, material, folder / "engines") as trials:
+        outcome, rows = _search(recipe, units, trials, path)
+    chosen = next(row for row in rows if frozenset(row.nodes) == outcome.chosen.units)
+    summary = _summary(recipe, material, units, outcome, chosen, rows)
+    (folder / "search.json").write_text(json.dumps(summary, indent=1, allow_nan=False), encoding="utf-8")
+    print(f"{_INDENT}{summary['conclusion']}")
+    print(f"{_INDENT}next: t2t-edge quantize, with auto in quantize.precisions; why each layer: quantize --explain")
+    keys = ("backend", "images", "candidates", "conclusion", "complete")
+    return {key: summary[key] for key in keys} | {
+        "int8_layers": len(chosen.nodes), "ratio": chosen.ratio, "drop_pp": chosen.drop_pp, "trials": len(rows),
+    }  # fmt: skip
+
+
+def _check_backend(wanted: str) -> None:
+    """InputError where this machine cannot build and run engines of the backend, with those that it can."""
+    checks = {
+        "onnxruntime": onnxruntime_backend.check_available,
+        "openvino": openvino_backend.check_available,
+        "tensorrt": tensorrt_backend.check_available_to_run,
+    }
+    reasons: dict[str, str] = {}
+    for backend, check in checks.items():
+        try:
+            check()
+        except Unavailable as reason:
+            reasons[backend] = str(reason)
+    if wanted in reasons:
+        raise InputError(
+            "the search needs a backend that runs here, because it measures", got=f"{wanted}: {reasons[wanted]}",
+            allowed=", ".join(backend for backend in checks if backend not in reasons) or "none is installed",
+            next_step="set search.backend in the recipe to one of these, or install it (t2t-edge doctor)",
+        )  # fmt: skip
+
+
+def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
+    """The graph, its candidates with their ranges, the search split and FP32's answers on it."""
+    checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
+    spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
+    calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
+    split = draw_search_split(
+        read_split(recipe.data.root, "train", classes), evaluation_split(recipe, classes), calibration, spec,
+        recipe.search.images, recipe.search.seed,
+    )  # fmt: skip
+    source = inputs["export"].path("fp32.onnx")
+    limits = Limits(recipe.gate.min_relative_top1, recipe.search.max_drop_pp)
+    fp32 = _infer_fp32(recipe, source, split)
+    _check_images(fp32, split, limits)
+    proto = onnx.load(source)
+    decisions = candidate_decisions(read_layers(proto), recipe.quantize)
+    found = find_ranges(proto, decisions, calibration, quantize_options(recipe.quantize))
+    return Material(source, proto, spec, classes, found, split, fp32, limits)
+
+
+def candidate_decisions(layers: list[Layer], part: QuantizePart) -> list[Decision]:
+    """What the policies weights, +attention and +residual quantize of each layer, with the recipe's include and exclude."""
+    weights = decide(layers, "weights", part.include, part.exclude)
+    more: tuple[PolicyName, ...] = ("+attention", "+residual")
+    return candidates(weights, *(_decide_more(layers, policy, part, weights) for policy in more))
+
+
+def _decide_more(
+    layers: list[Layer], policy: PolicyName, part: QuantizePart, weights: list[Decision]
+) -> list[Decision]:  # fmt: skip
+    """A policy that names layers which the network has not is a mistake in a recipe; here it only adds no candidates.
+
+    Wrong patterns have been found out by deciding on `weights` before.
+    """
+    try:
+        return decide(layers, policy, part.include, part.exclude)
+    except InputError:
+        return weights
+
+
+def _infer_fp32(recipe: Recipe, source: Path, split: SearchSplit) -> Logits:
+    with onnxruntime_backend.load(source, recipe.benchmark.threads) as runner:
+        return np.concatenate(infer_in_chunks(runner, split.images, recipe.evaluate.batch_size))
+
+
+def _check_images(fp32: Logits, split: SearchSplit, limits: Limits) -> None:
+    """InputError where so few images could not tell that the gate holds, however good a mix is."""
+    needed = images_needed(compare(fp32, fp32, split.labels), limits)
+    if needed is None or needed > len(split.labels):
+        raise InputError(
+            "the search split is too small to be sure of the gate", got=f"search.images: {len(split.labels)}",
+            allowed=f"at least {needed}: the gate ({limits.min_relative_top1:g} of FP32's top-1) must hold with 95 %"
+            if needed else "gate.min_relative_top1 below 1 and a network that is right on some training images",
+            next_step="raise search.images in the recipe" if needed else "lower gate.min_relative_top1 in the recipe",
+        )  # fmt: skip
+
+
+def _units(material: Material, sensitivity: Artifact) -> list[Unit]:
+    """The candidates with group and KL from the sensitivity stage.
+
+    A layer that it did not measure counts as the most sensitive of all: it is the first to be returned to FP32.
+    """
+    rows = json.loads(sensitivity.path("sensitivity.json").read_text(encoding="utf-8"))["layers"]
+    known = {row["node"]: row for row in rows}
+    units = []
+    for decision in material.found.decisions:
+        layer = decision.layer
+        if decision.int8:
+            row = known.get(layer.name, {"group": f"{layer.module} (not measured)", "kl": math.inf})
+            kind = {"": "weights", "residual": "residual"}.get(layer.role, "attention")
+            units.append(Unit(layer.name, row["group"], kind, float(row["kl"])))
+    return units
+
+
+def _settings(recipe: Recipe, inputs: Mapping[str, Artifact], split: SearchSplit) -> str:
+    """Hash of all that a row depends on."""
+    files = {"export": "fp32.onnx", "calibrate": "calibration.npz", "sensitivity": "sensitivity.json"}
+    values = recipe.model_dump(mode="json")
+    parts = json.dumps([values[key] for key in ("quantize", "search", "gate", "benchmark", "build")], sort_keys=True)
+    hashes = [inputs[stage].outputs[name] for stage, name in files.items()]
+    return fingerprint_of(parts, *hashes, split.fingerprint, str(backend_version(recipe.search.backend)))
+
+
+def _search(recipe: Recipe, units: list[Unit], trials: Trials, path: PathFile) -> tuple[Outcome, list[Row]]:
+    """Run the algorithm; rows in the order in which it asked for them, finished before or now."""
+    rows: list[Row] = []
+
+    def evaluate(names: frozenset[str], label: str) -> Trial:
+        row = path.find(names)
+        if row is None:
+            row = trials.row(names, label) if names else trials.fp32_row()
+            path.add(row)
+        if not names:
+            trials.know_noise(row)
+        rows.append(row)
+        print(f"{_INDENT}{line(row)}", flush=True)
+        return row.trial()
+
+    if recipe.search.budget_ms is None:
+        return search_fastest(units, evaluate), rows
+    return search_budget(units, evaluate, recipe.search.budget_ms), rows
+
+
+def _say_start(recipe: Recipe, material: Material, units: list[Unit], kept: int) -> None:
+    goal = "the fastest mix within the limits"
+    if recipe.search.budget_ms is not None:
+        goal = f"the most accurate mix under {recipe.search.budget_ms:g} ms"
+    limits = material.limits
+    print(
+        f"{_INDENT}{goal} on {recipe.search.backend}: {len(units)} layers in "
+        f"{len({unit.group for unit in units})} groups may be INT8; {len(material.split.labels)} training images decide, "
+        f"{limits.max_drop_pp:g} points may be lost and the gate ({limits.min_relative_top1:g}) must hold with 95 %"
+    )
+    if kept:
+        print(f"{_INDENT}{kept} trials of an interrupted search are kept")
+    print(f"{_INDENT}{heading()}")
+
+
+def _summary(
+    recipe: Recipe, material: Material, units: list[Unit], outcome: Outcome, chosen: Row, rows: list[Row]
+) -> dict[str, Any]:
+    part, limits = recipe.search, material.limits
+    decisions = [decision for decision in material.found.decisions if decision.layer.name in outcome.chosen.units]
+    if not outcome.met:
+        raise InputError(
+            "no mix of INT8 and FP32 layers is within search.budget_ms", allowed="at least what the fastest takes",
+            got=f"{part.budget_ms:g} ms; the fastest of {len(rows)} takes {quantity(chosen.latency_ms)} ms",
+            next_step="raise search.budget_ms in the recipe, or take a smaller model",
+        )  # fmt: skip
+    return {
+        "schema": 1, "backend": part.backend, "threads": recipe.benchmark.threads, "images": len(material.split.labels),
+        "budget_ms": part.budget_ms, "max_drop_pp": limits.max_drop_pp, "min_relative_top1": limits.min_relative_top1,
+        "fp32": rows[0].to_dict(), "chosen": chosen.to_dict(), "complete": outcome.complete,
+        "candidates": len(units), "groups": _groups(units, outcome.chosen.units),
+        "conclusion": _conclusion(recipe, units, outcome, chosen, rows),
+        "int8": [
+            {"node": of.layer.name, "inputs": list(of.inputs), "output": of.output} for of in decisions
+        ],
+        "path": [row.to_dict() for row in rows],
+    }  # fmt: skip
+
+
+def _groups(units: list[Unit], chosen: frozenset[str]) -> list[dict[str, Any]]:
+    """How many layers of each group are in INT8."""
+    names: dict[str, list[str]] = {}
+    for unit in units:
+        names.setdefault(unit.group, []).append(unit.name)
+    return [{"group": key, "layers": len(of), "int8": len(chosen & set(of))} for key, of in names.items()]
+
+
+def _conclusion(recipe: Recipe, units: list[Unit], outcome: Outcome, chosen: Row, rows: list[Row]) -> str:
+    """The result in a sentence or three."""
+    backend, fp32 = recipe.search.backend, rows[0]
+    noise = noise_floor(fp32)
+    end = "" if noise <= MUCH_NOISE else (
+        f" The clock is unsure here: FP32 beside itself differs by {100 * noise:.0f} %, and no smaller gain was seen; "
+        "run it again on an idle machine or with more benchmark.rounds."
+    )  # fmt: skip
+    end += "" if outcome.complete else f" The search ended at its {len(rows)} trials; there may be better."
+    if not chosen.nodes:
+        if recipe.search.budget_ms is not None:
+            return f"FP32 takes {quantity(fp32.latency_ms)} ms on {backend}, which is within the budget: auto is FP32."
+        fastest = min((row for row in rows if row.ratio is not None), key=lambda row: row.trial().ratio or math.inf)
+        why = "no mix with INT8 layers that holds the limits is measurably faster"
+        if fastest.nodes and fastest.refused:
+            why += f"; the fastest, {fastest.label}, was refused: {fastest.refused}"
+        return f"FP32 is the fastest on {backend} here ({why}), so auto is the FP32 graph.{end}"
+    assert chosen.ratio is not None
+    warning = f" It does not hold the limits: {chosen.refused}." if chosen.refused else ""
+    return (
+        f"auto has {len(chosen.nodes)} of {len(units)} layers in INT8: {1 / chosen.ratio:.2f} × the speed of FP32 on "
+        f"{backend} ({quantity(chosen.latency_ms)} ms), {number(chosen.drop_pp)} points of top-1 lost and "
+        f"{number(chosen.agreement, 1)} % of the answers the same on the search images.{warning}{end}"
+    )

@@ -1,0 +1,211 @@
+"""Try one mix of INT8 and FP32 layers: its graph, its engine, the engine's accuracy on the search split, its latency."""
+
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from calib.errors import InputError
+from calib.policy import Decision
+from calib.preprocess import Preprocess
+from calib.search_limits import Comparison, Limits, compare, highest_drop_pp, hopeless, refusal
+from export import onnxruntime_backend
+from export.engines import EngineSpec, Sidecar, build_engine, load_engine
+from export.layers import count_precisions
+from export.quantize_int8 import Quantized, write_quantized
+from export.runner import Runner
+from pipeline.benchmark_stage import measure
+from pipeline.evaluate_stage import infer_in_chunks
+from pipeline.recipe import BenchmarkPart, Recipe
+from pipeline.search_images import SearchSplit, spread_rows
+from pipeline.search_path import Row
+
+SCREEN_IMAGES = 64  # on which ONNX Runtime tells a hopeless graph before an engine is built
+SECONDS = 8.0  # of timed calls for one latency, unless benchmark.rounds and calls are done earlier
+LEAST_NOISE = 0.005  # of a ratio: no clock and no machine is better
+_LEAST_CALLS = 3
+_ERROR_OF_MEDIAN = 1.2533  # the standard error of a median over that of a mean, for a normal distribution
+_STD_OF_MAD = 1.4826
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What every trial needs. `found` has the decision of each candidate; `fp32` are ONNX Runtime's logits of `source`."""
+
+    source: Path
+    proto: onnx.ModelProto
+    spec: Preprocess
+    classes: tuple[str, ...]
+    found: Quantized
+    split: SearchSplit
+    fp32: Logits
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The median of a batch of 1 in milliseconds, its ratio to FP32 beside it, and twice the ratio's standard error."""
+
+    latency_ms: float
+    ratio: float
+    noise: float
+
+
+class Trials:
+    """A context manager: keeps FP32's engine loaded beside those that are tried."""
+
+    def __init__(self, recipe: Recipe, material: Material, folder: Path):
+        self._recipe, self._material, self._folder = recipe, material, folder
+        self._stack = ExitStack()
+        self._fp32: Runner | None = None
+        self._floor = LEAST_NOISE
+
+    def __enter__(self) -> "Trials":
+        shutil.rmtree(self._folder, ignore_errors=True)  # what an interrupted search left
+        self._folder.mkdir()
+        self._stack.callback(shutil.rmtree, self._folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def know_noise(self, row: Row) -> None:
+        """No ratio is surer than that of FP32 to itself, which `row` holds."""
+        self._floor = noise_floor(row)
+
+    def fp32_row(self) -> Row:
+        """FP32 on the backend, against ONNX Runtime's FP32 and against itself. RuntimeError if it is another network."""
+        runner, sidecar = self._open_fp32()
+        found = self._compare(runner, sidecar)
+        refused = refusal(found, self._material.limits)
+        if refused:
+            raise RuntimeError(
+                f"{self._recipe.search.backend} does not compute the FP32 graph as ONNX Runtime does: {refused}; "
+                f"it agrees on {found.agreement:.1f} % of the search images"
+            )
+        _, again = self._load(self._folder / "fp32")
+        with again:
+            timing = self._time(again, runner)
+        return self._row("FP32", frozenset(), 0, sidecar, found, timing, "")
+
+    def row(self, names: frozenset[str], label: str) -> Row:
+        """Build and measure the mix with `names` in INT8."""
+        graph = self._graph(names)
+        products, path = count_precisions(graph)["int8"], self._folder / "mix.onnx"
+        onnx.save(graph, path)
+        out = self._screen(path)
+        if out is not None and (reason := hopeless(out, self._material.limits)):
+            return self._row(label, names, products, None, out, None, f"{reason}, in ONNX Runtime already")
+        try:
+            sidecar = self._build(path, "mix")
+        except (RuntimeError, InputError) as error:  # a builder that refuses the graph: the search goes on without it
+            reason = f"no engine: {' '.join(str(error).split())}"
+            return self._row(label, names, products, None, None, None, reason)
+        fp32, _ = self._open_fp32()
+        _, runner = self._load(self._folder / "mix")
+        with runner:
+            found = self._compare(runner, sidecar)
+            timing = self._time(runner, fp32)
+        shutil.rmtree(self._folder / "mix")
+        return self._row(label, names, products, sidecar, found, timing, refusal(found, self._material.limits))
+
+    def _row(
+        self, label: str, names: frozenset[str], products: int, sidecar: Sidecar | None, found: Comparison | None,
+        timing: Timing | None, refused: str,
+    ) -> Row:  # fmt: skip
+        return Row(
+            label, tuple(sorted(names)), products,
+            None if sidecar is None or sidecar.layers is None else sidecar.layers["int8"],
+            0 if found is None else found.images, None if found is None else found.top1,
+            None if found is None else found.drop_pp, None if found is None else highest_drop_pp(found),
+            None if found is None else found.agreement, None if timing is None else timing.latency_ms,
+            None if timing is None else timing.ratio, 0.0 if timing is None else max(timing.noise, self._floor), refused,
+        )  # fmt: skip
+
+    def _graph(self, names: frozenset[str]) -> onnx.ModelProto:
+        found = self._material.found
+        mix = [decision for decision in found.decisions if decision.layer.name in names]
+        return write_quantized(
+            self._material.proto, replace(found, decisions=mix), weight_bits=self._recipe.quantize.weight_bits
+        )
+
+    def _screen(self, path: Path) -> Comparison | None:
+        """The graph computed as written on a few images; None where the backend is ONNX Runtime itself.
+
+        None, too, with a latency to meet: there, the least bad must be found even where all are bad.
+        """
+        if self._recipe.search.backend == "onnxruntime" or self._recipe.search.budget_ms is not None:
+            return None
+        split, rows = self._material.split, spread_rows(len(self._material.split.labels), SCREEN_IMAGES)
+        with onnxruntime_backend.load(path, self._recipe.benchmark.threads, literal=True) as runner:
+            ours = self._infer(runner, split.images[rows], None)
+        return compare(ours, self._material.fp32[rows], split.labels[rows])
+
+    def _compare(self, runner: Runner, sidecar: Sidecar) -> Comparison:
+        split = self._material.split
+        return compare(self._infer(runner, split.images, sidecar.max_batch), self._material.fp32, split.labels)
+
+    def _infer(self, runner: Runner, images: NDArray[np.uint8], max_batch: int | None) -> Logits:
+        size = self._recipe.evaluate.batch_size
+        return np.concatenate(infer_in_chunks(runner, images, min(size, max_batch or size)))
+
+    def _open_fp32(self) -> tuple[Runner, Sidecar]:
+        if self._fp32 is None:
+            self._build(self._material.source, "fp32")
+            self._sidecar, runner = self._load(self._folder / "fp32")
+            self._fp32 = self._stack.enter_context(runner)
+        return self._fp32, self._sidecar
+
+    def _build(self, path: Path, name: str) -> Sidecar:
+        backend = self._recipe.search.backend
+        sizes = next((part.batch_sizes for part in self._recipe.build if part.backend == backend), (1, 1, 8))
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        spec = EngineSpec(backend, name, None, (1, sizes[1], sizes[2]))
+        return build_engine(spec, path, self._folder / name, self._material.spec, list(self._material.classes))
+
+    def _load(self, folder: Path) -> tuple[Sidecar, Runner]:
+        return load_engine(folder, self._recipe.benchmark.threads)
+
+    def _time(self, runner: Runner, fp32: Runner) -> Timing:
+        """Both engines in turns, as the benchmark stage does, in fewer calls where they take long."""
+        part, image = self._recipe.benchmark, self._material.split.images[:1]
+        pair: Mapping[str, Runner] = {"fp32": fp32, "mix": runner}
+        limits = dict.fromkeys(pair)
+        first = part.model_copy(update={"batch_sizes": (1,), "rounds": 1, "calls": _LEAST_CALLS})
+        quick = sum(float(np.median(times[1])) for times in measure(pair, image, first, limits).values())
+        calls = max(_LEAST_CALLS, min(part.calls, int(SECONDS / (part.rounds * quick))))
+        mode = BenchmarkPart(
+            batch_sizes=(1,), warmup=part.warmup, rounds=part.rounds, calls=calls, threads=part.threads
+        )
+        seconds = measure(pair, image, mode, limits)
+        return timing(seconds["mix"][1], seconds["fp32"][1], part.rounds)
+
+
+def timing(ours: list[float], fp32: list[float], rounds: int) -> Timing:
+    """From the seconds of all calls of two engines that took turns for `rounds` rounds of equally many calls."""
+    medians = [np.median(np.reshape(seconds, (rounds, -1)), axis=1) for seconds in (ours, fp32)]
+    ratios = medians[0] / medians[1]
+    ratio = float(np.median(ratios))
+    spread = _STD_OF_MAD * float(np.median(np.abs(ratios - ratio)))
+    return Timing(1e3 * float(np.median(ours)), ratio, 2 * _ERROR_OF_MEDIAN * spread / float(np.sqrt(rounds)))
+
+
+def noise_floor(fp32: Row) -> float:
+    """What the machine adds to a ratio, from the row of FP32 beside a copy of itself."""
+    assert fp32.ratio is not None and not fp32.nodes
+    return max(LEAST_NOISE, abs(fp32.ratio - 1), fp32.noise)
+
+
+def candidates(weights: list[Decision], *others: list[Decision]) -> list[Decision]:
+    """Each layer's decision of the first policy that quantizes it."""
+    merged = list(weights)
+    for decisions in others:
+        merged = [new if new.int8 and not old.int8 else old for old, new in zip(merged, decisions, strict=True)]
+    return merged
