@@ -109,9 +109,20 @@ def _given_weights(recipe: Recipe, split: ImageSplit, world: World) -> tuple[nn.
 
 def _train(recipe: Recipe, split: ImageSplit, trainer: "Trainer", folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     part, world = recipe.train, trainer.world
-    steps = len(trainer.loaders.train)
-    state = new_state(recipe, split.classes, steps, world)
-    identity = training_identity(recipe, split.classes, len(split), world)
+    state = new_state(recipe, split.classes, len(trainer.loaders.train), world)
+    run_epochs(trainer, state, training_identity(recipe, split.classes, len(split), world), folder)
+    final = state.history[-1]
+    rates = [row.images_per_s for row in state.history]
+    return state.result(), {
+        "top1": final.ema_top1 if state.ema is not None else final.val_top1, "epochs": part.epochs,
+        "seconds": sum(row.seconds for row in state.history), "images_per_s": median(rates),
+        "weights": "moving average" if state.ema is not None else "last epoch",
+    }  # fmt: skip
+
+
+def run_epochs(trainer: "Trainer", state: TrainingState, identity: dict[str, Any], folder: Path) -> None:
+    """All epochs, or those that an interrupted training of the same `identity` has left."""
+    part, world, steps = trainer.part, trainer.world, len(trainer.loaders.train)
     world.wait()  # rank 0 may still be making the folder
     if (folder / LAST).is_file():
         restore_last(folder / LAST, state, identity)
@@ -122,13 +133,6 @@ def _train(recipe: Recipe, split: ImageSplit, trainer: "Trainer", folder: Path) 
             trainer.run_epoch(epoch, network, state, log)
             if world.rank == 0:
                 save_last(folder / LAST, state, identity)
-    final = state.history[-1]
-    rates = [row.images_per_s for row in state.history]
-    return state.result(), {
-        "top1": final.ema_top1 if state.ema is not None else final.val_top1, "epochs": part.epochs,
-        "seconds": sum(row.seconds for row in state.history), "images_per_s": median(rates),
-        "weights": "moving average" if state.ema is not None else "last epoch",
-    }  # fmt: skip
 
 
 def _wrap(model: nn.Module, part: TrainPart, world: World) -> nn.Module:
@@ -141,6 +145,8 @@ def _wrap(model: nn.Module, part: TrainPart, world: World) -> nn.Module:
 
 class Trainer:
     """The loop over one epoch, and the measurement after it."""
+
+    advice = "lower train.lr, set train.clip_grad: 1.0, or train.amp: off"  # against a loss that is not finite
 
     def __init__(self, recipe: Recipe, loaders: Loaders, classes: int, world: World):
         part = recipe.train
@@ -161,11 +167,11 @@ class Trainer:
             loss = self._step(epoch, step, batch, network, state)
             loss_sum += loss
             if before is not None:  # one step late: reading the newest loss would stall a GPU
-                log.show_step(epoch, step - 1, _finite(before, epoch, step - 1))
+                log.show_step(epoch, step - 1, self._finite(before, epoch, step - 1))
             before = loss
         steps = len(self.loaders.train)
         if before is not None:
-            log.show_step(epoch, steps - 1, _finite(before, epoch, steps - 1))
+            log.show_step(epoch, steps - 1, self._finite(before, epoch, steps - 1))
         trained = time.monotonic() - started
         due = (epoch + 1) % self.part.eval_every == 0 or epoch + 1 == self.part.epochs
         models = [state.model] if state.ema is None else [state.model, state.ema.module]
@@ -187,7 +193,7 @@ class Trainer:
             images, targets = self.mix(images, targets)
         images = self.erase(images)
         with self._autocast():
-            loss: Tensor = self.loss(network(images), targets)
+            loss = self.compute_loss(network, images, targets)
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.part.clip_grad is not None:
@@ -198,6 +204,19 @@ class Trainer:
         if state.ema is not None:
             state.ema.update(state.model, step=update + 1)
         return loss.detach()
+
+    def compute_loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch: normalised images (N, 3, H, W), labels (N,) or what mixing made of them."""
+        return self.loss(network(images), targets)
+
+    def _finite(self, loss: Tensor, epoch: int, step: int) -> float:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise RuntimeError(
+                f"the training loss is {value} in epoch {epoch + 1}, step {step + 1}: the weights are lost.\n"
+                f"  next: {self.advice}; last.pt, where there is one, holds the epoch before"
+            )
+        return value
 
     def _autocast(self) -> torch.autocast:
         dtype = _AMP[self.part.amp]
@@ -230,14 +249,3 @@ def _loss(part: TrainPart) -> Callable[[Tensor, Tensor], Tensor]:
     if part.mixup > 0 or part.cutmix > 0:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(part.label_smoothing) if part.label_smoothing > 0 else nn.CrossEntropyLoss()
-
-
-def _finite(loss: Tensor, epoch: int, step: int) -> float:
-    value = float(loss)
-    if not math.isfinite(value):
-        raise RuntimeError(
-            f"the training loss is {value} in epoch {epoch + 1}, step {step + 1}: the weights are lost.\n"
-            "  next: lower train.lr, set train.clip_grad: 1.0, or train.amp: off; "
-            "last.pt, where there is one, holds the epoch before"
-        )
-    return value

@@ -48,9 +48,13 @@ class TrainingState:
 
 def new_state(recipe: Recipe, classes: tuple[str, ...], steps_per_epoch: int, world: World) -> TrainingState:
     """A network with fresh weights, or those of `model.checkpoint`, and what trains it."""
-    part = recipe.train
-    torch.manual_seed(part.seed)  # the same first weights in every process
-    model = _first_weights(recipe, classes, world).to(world.device)
+    torch.manual_seed(recipe.train.seed)  # the same first weights in every process
+    return make_state(_first_weights(recipe, classes, world), recipe.train, steps_per_epoch, world)
+
+
+def make_state(model: nn.Module, part: TrainPart, steps_per_epoch: int, world: World) -> TrainingState:
+    """What trains `model`, which is moved to the device."""
+    model = model.to(world.device)
     optimizer = _make_optimizer(model, part)
     scheduler, _ = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=part.epochs, min_lr=part.min_lr, warmup_epochs=part.warmup_epochs,

@@ -1,0 +1,119 @@
+"""Quantization-aware training: the fake-quantized network learns to say what the FP32 network says (docs/qat.md).
+
+It is training (`pipeline.train`) with another loss, few epochs and light augmentation: the same loaders, processes,
+measurement and log.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calib.errors import InputError
+from export.fake_quantize import FakeQuantized
+from pipeline.dataset import open_dataset
+from pipeline.distributed import World
+from pipeline.loader import Loaders, make_loaders
+from pipeline.recipe import QatPart, Recipe, TrainPart
+from pipeline.train import Trainer, run_epochs
+from pipeline.training_state import make_state, training_identity
+
+MIN_SCALE = 0.8  # of a random crop: a share of the image that changes what it shows only a little
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Top-1 in percent on the evaluation images, and the loss of each epoch."""
+
+    teacher_top1: float
+    before_top1: float
+    after_top1: float
+    losses: tuple[float, ...]
+    seconds: float
+
+    def notes(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return {
+            "teacher_top1": self.teacher_top1, "before_top1": self.before_top1, "top1": self.after_top1,
+            "losses": list(self.losses), "seconds": self.seconds,
+        }  # fmt: skip
+
+
+def train_student(recipe: Recipe, student: FakeQuantized, teacher: nn.Module, folder: Path, world: World) -> Trained:
+    """Train `student` in place, on the device of `world`; `teacher` (eval mode) stays as it is.
+
+    Writes `last.pt`, from which an interrupted training of the same recipe goes on, `metrics.csv` (val_top1 is the
+    student's, fake-quantized) and `tensorboard/` into `folder`. RuntimeError where the loss is not finite.
+    """
+    torch.set_flush_denormal(True)  # as in training
+    as_training = recipe.model_copy(update={"train": training_part(recipe.qat, recipe.train)})
+    train_split, val_split = open_dataset(recipe.data)
+    _check(recipe.qat, len(train_split), world)
+    with closing(make_loaders(train_split, val_split, recipe.preprocess_spec(), as_training.train, world)) as loaders:
+        state = make_state(student, as_training.train, len(loaders.train), world)
+        teacher = teacher.to(world.device).requires_grad_(False)
+        trainer = DistillingTrainer(as_training, loaders, len(train_split.classes), world, teacher, recipe.qat)
+        before, teacher_top1 = trainer.measure([student, teacher])
+        identity = training_identity(as_training, train_split.classes, len(train_split), world)
+        for name in ("quantize", "qat", "calibrate"):
+            part = getattr(recipe, name).model_dump(mode="json")
+            identity |= {f"{name}.{key}": value for key, value in part.items() if key != "workers"}
+        run_epochs(trainer, state, identity, folder)
+    last = state.history[-1]
+    assert last.val_top1 is not None
+    losses = tuple(row.train_loss for row in state.history)
+    return Trained(teacher_top1, before, last.val_top1, losses, sum(row.seconds for row in state.history))
+
+
+def training_part(part: QatPart, train: TrainPart) -> TrainPart:
+    """What `qat` is in the words of `train`: a cosine from `lr` to 0 without warm-up; crops of at least `MIN_SCALE`."""
+    low, high = train.random_resize_scale
+    return TrainPart(
+        epochs=part.epochs, batch_size=part.batch_size, optimizer="adamw", lr=part.lr, min_lr=0,
+        weight_decay=part.weight_decay, warmup_epochs=0, label_smoothing=0, mixup=0, cutmix=0, auto_augment=None,
+        random_erasing=0, random_resize_scale=(max(low, MIN_SCALE), max(high, MIN_SCALE)),
+        random_crop_padding=train.random_crop_padding, horizontal_flip=train.horizontal_flip, drop_path=0, ema_decay=0,
+        clip_grad=part.clip_grad, amp="off", workers=part.workers, seed=part.seed,
+    )  # fmt: skip
+
+
+class DistillingTrainer(Trainer):
+    """Training whose loss is the distance from a teacher's answers."""
+
+    advice = "lower qat.lr, or set qat.clip_grad: 1.0"
+
+    def __init__(self, recipe: Recipe, loaders: Loaders, classes: int, world: World, teacher: nn.Module, part: QatPart):
+        super().__init__(recipe, loaders, classes, world)
+        self.teacher, self.qat = teacher, part
+
+    def compute_loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """As `distillation_loss`, with the teacher's logits of the same augmented images."""
+        with torch.no_grad():
+            answers = self.teacher(images)
+        return distillation_loss(network(images), answers, targets, self.qat.distill, self.qat.temperature)
+
+
+def distillation_loss(logits: Tensor, answers: Tensor, labels: Tensor, distill: float, temperature: float) -> Tensor:
+    """distill · T² · KL(teacher ‖ student) at temperature T + (1 − distill) · cross-entropy (Hinton, arXiv 1503.02531).
+
+    logits and answers (the teacher's logits) (N, classes), labels (N,) → mean over the batch. T² keeps the gradient's
+    size the same for every temperature (section 2 there).
+    """
+    log_student = F.log_softmax(logits / temperature, 1)
+    log_teacher = F.log_softmax(answers / temperature, 1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    loss = distill * temperature**2 * divergence
+    return loss if distill == 1 else loss + (1 - distill) * F.cross_entropy(logits, labels)
+
+
+def _check(part: QatPart, images: int, world: World) -> None:
+    share = images // world.size
+    if part.batch_size > share:
+        raise InputError(
+            "qat.batch_size is larger than a process's share of the training images", got=part.batch_size,
+            allowed=f"at most {share} ({images} images, {world.size} process(es))", next_step="lower qat.batch_size",
+        )  # fmt: skip

@@ -1,0 +1,189 @@
+"""The stage of `int8-qat`: train the network with fake quantizers where its graph will have Q/DQ, and write that graph."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from calib.calibration import CalibrationSet, load_calibration_set
+from calib.policy import Layer, decide
+from calib.preprocess import Preprocess
+from export import onnxruntime_backend
+from export.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
+from export.layers import read_layers
+from export.onnx_export import INPUT, OUTPUT, export_onnx
+from export.placement import Floats
+from export.quantize_int8 import Method, Quantized, QuantizeOptions, find_ranges, write_quantized
+from export.simplify import simplify_onnx
+from pipeline.artifact import Artifact
+from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.distributed import open_world
+from pipeline.loader import Normalise
+from pipeline.qat import train_student
+from pipeline.recipe import QuantizePart, Recipe
+from pipeline.statistics import agreement
+from pipeline.weights import build_model
+
+COMPARED_IMAGES = 64  # calibration images on which the written graph is compared with the trained network
+MAX_SHOWN = 8
+
+
+def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Write `checkpoint.pt`, `fp32.onnx`, `int8.onnx`, `ranges.json`, `metrics.csv` and `last.pt` into `folder`.
+
+    `int8.onnx` is `fp32.onnx` with the Q/DQ that was trained; `ranges.json` holds their ranges
+    (`read_ranges`). Several processes of torchrun train together, rank 0 writes.
+    """
+    checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
+    spec = Preprocess.from_dict(checkpoint.preprocess)
+    calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
+    proto = onnx.load(inputs["export"].path("fp32.onnx"))
+    student, found = make_student(recipe, checkpoint, proto, calibration)
+    with open_world() as world:
+        if world.rank == 0:
+            _say(student, found)
+        trained = train_student(recipe, student, build_model(checkpoint, recipe.model), folder, world)
+        notes = trained.notes() | _counts(student, found)
+        if world.rank > 0:
+            return notes
+        print(
+            f"           top-1: FP32 {trained.teacher_top1:.2f} %, quantized {trained.before_top1:.2f} %, "
+            f"trained quantized {trained.after_top1:.2f} %"
+        )
+    return notes | write_student(recipe, checkpoint, student.cpu(), proto, found, calibration, folder)
+
+
+def make_student(
+    recipe: Recipe, checkpoint: Checkpoint, proto: onnx.ModelProto, calibration: CalibrationSet
+) -> tuple[FakeQuantized, Quantized]:
+    """The trained network with fake quantizers, on the CPU, and what the policy decided, with the ranges of activations.
+
+    The ranges are those that quantization after training uses: of the FP32 graph `proto` on the calibration set.
+    """
+    part = recipe.quantize
+    decisions = decide(read_layers(proto), part.policy, part.include, part.exclude)
+    found = find_ranges(proto, decisions, calibration, _options(part))
+    model = build_model(checkpoint, recipe.model)
+    images = calibration.first(CHECKED_IMAGES)
+    spec = Preprocess.from_dict(checkpoint.preprocess)
+    placement, calls = look(model, proto, found.decisions, images, normalised(images, spec), spec)
+    amax = {name: found_range.amax for name, found_range in found.ranges.items()}
+    return FakeQuantized(model, placement, calls, amax, part.weight_bits), found
+
+
+def _options(part: QuantizePart) -> QuantizeOptions:
+    """SmoothQuant's ranges are the largest magnitudes; what it moves into the weights, training can do itself."""
+    method: Method = "max" if part.method == "smoothquant" else part.method
+    return QuantizeOptions(part.policy, method, part.percentile, part.include, part.exclude, part.weight_bits)
+
+
+def normalised(images: NDArray[np.uint8], spec: Preprocess) -> torch.Tensor:
+    """uint8 images (N, H, W, 3) as the network takes them, float32 (N, 3, H, W)."""
+    return Normalise(spec, torch.device("cpu"))(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+
+def _say(student: FakeQuantized, found: Quantized) -> None:
+    placed, missed = student.placement.sites, student.placement.missed
+    print(
+        f"           fake quantization of {len(placed)} of the {len(placed) + len(missed)} layers that the policy names"
+    )
+    for layer, reason in missed[:MAX_SHOWN]:
+        print(f"           quantized after training only: {_name(layer)}: {reason}")
+    if len(missed) > MAX_SHOWN:
+        print(f"           … and {len(missed) - MAX_SHOWN} more; all in the manifest")
+
+
+def _name(layer: Layer) -> str:
+    return f"{layer.module or 'the network'} ({layer.operator} {layer.name})"
+
+
+def _counts(student: FakeQuantized, found: Quantized) -> dict[str, Any]:
+    missed = {_name(layer): reason for layer, reason in student.placement.missed}
+    return {
+        "policy_layers": sum(decision.int8 for decision in found.decisions),
+        "trained_layers": len(student.placement.sites), "quantized_after_training_only": missed,
+        "weight_bits": student.weight_bits,
+    }  # fmt: skip
+
+
+def write_student(
+    recipe: Recipe, checkpoint: Checkpoint, student: FakeQuantized, before: onnx.ModelProto, found: Quantized,
+    calibration: CalibrationSet, folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """The trained student as a checkpoint of ours, as a graph, and as a graph with Q/DQ; compares the last with it."""
+    spec = Preprocess.from_dict(checkpoint.preprocess)
+    snapped = student.snap_weights()
+    weights = dict(student.model.state_dict())
+    plain = Checkpoint(checkpoint.model, checkpoint.image_size, checkpoint.classes, checkpoint.preprocess, weights)
+    write_checkpoint(plain, folder / "checkpoint.pt")
+    _export(student.model, recipe, spec, checkpoint.classes, calibration, folder)
+    proto = onnx.load(folder / "fp32.onnx")
+    _check_same_graph(before, proto)
+    images = calibration.first(COMPARED_IMAGES)
+    amax = weight_ranges(student, proto, normalised(images[:CHECKED_IMAGES], spec))
+    quantized = write_quantized(proto, found, weight_bits=student.weight_bits, weight_amax=amax)
+    onnx.save(quantized, folder / "int8.onnx")
+    _write_ranges(folder / "ranges.json", found, amax, student.weight_bits)
+    return {"snapped_weights": snapped} | compare(student, folder / "int8.onnx", images, spec)
+
+
+def _export(
+    model: nn.Module,
+    recipe: Recipe,
+    spec: Preprocess,
+    classes: Sequence[str],
+    calibration: CalibrationSet,
+    folder: Path,
+) -> None:
+    """`fp32.onnx`, made as the export stage makes it."""
+    export_onnx(model, spec, classes, folder / "raw.onnx", opset=recipe.export.opset)
+    if recipe.export.simplify:
+        simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.first(recipe.evaluate.batch_size))
+        (folder / "raw.onnx").unlink()
+    else:
+        (folder / "raw.onnx").replace(folder / "fp32.onnx")
+
+
+def _check_same_graph(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Other weights make no other graph; where they would, decisions and ranges by name would be of other tensors."""
+    one, two = ([(n.name, n.op_type, *n.input, *n.output) for n in proto.graph.node] for proto in (before, after))
+    if one != two:
+        odd = next((pair for pair in zip(one, two, strict=False) if pair[0] != pair[1]), (len(one), len(two)))
+        raise RuntimeError(f"the trained network's graph has other nodes than the one that was trained for: {odd}")
+
+
+def _write_ranges(path: Path, found: Quantized, weights: Mapping[str, Floats], weight_bits: int) -> None:
+    content = {
+        "weight_bits": weight_bits,
+        "activations": {name: found_range.amax for name, found_range in found.ranges.items()},
+        "weights": {name: [float(value) for value in amax] for name, amax in weights.items()},
+    }
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_ranges(path: Path) -> tuple[dict[str, float], dict[str, Floats]]:
+    """The largest magnitudes in a `ranges.json`, as `export.qdq.insert_qdq` takes them: of activations by tensor, and of
+    weights by node, one for each output channel."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["activations"], {name: np.asarray(v, np.float32) for name, v in content["weights"].items()}
+
+
+@torch.inference_mode()
+def compare(student: FakeQuantized, graph: Path, images: NDArray[np.uint8], spec: Preprocess) -> dict[str, Any]:
+    """How far the written graph is from the student on `images`: top-1 agreement in percent, logits' mean difference.
+
+    The graph is computed as written: what an engine's INT8 kernels add (saturation on CPUs without INT8 instructions) is
+    not what this is about.
+    """
+    ours = student(normalised(images, spec)).numpy()
+    with onnxruntime_backend.load(graph, torch.get_num_threads(), literal=True) as runner:
+        theirs = runner.infer({INPUT: images})[OUTPUT]
+    same, difference = agreement(ours, theirs), float(np.abs(ours - theirs).mean())
+    print(f"           the graph with Q/DQ against the trained network: same top-1 on {same:.2f} % of {len(images)}")
+    return {"graph_agreement": same, "graph_difference_mean": difference, "graph_compared_images": len(images)}
