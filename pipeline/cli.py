@@ -16,6 +16,9 @@ STAGE_HELP = {
     "train": "train the network, or take over model.checkpoint",
     "export": "… and export it to ONNX, simplified and compared with PyTorch",
     "calibrate": "… and draw the calibration set",
+    "sensitivity": "… and measure what each layer and group loses when it alone is quantized",
+    "search": "… and find the fastest mix of precisions that passes the gate",
+    "qat": "… and train on with fake quantization, for the precision int8-qat",
     "quantize": "… and make the FP16 and INT8 graphs",
     "build": "… and build the engines",
     "evaluate": "… and check every engine's accuracy",
@@ -74,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--recipe", type=Path, default=Path("recipes/demo.yaml"), help="default: %(default)s")
         command.add_argument("--run", default="demo", help="name of the folder under runs/; default: %(default)s")
         command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+        if name == "quantize":
+            command.add_argument(
+                "--explain", action="store_true", help="list every layer: precision, why, scale, range"
+            )
     command = commands.add_parser("predict", help="class and probability of images, with a run's recommended engine")
     command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     command.add_argument("--run", default="demo", help="default: %(default)s")
@@ -109,6 +116,10 @@ def _run(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe)
     last = "report" if options.command == "run" else options.command
     artifact = run_stages(recipe, folder, last)
+    if last == "quantize" and options.explain and int(os.environ.get("RANK", 0)) == 0:
+        from pipeline.quantize_table import print_explanation
+
+        print_explanation(artifact)
     if last != "report" or int(os.environ.get("RANK", 0)) > 0:
         return DONE
     from pipeline.report import print_table

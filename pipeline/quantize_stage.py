@@ -1,50 +1,69 @@
 """Stage 4: from the FP32 graph, one graph for each precision, with the casts and Q/DQ in the graph."""
 
-import json
 import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from calib.calibration import load_calibration_set
-from calib.policy import Decision, performer_kernel
+from calib.calibration import CalibrationSet, load_calibration_set
+from calib.policy import performer_kernel
 from export.cast_fp16 import cast_fp16
 from export.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
-from export.quantize_int8 import quantize_int8
+from export.qdq import to_fp8
 from pipeline.artifact import Artifact
+from pipeline.quantize_graphs import QuantizedGraph, quantize_graph
+from pipeline.quantize_table import write_decisions
 from pipeline.recipe import Recipe
+
+FP16 = "-fp16"  # of a precision's name: the same Q/DQ, the rest in FP16
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `<precision>.onnx` for each precision of the recipe and `decisions.json` into `folder`."""
+    """Write `<precision>.onnx` for each precision of the recipe, and `decisions-<precision>.json` for quantized ones."""
     source = inputs["export"].path("fp32.onnx")
     proto = onnx.load(source)
     spec, _ = read_metadata(proto)
     calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
-    pinned = [layer.name for layer in performer_kernel(read_layers(proto))]
     wanted = recipe.quantize.precisions
     shutil.copyfile(source, folder / "fp32.onnx")
     if "fp16" in wanted:
-        cast_fp16(source, folder / "fp16.onnx", calibration, pinned)
-    if {"int8", "int8-fp16"} & set(wanted):
-        decisions = quantize_int8(source, folder / "int8.onnx", calibration, method=recipe.quantize.method)
-        _write_decisions(decisions, folder / "decisions.json")
-    if "int8-fp16" in wanted:
-        cast_fp16(folder / "int8.onnx", folder / "int8-fp16.onnx", calibration, pinned)
+        cast_fp16(source, folder / "fp16.onnx", calibration, _pinned(proto, set()))
+    notes = {}
+    for base in dict.fromkeys(name.removesuffix(FP16) for name in wanted if name not in ("fp32", "fp16")):
+        graph = quantize_graph(base, recipe, inputs, calibration)
+        notes[base] = graph.notes
+        write_decisions(graph.found, folder / f"decisions-{base}.json")
+        _write(graph, base, {base, f"{base}{FP16}"} & set(wanted), calibration, folder)
     layers = {path.stem: count_precisions(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}
     for name, counts in layers.items():
-        print(
-            f"           {name:>9}: "
-            + ", ".join(f"{count} {precision}" for precision, count in counts.items() if count)
-        )
-    return {"layers": layers, "pinned_fp32": len(pinned)}
+        print(f"           {name:>9}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
+    return {"layers": layers, "pinned_fp32": len(performer_kernel(read_layers(proto))), "quantized": notes}
 
 
-def _write_decisions(decisions: list[Decision], path: Path) -> None:
-    int8 = sum(decision.int8 for decision in decisions)
-    print(f"           weight layers in INT8: {int8} of {len(decisions)} products; why, each: {path.name}")
-    path.write_text(json.dumps([asdict(decision) for decision in decisions], indent=1), encoding="utf-8")
+def _write(graph: QuantizedGraph, base: str, wanted: set[str], calibration: CalibrationSet, folder: Path) -> None:
+    """The graph with FP32 around its Q/DQ for CPUs, and with FP16 for GPUs, whose builder wants weights as floats."""
+    if base in wanted:
+        onnx.save(_finish(graph.write("as they are" if graph.fp8 else "stored"), graph.fp8), folder / f"{base}.onnx")
+    if base + FP16 not in wanted:
+        return
+    quantized = {decision.layer.name for decision in graph.found.decisions if decision.int8}
+    with tempfile.TemporaryDirectory() as scratch:
+        around = Path(scratch) / "int8.onnx"
+        onnx.save(graph.write("as they are" if graph.fp8 else "on grid"), around)
+        target = folder / f"{base}{FP16}.onnx"
+        cast_fp16(around, target, calibration, _pinned(graph.proto, quantized))
+        onnx.save(_finish(onnx.load(target), graph.fp8), target)
+
+
+def _finish(proto: onnx.ModelProto, fp8: bool) -> onnx.ModelProto:
+    """FP8 comes last: the tool that casts to FP16 runs the graph with ONNX Runtime, which refuses FP8 products."""
+    return to_fp8(proto) if fp8 else proto
+
+
+def _pinned(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
+    """The performer's kernel stays in FP32, but for the products of it that a policy quantizes all the same."""
+    return [layer.name for layer in performer_kernel(read_layers(proto)) if layer.name not in quantized]

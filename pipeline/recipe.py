@@ -1,17 +1,32 @@
 """The recipe: one YAML file, read and validated here and nowhere else."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
-Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
+# What a graph computes in; `-fp16` is the same graph with FP16 in place of the FP32 that is left in it.
+Precision = Literal[
+    "fp32", "fp16", "int8", "int8-fp16", "fp8", "fp8-fp16", "int8-sparse", "int8-sparse-fp16",
+    "int8-qat", "int8-qat-fp16", "auto", "auto-fp16",
+]  # fmt: skip
+Pattern = Annotated[str, AfterValidator(_compiles)]
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 
 
@@ -106,18 +121,69 @@ class ExportPart(_Part):
 
 
 class CalibratePart(_Part):
-    """The calibration set: `images` drawn class-balanced from the training split."""
+    """The calibration set: `images` drawn class-balanced from the training split, or from `source` where that is given.
+
+    `source` is a folder of images (with or without class folders) or an npz with `images`, uint8 RGB (N, H, W, 3).
+    """
 
     images: Positive = 512
     seed: int = 0
+    source: Path | None = None
 
 
 class QuantizePart(_Part):
-    """Which graphs are made from the FP32 one, and how."""
+    """Which graphs are made from the FP32 one, and how.
+
+    `policy` and `method` are explained in docs/quantization.md. `include` and `exclude` are regular expressions for the
+    names of nodes or modules: what they match whole is quantized beside the policy's choice, or is not.
+    """
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp16")
-    policy: Literal["weights"] = "weights"
-    method: Literal["max", "entropy"] = "max"
+    policy: Literal["weights", "+attention", "+residual", "full"] = "weights"
+    method: Literal["max", "entropy", "percentile", "mse", "smoothquant"] = "max"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    smooth_alphas: tuple[Fraction, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    weight_bits: Literal[4, 8] = 8
+    include: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
+
+
+class SensitivityPart(_Part):
+    """Each layer and each group of layers quantized alone, on `images` calibration images."""
+
+    images: Positive = 64
+
+
+class SearchPart(_Part):
+    """Precision `auto`: the fastest mix of INT8 and FP32 layers on `backend` that loses at most `max_drop_pp` points.
+
+    With `budget_ms` it is the most accurate mix with a median latency of at most so many milliseconds. It decides on
+    `images` training images that are not in the calibration set, never on the evaluation images.
+    """
+
+    backend: Literal["onnxruntime", "openvino", "tensorrt"] = "openvino"
+    images: Positive = 512
+    max_drop_pp: Annotated[float, Field(ge=0)] = 0.3
+    budget_ms: Annotated[float, Field(gt=0)] | None = None
+    seed: int = 0
+
+
+class QatPart(_Part):
+    """Quantization-aware training of the trained network for `int8-qat`, with the FP32 network as the teacher.
+
+    The loss is `distill` times the Kullback-Leibler divergence from the teacher at `temperature`, plus (1 − `distill`)
+    times the cross-entropy of the labels.
+    """
+
+    epochs: Positive = 2
+    batch_size: Positive = 64
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    distill: Fraction = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    clip_grad: float | None = 1.0
+    workers: Annotated[int, Field(ge=0)] = 2
+    seed: int = 0
 
 
 class EnginePart(_Part):
@@ -132,6 +198,8 @@ class EnginePart(_Part):
     def _targets(self) -> "EnginePart":
         if (self.backend == "tensorrt_rtx") != bool(self.targets):
             raise ValueError("targets go with backend tensorrt_rtx, and it needs at least one, such as sm86")
+        if self.backend in ("onnxruntime", "openvino") and any(name.startswith("fp8") for name in self.precisions):
+            raise ValueError("fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels")
         low, typical, high = self.batch_sizes
         if not low <= typical <= high:
             raise ValueError("batch_sizes are minimum, typical and maximum, in rising order")
@@ -181,6 +249,9 @@ class Recipe(_Part):
     export: ExportPart = ExportPart()
     calibrate: CalibratePart = CalibratePart()
     quantize: QuantizePart = QuantizePart()
+    sensitivity: SensitivityPart = SensitivityPart()
+    search: SearchPart = SearchPart()
+    qat: QatPart = QatPart()
     build: tuple[EnginePart, ...]
     evaluate: EvaluatePart = EvaluatePart()
     benchmark: BenchmarkPart = BenchmarkPart()

@@ -1,12 +1,12 @@
 """The report: what evaluation and benchmark measured, as report.json, report.md, report.html and tradeoff.png."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.report_features import FeatureMaps
 from pipeline.report_format import (
     batch_sizes,
     class_count,
@@ -218,12 +218,12 @@ def _recommended(variants: list[dict[str, Any]]) -> dict[str, str] | None:
 
 def write_report(
     report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any],
-    features: FeatureMaps | None = None,
+    sections: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Write report.json, report.md, report.html and tradeoff.png into `folder`.
 
     `reference` is the evaluation's ({"name", "top1", "top5"}), `mode` the benchmark's ({"threads", "warmup", "rounds",
-    "calls"}), `features` the visualize stage's, embedded in report.html. The files are written
+    "calls"}), `sections` further HTML for report.html. The files are written
     one by one: give a temporary folder to have all or none.
     """
     check_report(report)
@@ -231,7 +231,7 @@ def write_report(
     texts = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": _markdown_page(report, reference, mode),
-        "report.html": html_page(report, reference, mode, picture, features),
+        "report.html": html_page(report, reference, mode, picture, sections),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tradeoff.png").write_bytes(picture)

@@ -2,10 +2,10 @@
 
 import base64
 import shlex
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from pipeline.report_features import FeatureMaps, features_section
 from pipeline.report_format import (
     MISSING,
     batch_sizes,
@@ -26,9 +26,9 @@ Column = tuple[str, list[str]]  # heading, and the text of each variant's cell
 
 def html_page(
     report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any], picture: bytes,
-    features: FeatureMaps | None = None,
+    sections: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """The whole page; every text of the report is escaped, `picture` (PNG) and the pictures of `features` are embedded."""
+    """The whole page; every text of the report is escaped, `picture` (PNG) is embedded, `sections` are HTML already."""
     conclusion, command = recommendation(report)
     title = f"{report['run']}: {report['model']} on {report['dataset']['name']}"
     status = "good" if report["recommended"] else "bad"
@@ -61,7 +61,7 @@ def html_page(
 {_engine_table(report)}
 <p class="note">Δ: top-1 minus that of {escape(reference["name"])}, percentage points, with the 95 % interval. \
 ◆: on the Pareto front, nothing here is both faster and more accurate. {MISSING}: not measured.</p>
-{features_section(features)}<h2>How this was measured</h2>
+{"".join(sections)}<h2>How this was measured</h2>
 <ul>{sentences}</ul>
 <h2>Machine</h2>
 {_machine(report)}

@@ -10,7 +10,8 @@ from pipeline.artifact import Artifact
 from pipeline.checkpoint import read_checkpoint
 from pipeline.recipe import Recipe
 from pipeline.report import build_report, write_report
-from pipeline.report_features import read_features
+from pipeline.report_features import features_section, read_features
+from pipeline.report_search import read_search, search_section
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -23,6 +24,9 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         preprocess_sha256=Preprocess.from_dict(checkpoint.preprocess).sha256(),
         min_relative_top1=recipe.gate.min_relative_top1,
     )  # fmt: skip
-    features = read_features(inputs["visualize"]) if "visualize" in inputs else None
-    write_report(report, folder, evaluation["reference"], benchmark["mode"], features)
+    sections = [
+        features_section(read_features(inputs["visualize"]) if "visualize" in inputs else None),
+        search_section(read_search(inputs["search"]) if "search" in inputs else None),
+    ]
+    write_report(report, folder, evaluation["reference"], benchmark["mode"], sections)
     return {"recommended": report["recommended"]}

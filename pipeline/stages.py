@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calib.calibration_source import source_fingerprint
 from export.engines import backend_version
 from pipeline import (
     benchmark_stage,
@@ -17,8 +18,11 @@ from pipeline import (
     calibrate_stage,
     evaluate_stage,
     export_stage,
+    qat_stage,
     quantize_stage,
     report_stage,
+    search_stage,
+    sensitivity_stage,
     train_stage,
     visualize_stage,
 )
@@ -36,6 +40,8 @@ class Stage:
 
     `parts` are the recipe keys it reads and `inputs` the stages whose outputs it reads: its key is made of these.
     `resumes` keeps an interrupted run's folder for the next try. `uses_backends` makes installed engines part of the key.
+    A stage that is not `wanted` by a recipe runs only when it is asked for by name. One that `trains` runs on every process
+    of torchrun.
     """
 
     name: str
@@ -45,13 +51,34 @@ class Stage:
     uses_images: bool = False
     resumes: bool = False
     uses_backends: bool = False
+    trains: bool = False
+    wanted: Callable[[Recipe], bool] = lambda _: True
+
+
+def _makes(base: str) -> Callable[[Recipe], bool]:
+    """Whether a recipe makes precision `base`, with FP32 or with FP16 around it."""
+    return lambda recipe: bool({base, f"{base}-fp16"} & set(recipe.quantize.precisions))
 
 
 STAGES = (
-    Stage("train", train_stage.run, ("data", "model", "preprocess", "train"), (), uses_images=True, resumes=True),
+    Stage("train", train_stage.run, ("data", "model", "preprocess", "train"), (), uses_images=True, resumes=True, trains=True),
     Stage("export", export_stage.run, ("data", "model", "export", "evaluate"), ("train",), uses_images=True),
-    Stage("calibrate", calibrate_stage.run, ("data", "calibrate"), ("train",), uses_images=True),
-    Stage("quantize", quantize_stage.run, ("quantize",), ("export", "calibrate")),
+    Stage("calibrate", calibrate_stage.run, ("data", "calibrate"), ("train", "export"), uses_images=True),
+    Stage(
+        "sensitivity", sensitivity_stage.run, ("quantize", "sensitivity"), ("export", "calibrate"), resumes=True,
+        wanted=_makes("auto"),
+    ),
+    Stage(
+        "search", search_stage.run, ("data", "quantize", "search", "gate", "build", "evaluate", "benchmark"),
+        ("train", "export", "calibrate", "sensitivity"), uses_images=True, uses_backends=True, resumes=True,
+        wanted=_makes("auto"),
+    ),
+    Stage(
+        "qat", qat_stage.run, ("data", "model", "train", "export", "quantize", "qat", "evaluate"),
+        ("train", "export", "calibrate"), uses_images=True, resumes=True, trains=True,
+        wanted=_makes("int8-qat"),
+    ),
+    Stage("quantize", quantize_stage.run, ("quantize",), ("export", "calibrate", "search", "qat")),
     Stage("build", build_stage.run, ("build",), ("quantize",), uses_backends=True),
     Stage(
         "evaluate", evaluate_stage.run, ("data", "evaluate", "gate"), ("export", "calibrate", "quantize", "build"),
@@ -64,7 +91,7 @@ STAGES = (
     Stage(
         "benchmark", benchmark_stage.run, ("data", "benchmark"), ("build",), uses_images=True, uses_backends=True
     ),
-    Stage("report", report_stage.run, ("data", "model", "gate"), ("train", "evaluate", "visualize", "benchmark")),
+    Stage("report", report_stage.run, ("data", "model", "gate"), ("train", "search", "evaluate", "visualize", "benchmark")),
 )  # fmt: skip
 _VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "opencv-python-headless")
 
@@ -72,15 +99,27 @@ _VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "op
 def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str], None] = print) -> Artifact:
     """Run every stage up to `last` in `run_folder`, skipping those that are complete; returns the last one's artifact.
 
-    Under torchrun only rank 0 does so and speaks; the others train with it and return that artifact.
+    Under torchrun only rank 0 does so and speaks; the others help it in the stages that train, and wait for the rest.
     """
     done: dict[str, Artifact] = {}
-    helps = int(os.environ.get("RANK", 0)) > 0
-    for stage in STAGES:
-        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, _silent if helps else say)
-        if stage.name == last or helps:
-            return done[stage.name]
-    raise AssertionError(f"no stage {last}")
+    wanted = _wanted(recipe, last)
+    if _rank() > 0:
+        wanted = wanted[: max(index for index, stage in enumerate(wanted) if stage.trains) + 1]
+    for stage in wanted:
+        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, _silent if _rank() > 0 else say)
+    return done[wanted[-1].name]
+
+
+def _wanted(recipe: Recipe, last: str) -> list[Stage]:
+    """The stages up to `last` that the recipe wants; `last` itself, and what it reads, even where it does not."""
+    names = [stage.name for stage in STAGES]
+    asked = STAGES[names.index(last)]
+    needed = {last} if asked.wanted(recipe) else {last, *asked.inputs}
+    return [stage for stage in STAGES[: names.index(last) + 1] if stage.name in needed or stage.wanted(recipe)]
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
 
 
 def _silent(_: str) -> None:
@@ -90,20 +129,22 @@ def _silent(_: str) -> None:
 def _run_or_skip(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], run_folder: Path, say: Callable[[str], None]
 ) -> Artifact:
-    inputs = {name: done[name] for name in stage.inputs}
+    inputs = {name: done[name] for name in stage.inputs if name in done}
     parts = {part: recipe.model_dump(mode="json")[part] for part in stage.parts}
     input_hashes = {name: _hash(artifact.outputs) for name, artifact in inputs.items()}
     images = {split.root.name: split.fingerprint() for split in open_dataset(recipe.data)} if stage.uses_images else {}
+    source = source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else ""
     backends = {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {}
-    key = _hash([stage.name, parts, input_hashes, images, backends])
+    key = _hash([stage.name, parts, input_hashes, images, backends, source])
     folder = run_folder / stage.name
     artifact = read_artifact(folder)
     if artifact is not None and artifact.key == key:
         say(f"{stage.name:>9}: unchanged ({folder})")
         return artifact
-    if int(os.environ.get("RANK", 0)) > 0:  # torchrun: rank 0 keeps the books, the others only train with it
-        notes = stage.run(recipe, inputs, _partial(folder))
-        return Artifact(folder, key, {}, {}, notes, 0.0)
+    if _rank() > 0:  # rank 0 keeps the books
+        if stage.trains:
+            stage.run(recipe, inputs, _partial(folder))
+        return _wait_for(folder, key)
     say(f"{stage.name:>9}: running")
     started = time.monotonic()
     partial = _prepare_partial(folder, key, stage.resumes)
@@ -121,7 +162,17 @@ def _run_or_skip(
     return artifact
 
 
+def _wait_for(folder: Path, key: str) -> Artifact:
+    """The artifact that rank 0 is making; where rank 0 fails, torchrun ends this process."""
+    while True:
+        artifact = read_artifact(folder)
+        if artifact is not None and artifact.key == key:
+            return artifact
+        time.sleep(_POLL_SECONDS)
+
+
 _KEY = ".key"
+_POLL_SECONDS = 0.2
 
 
 def _partial(folder: Path) -> Path:

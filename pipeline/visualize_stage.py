@@ -70,8 +70,8 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     spec, classes = read_metadata(proto)
     split = evaluation_split(recipe, tuple(classes))
     picked = _load_picked(split, part.image, spec)
-    calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec).images
-    images = calibration[evenly_spaced(range(len(calibration)), part.images)]
+    calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
+    images = calibration.take(evenly_spaced(range(len(calibration)), part.images))
     found, skipped = find_blocks(proto)
     taps, attention = evenly_spaced(found, part.blocks), find_token_attention(proto)
     del proto  # as large as the network: not needed while engines are built and run

@@ -1,0 +1,135 @@
+"""What each quantized precision is made of: a floating-point graph, the decisions for it, and their ranges."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from calib.calibration import CalibrationSet
+from calib.policy import Decision, decide
+from export.layers import read_layers
+from export.qdq import Weights
+from export.quantize_int8 import Quantized, QuantizeOptions, find_ranges, write_quantized
+from export.smooth import sweep_alpha
+from export.sparsify import sparsify_24
+from pipeline.artifact import Artifact
+from pipeline.qat_stage import read_ranges
+from pipeline.recipe import QuantizePart, Recipe
+
+SWEEP_BATCH = 16  # images at a time in the passes of the alpha sweep
+SWEEP_IMAGES = 128  # calibration images on which the alphas are compared
+
+
+@dataclass(frozen=True)
+class QuantizedGraph:
+    """A floating-point graph and what becomes of it; `weight_amax` overrules ranges of weights, by node."""
+
+    proto: onnx.ModelProto
+    found: Quantized
+    fp8: bool = False
+    weight_bits: int = 8
+    weight_amax: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, weights: Weights) -> onnx.ModelProto:
+        """The graph with INT8 Q/DQ."""
+        return write_quantized(
+            self.proto, self.found, weight_bits=self.weight_bits, weight_amax=self.weight_amax, weights=weights
+        )
+
+
+def quantize_graph(
+    base: str, recipe: Recipe, inputs: Mapping[str, Artifact], calibration: CalibrationSet
+) -> QuantizedGraph:
+    """The quantized graph for one of `int8`, `fp8`, `int8-sparse`, `int8-qat` and `auto`."""
+    part = recipe.quantize
+    source = inputs["export"].path("fp32.onnx")
+    if base == "int8-qat":
+        return _trained(part, inputs["qat"], source, calibration)
+    if base == "auto":
+        return _searched(part, inputs["search"], source, calibration)
+    proto, notes = onnx.load(source), dict[str, Any]()
+    if base == "int8-sparse":
+        proto, notes = _sparse(proto, part)
+    if part.method == "smoothquant":
+        proto, smoothing = smooth(proto, part, calibration)
+        notes |= smoothing
+    found = find_ranges(proto, decisions_for(proto, part), calibration, quantize_options(part))
+    return QuantizedGraph(proto, found, base == "fp8", part.weight_bits, notes=notes)
+
+
+def quantize_options(part: QuantizePart) -> QuantizeOptions:
+    """The recipe's options; SmoothQuant's ranges are the largest magnitudes."""
+    method = "max" if part.method == "smoothquant" else part.method
+    return QuantizeOptions(part.policy, method, part.percentile, part.include, part.exclude, part.weight_bits)
+
+
+def decisions_for(proto: onnx.ModelProto, part: QuantizePart) -> list[Decision]:
+    """What the recipe's policy says of each layer."""
+    return decide(read_layers(proto), part.policy, part.include, part.exclude)
+
+
+def smooth(
+    proto: onnx.ModelProto, part: QuantizePart, calibration: CalibrationSet
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The graph smoothed with the best alpha of the sweep, which is printed; as it is where none is better."""
+    images = CalibrationSet(calibration.first(SWEEP_IMAGES), calibration.labels[:SWEEP_IMAGES])
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target, quantized = (Path(scratch) / f"{name}.onnx" for name in ("source", "smoothed", "int8"))
+        onnx.save(proto, source)
+
+        def quantize(path: Path) -> Path:
+            candidate = onnx.load(path)
+            found = find_ranges(candidate, decisions_for(candidate, part), images, quantize_options(part))
+            onnx.save(write_quantized(candidate, found, weight_bits=part.weight_bits), quantized)
+            return quantized
+
+        sweep = sweep_alpha(source, target, lambda: images.batches(SWEEP_BATCH), part.smooth_alphas, quantize)
+        for row in sweep.candidates:
+            mark = " ← taken" if row is sweep.best else ""
+            print(
+                f"           SmoothQuant alpha {row.name:>9}: logits' MSE {row.mse:.3g}, SNR {row.snr_db:.1f} dB{mark}"
+            )
+        return onnx.load(target), {"smoothquant": [row.to_dict() for row in sweep.candidates], "alpha": sweep.best.name}
+
+
+def _sparse(proto: onnx.ModelProto, part: QuantizePart) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The weight layers that the policy quantizes, two of four weights kept."""
+    names = [
+        decision.layer.name for decision in decisions_for(proto, part) if decision.int8 and decision.layer.weight_shape
+    ]
+    sparse, layers = sparsify_24(proto, names)
+    pruned = [layer for layer in layers if not layer.reason]
+    print(f"           2:4 sparsity: {len(pruned)} of {len(layers)} layers")
+    return sparse, {"sparse_layers": len(pruned)}
+
+
+def _trained(part: QuantizePart, qat: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
+    """The network of quantization-aware training with the ranges that it was trained with: those of the FP32 graph."""
+    before = onnx.load(source)
+    found = find_ranges(before, decisions_for(before, part), calibration, quantize_options(part))
+    activations, weight_amax = read_ranges(qat.path("ranges.json"))
+    if activations != {name: found_range.amax for name, found_range in found.ranges.items()}:
+        raise RuntimeError("quantization-aware training used other ranges than this calibration set has")
+    proto = onnx.load(qat.path("fp32.onnx"))
+    return QuantizedGraph(proto, found, weight_bits=part.weight_bits, weight_amax=weight_amax, notes=qat.notes)
+
+
+def _searched(part: QuantizePart, search: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
+    """The mix of layers that the search found, which may be none."""
+    proto = onnx.load(source)
+    chosen = json.loads(search.path("search.json").read_text(encoding="utf-8"))["int8"]
+    mix = {row["node"]: (tuple(row["inputs"]), bool(row["output"])) for row in chosen}
+    decisions = [
+        Decision(of.layer, "found by the search" if of.layer.name in mix else "left in high precision by the search",
+                 *mix.get(of.layer.name, ((), False)))
+        for of in decide(read_layers(proto), "full")
+    ]  # fmt: skip
+    found = find_ranges(proto, decisions, calibration, quantize_options(part))
+    return QuantizedGraph(proto, found, weight_bits=part.weight_bits, notes=search.notes)
