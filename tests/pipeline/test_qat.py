@@ -101,9 +101,9 @@ def ready(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
 @pytest.mark.parametrize("policy", ["weights", "+attention", "+residual", "full"])
 def test_placement_is_the_policys(ready: Ready, policy: str) -> None:
     """Every node that the policy quantizes, and no other, with as many quantizers as it has Q/DQ."""
-    student = ready.student(recipe(ready.root, quantize={"policy": policy}))
-    proto = onnx.load(ready.folder / "fp32.onnx")
-    decisions = [decision for decision in decide(read_layers(proto), policy) if decision.int8]
+    chosen, proto = recipe(ready.root, quantize={"policy": policy}), onnx.load(ready.folder / "fp32.onnx")
+    student, found = make_student(chosen, ready.checkpoint, proto, ready.calibration)
+    decisions = [decision for decision in found.decisions if decision.int8]
     nodes = {node.name: node for node in proto.graph.node}
     assert not student.placement.missed
     assert [site.layer for site in student.placement.sites] == [decision.layer for decision in decisions]

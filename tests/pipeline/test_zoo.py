@@ -33,7 +33,7 @@ def run_chain(folder: Path, image_root: Path, model: dict[str, Any], **train: An
             "epochs": 1, "batch_size": 20, "lr": 3e-4, "warmup_epochs": 0, "mixup": 0, "cutmix": 0, "auto_augment": None,
             "random_erasing": 0, "drop_path": 0, "ema_decay": 0, "workers": 0, **train,
         },
-        "calibrate": {"images": 15},
+        "calibrate": {"images": 18},
         "quantize": {"precisions": ["fp32", "fp16", "int8"]},
         "build": [
             {"backend": "onnxruntime", "precisions": ["fp32", "int8"]},
