@@ -1,5 +1,6 @@
 """One process, or the several that `torchrun` starts: which one this is, and what they do together."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 PATIENCE = timedelta(hours=2)  # the others wait while rank 0 checks a large set on a slow disk; torchrun ends the lost
 
@@ -39,6 +42,18 @@ class World:
                 dist.broadcast(buffer, 0)
 
 
+_joined = itertools.count()
+
+
+def _fresh_store() -> Store:
+    """torchrun's store under a name of its own for each time that processes join.
+
+    The store outlives a group: joining again, a fast process would find the others' old addresses in it.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    return PrefixStore(f"world_{next(_joined)}", store)
+
+
 @contextmanager
 def open_world() -> Iterator[World]:
     """Join the processes of torchrun (gloo on CPUs, NCCL on GPUs) where it started this one; leave them afterwards."""
@@ -50,7 +65,7 @@ def open_world() -> Iterator[World]:
     joins = size > 1 and not dist.is_initialized()
     if joins:
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, store=_fresh_store(), rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(rank, size, device)
     finally:
