@@ -47,6 +47,7 @@ from pipeline.stages import run_stages
 from pipeline.statistics import accuracy, agreement, correct_rows, paired_interval
 from pipeline.weights import build_model
 
+MODELOPT = {"modelopt's defaults": {}, "modelopt, max": {"calibration_method": "max"}}  # its default is entropy
 METHODS = ("max", "entropy", "percentile", "mse", "smoothquant")
 COUNTS = (32, 128, 512)  # calibration images
 BATCH = 100
@@ -127,7 +128,7 @@ def measure_network(name: str, options: argparse.Namespace, done: Rows) -> Any:
 def labels(name: str) -> list[str]:
     grid = [f"{policy} / {method}" for policy in POLICIES for method in METHODS]
     counts = [f"weights / {method} / {count}" for method in ("max", "percentile", "entropy") for count in COUNTS[:-1]]
-    return ["modelopt's defaults", "fp32", "fp16", *grid, *(counts if name == next(iter(NETWORKS)) else [])]
+    return [*MODELOPT, "fp32", "fp16", *grid, *(counts if name == next(iter(NETWORKS)) else [])]
 
 
 def maker(bench: Bench, label: str) -> Callable[[Path], dict[str, Any]]:
@@ -137,8 +138,8 @@ def maker(bench: Bench, label: str) -> Callable[[Path], dict[str, Any]]:
     if label == "fp16":
         pinned = [layer.name for layer in performer_kernel(read_layers(bench.proto))]
         return lambda path: cast_fp16(bench.source, path, bench.calibration, pinned) or {}
-    if label.startswith("modelopt"):
-        return lambda path: modelopt_defaults(bench, path)
+    if label in MODELOPT:
+        return lambda path: modelopts(bench, MODELOPT[label], path)
     policy, method, *count = label.split(" / ")
     return lambda path: quantized(
         bench, bench.part(policy=policy, method=method), int(count[0]) if count else None, path
@@ -169,18 +170,24 @@ def some_of(calibration: CalibrationSet, count: int) -> CalibrationSet:
     return CalibrationSet(calibration.take(chosen), calibration.labels[chosen])
 
 
-def modelopt_defaults(bench: Bench, path: Path) -> dict[str, Any]:
-    """nvidia-modelopt's ONNX defaults on the export of the authors' form; of other networks on their plain export."""
+def modelopts(bench: Bench, options: dict[str, str], path: Path) -> dict[str, Any]:
+    """nvidia-modelopt's ONNX quantization of the export of the authors' form; of other networks' plain export.
+
+    InputError (what it stopped with) where it does not come to an end.
+    """
     from modelopt.onnx.quantization import quantize
 
     model = build_model(bench.checkpoint, bench.recipe.model)
     plain = literal(model).eval() if isinstance(model, T2TViT) else model
     source = path.with_name("plain.onnx")
     export_onnx(plain, bench.spec, bench.checkpoint.classes, source)
-    quantize(
-        str(source), quantize_mode="int8", calibration_data={INPUT: bench.calibration.images}, calibration_eps=["cpu"],
-        high_precision_dtype="fp32", output_path=str(path), log_level="ERROR",
-    )  # fmt: skip
+    try:
+        quantize(
+            str(source), quantize_mode="int8", calibration_data={INPUT: bench.calibration.images},
+            calibration_eps=["cpu"], high_precision_dtype="fp32", output_path=str(path), log_level="ERROR", **options,
+        )  # fmt: skip
+    except Exception as error:  # whatever another tool stops with is its result here
+        raise InputError(f"modelopt stops: {type(error).__name__}: {error}") from error
     return {}
 
 
