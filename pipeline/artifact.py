@@ -55,8 +55,11 @@ def write_manifest(
     notes: dict[str, Any],
     seconds: float,
 ) -> None:
-    """List every file of `folder` and write the manifest, in one move."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """List every file of `folder` and write the manifest, in one move. Hidden files are work, not outputs."""
+    files = sorted(
+        path for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    )  # fmt: skip
     names = [path.relative_to(folder).as_posix() for path in files]
     manifest = {
         "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "versions": versions,

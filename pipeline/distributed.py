@@ -30,6 +30,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def gather(self, value: Tensor) -> list[float]:
+        """One number of each process, in order of rank, to the last bit."""
+        values = torch.zeros(self.size, dtype=value.dtype, device=value.device)
+        values[self.rank] = value
+        return [float(found) for found in self.total(values)]
+
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:

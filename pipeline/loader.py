@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
 from torch import Tensor
@@ -127,15 +128,22 @@ class EpochSampler(Sampler[Key]):
 
     def __init__(self, count: int, seed: int, world: World):
         self.count, self.seed, self.world = count, seed, world
-        self.epoch = 0
+        self.epoch, self.first, self.end = 0, 0, len(self)
+
+    def start(self, epoch: int, first: int, end: int) -> None:
+        """The next pass is over this process's images `first` to `end` (excluded) of `epoch`."""
+        self.epoch, self.first, self.end = epoch, first, end
+
+    def share(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of this process's images in `epoch`, in order."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        return order[self.world.rank : len(self) * self.world.size : self.world.size]
 
     def __len__(self) -> int:
         return self.count // self.world.size
 
     def __iter__(self) -> Iterator[Key]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        chosen = order[self.world.rank : len(self) * self.world.size : self.world.size]
-        return iter([(self.epoch, int(index)) for index in chosen])
+        return iter([(self.epoch, int(index)) for index in self.share(self.epoch)[self.first : self.end]])
 
 
 @dataclass(frozen=True)

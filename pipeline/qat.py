@@ -19,8 +19,10 @@ from pipeline.dataset import open_dataset
 from pipeline.distributed import World
 from pipeline.loader import Loaders, make_loaders
 from pipeline.recipe import QatPart, Recipe, TrainPart
-from pipeline.train import Trainer, run_epochs
-from pipeline.training_state import make_state, training_identity
+from pipeline.train import run_epochs
+from pipeline.trainer import Trainer
+from pipeline.training_files import training_identity
+from pipeline.training_state import make_state
 
 MIN_SCALE = 0.8  # of a random crop: a share of the image that changes what it shows only a little
 

@@ -2,10 +2,20 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
@@ -17,6 +27,11 @@ def _compiles(pattern: str) -> str:
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from error
     return pattern
+
+
+def _off(value: object) -> object:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -34,11 +49,40 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class DataPart(_Part):
-    """Image folders `root/train/<class>/*` and `root/val/<class>/*`."""
+class _GrowingPart(_Part):
+    """A part with keys that came later, named in `LATER`: they are written out only where they are not at their default,
+    so that the stage keys of runs from before, and their interrupted trainings, stay valid."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_untouched(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        untouched = {name for name in self.LATER if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in write(self).items() if name not in untouched}
+
+
+class DataPart(_GrowingPart):
+    """Image folders `root/train/<class>/*` and `root/val/<class>/*`, or what they are written out from on first use.
+
+    `source` webdataset: `origin` is a folder of shards, `splits` are globs in it; huggingface: `origin` is a data set's name
+    or folder, `splits` its splits, `columns` image and label. docs/training.md says more.
+    """
+
+    LATER = frozenset({"source", "origin", "splits", "columns"})
 
     name: str
     root: Path
+    source: Literal["folders", "webdataset", "huggingface"] = "folders"
+    origin: str | None = None
+    splits: tuple[str, str] | None = None
+    columns: tuple[str, str] = ("image", "label")
+
+    @model_validator(mode="after")
+    def _origin(self) -> "DataPart":
+        if (self.source == "folders") != (self.origin is None):
+            raise ValueError("origin goes with source webdataset (a folder of shards) or huggingface (a data set)")
+        return self
 
 
 class ModelPart(_Part):
@@ -80,21 +124,32 @@ class PreprocessPart(_Part):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
-class TrainPart(_Part):
+class TrainPart(_GrowingPart):
     """timm's training recipe; `batch_size` is per process, `lr` is the peak learning rate as given (never rescaled).
+
+    `global_batch` images make an update: where all processes together hold fewer, gradients are accumulated. Without it,
+    each step of the processes is an update. `save_every` counts updates; without it, `last.pt` is written every epoch.
+    `on_nan: skip` leaves out an update whose loss is not finite, but stops after `max_skipped` in a row.
 
     All but the classifier learn at `lr` times `backbone_lr_ratio`: transfer learning wants the new classifier fast and
     the taken-over weights slow.
     """
 
+    LATER = frozenset({
+        "global_batch", "cooldown_epochs", "channels_last", "save_every", "keep_last", "keep_best", "on_nan",
+        "max_skipped", "wandb",
+    })  # fmt: skip
+
     epochs: Annotated[int, Field(ge=0)] = 310
     batch_size: Positive = 64
+    global_batch: Positive | None = None
     optimizer: str = "adamw"
     lr: Annotated[float, Field(gt=0)] = 5e-4
     backbone_lr_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_lr: Annotated[float, Field(ge=0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    cooldown_epochs: Annotated[int, Field(ge=0)] = 0  # the last ones, all at min_lr
     label_smoothing: Fraction = 0.1
     mixup: Annotated[float, Field(ge=0)] = 0.8
     cutmix: Annotated[float, Field(ge=0)] = 1.0
@@ -106,10 +161,17 @@ class TrainPart(_Part):
     drop_path: Fraction = 0.1
     ema_decay: Fraction = 0.99996
     clip_grad: float | None = None
-    amp: Literal["off", "bfloat16", "float16"] = "off"
+    amp: Annotated[Literal["off", "bfloat16", "float16"], BeforeValidator(_off)] = "off"
+    channels_last: bool = False
     compile: bool = False
+    on_nan: Literal["stop", "skip"] = "stop"
+    max_skipped: Positive = 10
     workers: Annotated[int, Field(ge=0)] = 2
     eval_every: Positive = 1
+    save_every: Positive | None = None
+    keep_last: Positive = 1
+    keep_best: bool = False
+    wandb: str | None = None
     seed: int = 0
 
 

@@ -29,6 +29,7 @@ from pipeline import (
 from pipeline.artifact import Artifact, read_artifact, write_manifest
 from pipeline.dataset import open_dataset
 from pipeline.recipe import Recipe
+from pipeline.training_files import decisive
 from pipeline.versions import installed_versions
 
 Inputs = Mapping[str, Artifact]
@@ -135,28 +136,39 @@ def _run_or_skip(
     images = {split.root.name: split.fingerprint() for split in open_dataset(recipe.data)} if stage.uses_images else {}
     source = source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else ""
     backends = {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {}
-    key = _hash([stage.name, parts, input_hashes, images, backends, source])
+    others = [input_hashes, images, backends, source]
+    key = _hash([stage.name, parts, *others])
     folder = run_folder / stage.name
+    finished = read_artifact(_partial(folder))  # read before the folder: rank 0 moves it there
     artifact = read_artifact(folder)
     if artifact is not None and artifact.key == key:
         say(f"{stage.name:>9}: unchanged ({folder})")
         return artifact
+    only_moves = finished is not None and finished.key == key  # killed between the manifest and the move
     if _rank() > 0:  # rank 0 keeps the books
-        if stage.trains:
+        if stage.trains and not only_moves:
             stage.run(recipe, inputs, _partial(folder))
         return _wait_for(folder, key)
+    if only_moves:
+        return _put_in_place(folder)
     say(f"{stage.name:>9}: running")
     started = time.monotonic()
-    partial = _prepare_partial(folder, key, stage.resumes)
+    partial = _prepare_partial(folder, _hash([stage.name, decisive(parts), *others]), stage.resumes)
     notes = stage.run(recipe, inputs, partial)
     seconds = time.monotonic() - started
-    (partial / _KEY).unlink()
     write_manifest(
         partial, stage=stage.name, key=key, recipe=parts, inputs=input_hashes,
         versions=installed_versions(_VERSIONS) | backends, notes=notes, seconds=seconds,
     )  # fmt: skip
-    _swap(partial, folder)
+    artifact = _put_in_place(folder)
     say(f"{stage.name:>9}: done in {seconds:.0f} s ({folder})")
+    return artifact
+
+
+def _put_in_place(folder: Path) -> Artifact:
+    """Move the finished work folder to `folder`."""
+    _swap(_partial(folder), folder)
+    (folder / _KEY).unlink(missing_ok=True)
     artifact = read_artifact(folder)
     assert artifact is not None
     return artifact

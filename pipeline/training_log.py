@@ -1,13 +1,15 @@
 """What training shows and keeps: a bar or plain lines, `metrics.csv`, TensorBoard events. Rank 0 only."""
 
 import csv
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from calib.errors import InputError
 from pipeline.distributed import World
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 class EpochMetrics:
     """One row of `metrics.csv`. `epoch` counts from 1, top-1 is in percent and None where it was not measured.
 
-    `images_per_s` is training alone, over all processes; `seconds` is the whole epoch.
+    `images_per_s` is training alone, over all processes, since this process started; `seconds` is the whole epoch;
+    `skipped` counts updates left out because the loss was not finite.
     """
 
     epoch: int
@@ -29,6 +32,12 @@ class EpochMetrics:
     ema_top1: float | None
     images_per_s: float
     seconds: float
+    skipped: int = 0
+
+    @property
+    def top1(self) -> float | None:
+        """Of the weights that training hands on."""
+        return self.val_top1 if self.ema_top1 is None else self.ema_top1
 
 
 class TrainingLog:
@@ -36,8 +45,9 @@ class TrainingLog:
 
     def __init__(
         self, folder: Path, epochs: int, steps: int, history: list[EpochMetrics], writer: "SummaryWriter | None",
-        bar: "Progress | None" = None,
+        bar: "Progress | None" = None, wandb: "WandbRun | None" = None,
     ):  # fmt: skip
+        self.wandb = wandb
         self.folder, self.epochs, self.steps, self.history, self.writer = folder, epochs, steps, history, writer
         self._bar = bar
         if bar is not None:
@@ -50,43 +60,89 @@ class TrainingLog:
             text = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}  top-1 {accuracy}"
             self._bar.update(self._task, completed=epoch * self.steps + step + 1, description=f"           {text}")
 
+    def show_skipped(self, epoch: int, step: int, loss: float) -> None:
+        """Say that an update was left out: epoch and step count from 0."""
+        if self.writer is not None:
+            self._print(f"           epoch {epoch + 1}/{self.epochs}  step {step + 1} left out: loss {loss}")
+
     def add_epoch(self, row: EpochMetrics) -> None:
         """Keep a finished epoch and show it."""
         self.history.append(row)
         if self.writer is None:
             return
         _write_csv(self.folder / "metrics.csv", self.history)
-        for name, value in asdict(row).items():
-            if name != "epoch" and value is not None:
-                self.writer.add_scalar(name, value, row.epoch)
+        values = {name: value for name, value in asdict(row).items() if name != "epoch" and value is not None}
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, row.epoch)
         self.writer.flush()
+        if self.wandb is not None:
+            self.wandb.log(values, step=row.epoch)
         line = (
             f"           epoch {row.epoch}/{self.epochs}  loss {row.train_loss:.3f}  top-1 {_accuracy(row)}"
             f"  {row.images_per_s:.0f} images/s  {row.seconds:.0f} s"
         )
+        self._print(line)
+
+    def _print(self, line: str) -> None:
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)  # above the bar
         else:
             print(line, flush=True)
 
 
+class WandbRun(Protocol):
+    """What is used of a run of Weights & Biases."""
+
+    def log(self, values: dict[str, Any], *, step: int) -> None: ...
+
+
 @contextmanager
-def open_log(folder: Path, epochs: int, steps: int, history: list[EpochMetrics], world: World) -> Iterator[TrainingLog]:
-    """A log that goes on after `history`; `steps` is the number of steps of an epoch. Silent but on rank 0."""
+def open_log(
+    folder: Path, epochs: int, steps: int, history: list[EpochMetrics], world: World, project: str | None = None
+) -> Iterator[TrainingLog]:
+    """A log that goes on after `history`; `steps` is the number of steps of an epoch. Silent but on rank 0.
+
+    With `project`, also a run of Weights & Biases of that project; InputError where the package is missing.
+    """
     if world.rank > 0:
         yield TrainingLog(folder, epochs, steps, history, None)
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1) as writer:
+    with (
+        _open_wandb(folder, project) as wandb,
+        SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1) as writer,
+    ):
         if not sys.stdout.isatty():
-            yield TrainingLog(folder, epochs, steps, history, writer)
+            yield TrainingLog(folder, epochs, steps, history, writer, wandb=wandb)
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
         with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
-            yield TrainingLog(folder, epochs, steps, history, writer, bar)
+            yield TrainingLog(folder, epochs, steps, history, writer, bar, wandb)
+
+
+@contextmanager
+def _open_wandb(folder: Path, project: str | None) -> "Iterator[WandbRun | None]":
+    """A run of `project` that an interrupted training goes on with: its id is kept in `folder`."""
+    if project is None:
+        yield None
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(
+            "train.wandb needs the package wandb", got=f"train.wandb: {project}", allowed="metrics.csv and TensorBoard "
+            "are written without it", next_step="pip install wandb, or remove train.wandb from the recipe",
+        ) from error  # fmt: skip
+    kept = folder / "wandb-id.txt"
+    if not kept.is_file():
+        kept.write_text(secrets.token_hex(4), encoding="utf-8")
+    with wandb.init(
+        project=project, id=kept.read_text(encoding="utf-8"), resume="allow", dir=str(folder.parent)
+    ) as run:
+        yield run
 
 
 def metrics_to_dicts(history: list[EpochMetrics]) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
-"""Everything that changes during training, and `last.pt`, from which an interrupted training goes on."""
+"""Everything that changes during training, and how it begins."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +12,32 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from calib.errors import InputError
-from pipeline.checkpoint import read_file, save_atomically
 from pipeline.distributed import World
 from pipeline.network import classifier_names, create_network
 from pipeline.recipe import Recipe, TrainPart
-from pipeline.training_log import EpochMetrics, metrics_to_dicts
+from pipeline.training_log import EpochMetrics
 from pipeline.weights import load_checkpoint, say_loaded
 
-LAST = "last.pt"
+
+@dataclass(frozen=True)
+class Position:
+    """How far the running epoch is: updates done, each process's sum of losses, updates left out, seconds so far."""
+
+    update: int = 0
+    loss_sums: tuple[float, ...] = ()
+    skipped: int = 0
+    seconds: float = 0.0
+
+    @property
+    def loss_sum(self) -> float:
+        """Over all processes."""
+        return sum(self.loss_sums, 0.0)
+
+    def loss_of(self, world: World) -> float:
+        """What this process goes on from; with another number of processes than before, the first takes it all."""
+        if len(self.loss_sums) == world.size:
+            return self.loss_sums[world.rank]
+        return self.loss_sum if world.rank == 0 else 0.0
 
 
 @dataclass
@@ -36,6 +53,7 @@ class TrainingState:
     scheduler: Scheduler
     scaler: GradScaler
     history: list[EpochMetrics]
+    position: Position = Position()
 
     @property
     def epochs_done(self) -> int:
@@ -46,19 +64,21 @@ class TrainingState:
         return self.ema.module if self.ema is not None else self.model
 
 
-def new_state(recipe: Recipe, classes: tuple[str, ...], steps_per_epoch: int, world: World) -> TrainingState:
+def new_state(recipe: Recipe, classes: tuple[str, ...], updates_per_epoch: int, world: World) -> TrainingState:
     """A network with fresh weights, or those of `model.checkpoint`, and what trains it."""
     torch.manual_seed(recipe.train.seed)  # the same first weights in every process
-    return make_state(_first_weights(recipe, classes, world), recipe.train, steps_per_epoch, world)
+    return make_state(_first_weights(recipe, classes, world), recipe.train, updates_per_epoch, world)
 
 
-def make_state(model: nn.Module, part: TrainPart, steps_per_epoch: int, world: World) -> TrainingState:
+def make_state(model: nn.Module, part: TrainPart, updates_per_epoch: int, world: World) -> TrainingState:
     """What trains `model`, which is moved to the device."""
-    model = model.to(world.device)
+    layout = torch.channels_last if part.channels_last else torch.preserve_format
+    model = model.to(world.device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = _make_optimizer(model, part)
     scheduler, _ = create_scheduler_v2(
-        optimizer, sched="cosine", num_epochs=part.epochs, min_lr=part.min_lr, warmup_epochs=part.warmup_epochs,
-        warmup_lr=min(1e-6, part.lr), step_on_epochs=False, updates_per_epoch=steps_per_epoch,
+        optimizer, sched="cosine", num_epochs=part.epochs - part.cooldown_epochs, min_lr=part.min_lr,
+        warmup_epochs=part.warmup_epochs, warmup_lr=min(1e-6, part.lr), step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch,
     )  # fmt: skip
     scaler = GradScaler(world.device.type, enabled=part.amp == "float16")
     return TrainingState(model, _moving_average(model, part.ema_decay), optimizer, scheduler, scaler, [])
@@ -113,46 +133,3 @@ def _moving_average(model: nn.Module, decay: float) -> ModelEmaV3 | None:
     """Decay 0 means none. It rises as 1 − (1 + step)^−¾: 0.994 after 1,000 steps, 0.99996 after 775,000 (310 epochs of
     ImageNet in batches of 512), so that a short training is not averaged with its first weights."""
     return ModelEmaV3(model, decay=decay, use_warmup=True, warmup_power=3 / 4) if decay > 0 else None
-
-
-def save_last(path: Path, state: TrainingState, identity: dict[str, Any]) -> None:
-    """Write `last.pt`, whole or not at all."""
-    save_atomically(
-        {
-            "identity": identity, "history": metrics_to_dicts(state.history), "model": state.model.state_dict(),
-            "ema": state.ema.module.state_dict() if state.ema is not None else None,
-            "optimizer": state.optimizer.state_dict(), "scaler": state.scaler.state_dict(),
-        },
-        path,
-    )  # fmt: skip
-
-
-def restore_last(path: Path, state: TrainingState, identity: dict[str, Any]) -> None:
-    """Continue from `last.pt`; one of another recipe, other images or another number of processes is an error."""
-    content = read_file(path)
-    again = f"start afresh (rm '{path}'), or continue with what it was begun with"
-    found = content.get("identity")
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is not an interrupted training", got=f"keys {sorted(content)}", next_step=again)
-    changed = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
-    if changed:
-        raise InputError(
-            f"{path} is the interrupted training of something else",
-            got="; ".join(f"{key}: {found.get(key)}" for key in changed[:5]),
-            allowed="; ".join(f"{key}: {identity.get(key)}" for key in changed[:5]), next_step=again,
-        )  # fmt: skip
-    state.model.load_state_dict(content["model"])
-    if state.ema is not None:
-        state.ema.module.load_state_dict(content["ema"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.scaler.load_state_dict(content["scaler"])
-    state.history = [EpochMetrics(**row) for row in content["history"]]
-
-
-def training_identity(recipe: Recipe, classes: tuple[str, ...], images: int, world: World) -> dict[str, Any]:
-    """All that decides what the weights become, as plain values; not how fast (`workers`) nor how often measured."""
-    values: dict[str, Any] = {"classes": list(classes), "train images": images, "processes": world.size}
-    for name in ("model", "preprocess", "train"):
-        part = getattr(recipe, name).model_dump(mode="json")
-        values |= {f"{name}.{key}": value for key, value in part.items() if key not in ("workers", "eval_every")}
-    return values

@@ -203,7 +203,7 @@ def test_nan_loss_stops(tmp_path: Path, images: Path) -> None:
     [
         ({"batch_size": 15}, "at most 14"),
         ({"batch_size": 5, "mixup": 0.5}, "an even number"),
-        ({"warmup_epochs": 2}, r"less than train\.epochs \(2\)"),
+        ({"warmup_epochs": 2}, r"together less than train\.epochs \(2\)"),
         ({"auto_augment": "nonsense"}, r"train\.auto_augment"),
         ({"optimizer": "adamwww"}, "no such optimizer"),
     ],
@@ -297,7 +297,8 @@ import json, os, sys
 from pathlib import Path
 import torch
 from pipeline.recipe import Recipe
-from pipeline.train import Trainer, train
+from pipeline.train import train
+from pipeline.trainer import Trainer
 torch.set_num_threads(1)
 measure, statistics = Trainer.measure, []
 

@@ -1,0 +1,102 @@
+"""`last.pt`, from which an interrupted training goes on, and the older ones that are kept beside it."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from calib.errors import InputError
+from pipeline.checkpoint import read_file, save_atomically
+from pipeline.distributed import World
+from pipeline.recipe import Recipe
+from pipeline.training_log import EpochMetrics, metrics_to_dicts
+from pipeline.training_state import Position, TrainingState
+
+LAST, BEST, KEPT = "last.pt", "best.pt", "kept"
+_DECIDES_NOTHING = ("workers", "eval_every", "save_every", "keep_last", "keep_best", "on_nan", "max_skipped", "wandb")
+_ONE_OR_MANY = ("processes", "train.batch_size")  # with a global batch, training may go on with other numbers of these
+
+
+def save_last(folder: Path, state: TrainingState, identity: dict[str, Any], keep: int) -> None:
+    """Write `last.pt`, whole or not at all; `keep` counts it and the older ones in `kept/`."""
+    position = state.position
+    save_atomically(
+        {
+            "identity": identity, "history": metrics_to_dicts(state.history), "model": state.model.state_dict(),
+            "ema": state.ema.module.state_dict() if state.ema is not None else None,
+            "optimizer": state.optimizer.state_dict(), "scaler": state.scaler.state_dict(),
+            "position": [position.update, list(position.loss_sums), position.skipped, position.seconds],
+        },
+        folder / LAST,
+    )  # fmt: skip
+    if keep > 1:
+        _keep(folder, f"epoch-{state.epochs_done:04d}-update-{position.update:06d}.pt", keep)
+
+
+def _keep(folder: Path, name: str, keep: int) -> None:
+    """`last.pt` under another name in `kept/`, as a second link to the same bytes; only the newest `keep` stay."""
+    kept = folder / KEPT
+    kept.mkdir(exist_ok=True)
+    partial = kept / f".{name}.partial"
+    partial.unlink(missing_ok=True)  # left by a killed process
+    try:
+        os.link(folder / LAST, partial)
+    except OSError:  # a file system without links
+        shutil.copyfile(folder / LAST, partial)
+    partial.replace(kept / name)
+    for old in sorted(kept.glob("epoch-*.pt"))[:-keep]:
+        old.unlink()
+
+
+def restore_last(folder: Path, state: TrainingState, identity: dict[str, Any], world: World) -> None:
+    """Continue from `last.pt`; one of another recipe, other images or another number of processes is an error.
+
+    With `train.global_batch` the number of processes may be another: updates are of the same images then.
+    """
+    path = folder / LAST
+    content = read_file(path)
+    again = f"start afresh (rm '{path}'), or continue with what it was begun with"
+    found = content.get("identity")
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not an interrupted training", got=f"keys {sorted(content)}", next_step=again)
+    changed = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
+    if identity.get("train.global_batch") is not None and set(changed) <= set(_ONE_OR_MANY):
+        if changed and world.rank == 0:
+            before, now = found.get("processes"), identity.get("processes")
+            print(f"           goes on with {now} process(es) where it had {before}: not the same bits", flush=True)
+        changed = []
+    if changed:
+        raise InputError(
+            f"{path} is the interrupted training of something else",
+            got="; ".join(f"{key}: {found.get(key)}" for key in changed[:5]),
+            allowed="; ".join(f"{key}: {identity.get(key)}" for key in changed[:5]), next_step=again,
+        )  # fmt: skip
+    state.model.load_state_dict(content["model"])
+    if state.ema is not None:
+        state.ema.module.load_state_dict(content["ema"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.scaler.load_state_dict(content["scaler"])
+    state.history = [EpochMetrics(**row) for row in content["history"]]
+    if "position" in content:  # older files are all of an epoch's end
+        update, loss_sums, skipped, seconds = content["position"]
+        state.position = Position(update, tuple(loss_sums), skipped, seconds)
+
+
+def training_identity(recipe: Recipe, classes: tuple[str, ...], images: int, world: World) -> dict[str, Any]:
+    """All that decides what the weights become, as plain values; not how fast (`workers`) nor how often measured."""
+    values: dict[str, Any] = {"classes": list(classes), "train images": images, "processes": world.size}
+    for name in ("model", "preprocess", "train"):
+        part = getattr(recipe, name).model_dump(mode="json")
+        values |= {f"{name}.{key}": value for key, value in part.items() if key not in _DECIDES_NOTHING}
+    return values
+
+
+def decisive(parts: dict[str, Any]) -> dict[str, Any]:
+    """Recipe parts without what may change in an interrupted training: a change of these goes on, and loses nothing."""
+    kept = {}
+    for name, part in parts.items():
+        skipped = _DECIDES_NOTHING if name in ("train", "qat") else ()
+        if name == "train" and part.get("global_batch") is not None:
+            skipped = (*skipped, "batch_size")
+        kept[name] = part if not skipped else {key: value for key, value in part.items() if key not in skipped}
+    return kept
