@@ -26,15 +26,33 @@ Paths = tuple[Path, ...]
 def open_dataset(data: DataPart) -> tuple[ImageSplit, ImageSplit]:
     """The train and val images of `data.root`.
 
-    Where `data.root` is no folder but a file `<root>.npz` stands beside it, that is written out as image folders first.
+    Where `data.root` is no folder, but `data.source` says where the images are or a file `<root>.npz` stands beside it,
+    these are written out as image folders first.
     """
     archive = data.root.with_name(f"{data.root.name}.npz")
     if not data.root.is_dir() and archive.is_file():
         with _lock(archive):
             if not data.root.is_dir():  # another process may have been first
                 _unpack(archive, data.root)
+    if not data.root.is_dir() and data.source != "folders":
+        data.root.parent.mkdir(parents=True, exist_ok=True)
+        lock = data.root.with_name(f".{data.root.name}.lock")
+        lock.touch()
+        with _lock(lock):
+            if not data.root.is_dir():
+                _write_out(data)
     train = read_split(data.root, "train")
     return train, read_split(data.root, "val", train.classes)
+
+
+def _write_out(data: DataPart) -> None:
+    """Write `data.root` from its source, whole or not at all."""
+    from pipeline.data_sources import write_folders
+
+    partial = data.root.with_name(f"{data.root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
+    write_folders(data, partial)
+    partial.replace(data.root)
 
 
 def check_no_overlap(train: ImageSplit, val: ImageSplit) -> None:

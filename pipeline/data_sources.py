@@ -1,0 +1,161 @@
+"""WebDataset shards and Hugging Face data sets, written out as image folders once.
+
+Every stage reads images by name: training in an order that follows from seed and epoch, so that it can go on from any
+update and count every validation image once; calibration, search and evaluation by choice. Shards are streams, whose
+shares of several processes are uneven. timm's reader of shards also leaves out what it cannot decode and gives pixels, not
+files; hence shards are read as what they are, tar files. Hugging Face data sets come through timm's factory.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from calib.errors import InputError
+from calib.preprocess import IMAGE_SUFFIXES
+from pipeline.progress import track
+from pipeline.recipe import DataPart
+
+Item = tuple[int, bytes]  # label, the image file's bytes
+_SHARD_SPLITS = ("train*.tar", "val*.tar")
+_HUB_SPLITS = ("train", "validation")
+CLASSES = "classes.txt"
+_KINDS = (
+    (b"\xff\xd8", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"RIFF", ".webp"),
+    (b"BM", ".bmp"),
+    (b"II", ".tif"),
+    (b"MM", ".tif"),
+)
+
+
+def write_folders(data: DataPart, root: Path) -> None:
+    """Write `root/{train,val}/<class>/<number>.<kind>`: the very bytes of the source, in its order."""
+    for split, chosen in zip(("train", "val"), _splits(data), strict=True):
+        if data.source == "webdataset":
+            shards = _find_shards(data, chosen)
+            _write(_read_shards(shards), _class_names(Path(str(data.origin))), root / split, len(shards))
+        else:
+            _write_hub_split(data, chosen, root / split)
+
+
+def _splits(data: DataPart) -> tuple[str, str]:
+    return data.splits or (_SHARD_SPLITS if data.source == "webdataset" else _HUB_SPLITS)
+
+
+def _find_shards(data: DataPart, pattern: str) -> list[Path]:
+    folder = Path(str(data.origin))
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if not found:
+        present = sorted(path.name for path in folder.glob("*"))[:5] if folder.is_dir() else "no such folder"
+        raise InputError(
+            f"there are no shards {folder / pattern}", got=present, allowed="tar files of <key>.jpg|png… and <key>.cls",
+            next_step="set data.origin to their folder, and data.splits to the patterns of train and val",
+        )  # fmt: skip
+    return found
+
+
+def _class_names(folder: Path) -> list[str] | None:
+    """A line for each label of `classes.txt`; without that file, classes are called by their numbers."""
+    path = folder / CLASSES
+    return path.read_text(encoding="utf-8").split("\n") if path.is_file() else None
+
+
+def _read_shards(shards: list[Path]) -> Iterator[Item]:
+    """Every sample of every shard: the files of one key, which stand together, are an image and its label."""
+    for shard in shards:
+        key, files = "", dict[str, bytes]()
+        try:
+            with tarfile.open(shard, "r|*") as tar:
+                for member in tar:
+                    if not member.isfile():
+                        continue
+                    name = PurePosixPath(member.name)
+                    stem, _, suffix = name.name.partition(".")  # a key ends at the first dot
+                    found = str(name.parent / stem)
+                    if found != key and files:
+                        yield _sample(shard, key, files)
+                        files = {}
+                    key = found
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    files[suffix.lower()] = content.read()
+        except (tarfile.TarError, EOFError) as error:
+            raise InputError(f"the shard {shard} cannot be read", got=error, next_step="copy it again") from error
+        if files:
+            yield _sample(shard, key, files)
+
+
+def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Item:
+    images = [suffix for suffix in files if f".{suffix}" in IMAGE_SUFFIXES]
+    try:
+        label = int(files["cls"]) if "cls" in files else int(json.loads(files["json"])["label"])
+        if label < 0 or len(images) != 1:
+            raise ValueError(f"label {label}, images {images}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"sample {key} of {shard} is no labelled image", got=f"{sorted(files)}: {error}",
+            allowed=f"one image ({', '.join(IMAGE_SUFFIXES)}) and .cls with a number, or .json with \"label\"",
+            next_step="make the shard again",
+        ) from error  # fmt: skip
+    return label, files[images[0]]
+
+
+def _write(items: Iterator[Item], names: list[str] | None, folder: Path, shards: int) -> None:
+    made: set[int] = set()
+    for count, (label, content) in enumerate(items):
+        if names is not None and (label >= len(names) or not _fits(names[label])):
+            raise InputError(
+                f"{CLASSES} has no usable name for label {label}", got=f"{len(names)} lines",
+                allowed="a line for each label, fit for a folder's name", next_step=f"mend {CLASSES} beside the shards",
+            )  # fmt: skip
+        # numbers of one width, so that folders sorted by name are in the order of labels
+        target = folder / (names[label] if names is not None else f"{label:05d}")
+        if label not in made:
+            target.mkdir(parents=True, exist_ok=True)
+            made.add(label)
+        (target / f"{count:08d}{_suffix(content)}").write_bytes(content)
+        if count % 10_000 == 9_999:
+            print(f"           {folder.name}: {count + 1} images of {shards} shard(s)", flush=True)
+
+
+def _fits(name: str) -> bool:
+    return bool(name) and name not in (".", "..") and not name.startswith(".") and not set(name) & set("/\\\0")
+
+
+def _suffix(content: bytes) -> str:
+    """By the first bytes; what is none of these is written as .jpg, and named by whoever cannot decode it."""
+    return next((suffix for start, suffix in _KINDS if content.startswith(start)), ".jpg")
+
+
+def _write_hub_split(data: DataPart, split: str, folder: Path) -> None:
+    """One split of a Hugging Face data set, through timm's reader, which gives the files' own bytes."""
+    try:
+        import datasets  # noqa: F401  (timm's message would be a print and a traceback)
+    except ImportError as error:
+        raise InputError(
+            "data.source huggingface needs the package datasets", got=data.origin, allowed="folders and webdataset go "
+            "without it", next_step="pip install datasets",
+        ) from error  # fmt: skip
+    from timm.data import create_dataset
+
+    image, label = data.columns
+    try:
+        reader = create_dataset(f"hfds/{data.origin}", root=None, split=split, input_key=image, target_key=label).reader
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise InputError(
+            f"the Hugging Face data set {data.origin} cannot be opened", got=f"{type(error).__name__}: {error}",
+            allowed=f"one with a split {split} and the columns {image} (images) and {label} (class labels)",
+            next_step="set data.origin, data.splits and data.columns",
+        ) from error  # fmt: skip
+    found = {number: name for name, number in reader.class_to_idx.items()}
+    names = [str(found[number]) for number in range(len(found))]
+
+    def items() -> Iterator[Item]:
+        for index in track(range(len(reader)), f"writing {folder}"):
+            content, number = reader[index][:2]
+            with content:
+                yield int(number), content.read()
+
+    _write(items(), names or None, folder, 1)
