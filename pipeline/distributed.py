@@ -1,7 +1,8 @@
 """One process, or the several that `torchrun` starts: which one this is, and what they do together."""
 
-import itertools
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 PATIENCE = timedelta(hours=2)  # the others wait while rank 0 checks a large set on a slow disk; torchrun ends the lost
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,36 @@ class World:
                 dist.broadcast(buffer, 0)
 
 
-_joined = itertools.count()
-
-
-def _fresh_store() -> Store:
+def _fresh_store(rank: int, size: int) -> Store:
     """torchrun's store under a name of its own for each time that processes join.
 
-    The store outlives a group: joining again, a fast process would find the others' old addresses in it.
+    The store outlives a group, and processes that were killed: those that join would find the others' old addresses.
     """
     store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
-    return PrefixStore(f"world_{next(_joined)}", store)
+    return PrefixStore(_agree(store, rank, size), store)
+
+
+def _agree(store: Store, rank: int, size: int) -> str:
+    """A name that these very processes agree on, whatever earlier ones left in the store.
+
+    Rank 0 offers a new name, the others answer under it with a word of their own, and take it once rank 0 repeats theirs.
+    """
+    mine = secrets.token_hex(8)
+    if rank == 0:
+        store.set("offer", mine)
+        words = [store.get(f"{mine}/{other}").decode() for other in range(1, size)]  # get waits for the key
+        store.set(f"{mine}/all", " ".join(words))
+        return mine
+    answered, deadline = "", time.monotonic() + PATIENCE.total_seconds()
+    while time.monotonic() < deadline:
+        name = store.get("offer").decode()
+        if name != answered:
+            store.set(f"{name}/{rank}", mine)
+            answered = name
+        if store.check([f"{name}/all"]) and mine in store.get(f"{name}/all").decode().split():
+            return name
+        time.sleep(_POLL_SECONDS)
+    raise RuntimeError(f"process {rank} of {size} found no process 0 within {PATIENCE}")
 
 
 @contextmanager
@@ -71,7 +93,7 @@ def open_world() -> Iterator[World]:
     joins = size > 1 and not dist.is_initialized()
     if joins:
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_fresh_store(), rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(backend, store=_fresh_store(rank, size), rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(rank, size, device)
     finally:

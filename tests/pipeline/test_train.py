@@ -1,6 +1,5 @@
 """Training: exact continuation, several processes, and errors a person can act on."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -9,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from timm.utils import ModelEmaV3
+from trainings import EVERYTHING, PLAIN, assert_same_training, folder, recipe, rows, write_images
 
 from calib.errors import InputError
 from calib.images import read_split
@@ -27,67 +26,10 @@ from pipeline.train import train
 from pipeline.training_state import new_state
 from pipeline.weights import build_model
 
-EVERYTHING = {  # every random part is on: a continuation must repeat all of them
-    "epochs": 3, "batch_size": 4, "lr": 1e-3, "warmup_epochs": 1, "mixup": 0.8, "cutmix": 1.0, "drop_path": 0.3,
-    "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, "random_resize_scale": [0.5, 1.0], "ema_decay": 0.9,
-    "clip_grad": 1.0, "workers": 0,
-}  # fmt: skip
-PLAIN = {
-    "epochs": 2, "batch_size": 4, "warmup_epochs": 0, "mixup": 0, "cutmix": 0, "auto_augment": None,
-    "random_erasing": 0, "drop_path": 0, "ema_decay": 0, "workers": 0,
-}  # fmt: skip
-
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """14 train and 7 val images of two classes, 20×24 pixels: bright ones and dark ones."""
-    generator = np.random.default_rng(0)
-    root = tmp_path / "images"
-    for split, count in (("train", 14), ("val", 7)):
-        for index in range(count):
-            name, low = (("bright", 120), ("dark", 0))[index % 2]
-            (root / split / name).mkdir(parents=True, exist_ok=True)
-            pixels = generator.integers(low, low + 130, (20, 24, 3), dtype=np.uint8)
-            cv2.imwrite(str(root / split / name / f"{index}.png"), pixels)
-    return root
-
-
-def recipe(root: Path, values: dict[str, Any], model: str = "t2t_vit_mini", checkpoint: Path | None = None) -> Recipe:
-    return Recipe.model_validate({
-        "schema": 1, "data": {"name": "tiny", "root": str(root)},
-        "model": {"name": model, "image_size": 16, "checkpoint": checkpoint},
-        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear"}, "train": values, "build": [],
-    })  # fmt: skip
-
-
-def folder(tmp_path: Path, name: str) -> Path:
-    (tmp_path / name).mkdir()
-    return tmp_path / name
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with (path / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor of a nested dict, by its path."""
-    if isinstance(value, torch.Tensor):
-        return {name: value}
-    if not isinstance(value, dict):
-        return {}
-    return {path: tensor for key, item in value.items() for path, tensor in tensors(item, f"{name}/{key}").items()}
-
-
-def assert_same_training(first: Path, second: Path) -> None:
-    """Weights, average, optimizer and metrics of two trainings, to the last bit."""
-    one, two = (tensors(torch.load(path / "last.pt", weights_only=True)) for path in (first, second))
-    assert one.keys() == two.keys() and len(one) > 100
-    differing = [name for name in one if not torch.equal(one[name], two[name])]
-    assert not differing, f"{len(differing)} of {len(one)} tensors differ, such as {differing[:3]}"
-    names = ("epoch", "lr", "train_loss", "val_top1", "ema_top1")
-    measured = [[[row[name] for name in names] for row in rows(path)] for path in (first, second)]
-    assert measured[0] == measured[1]
+    return write_images(tmp_path / "images")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,0 +1,72 @@
+"""Every recipe file is one the program takes; the paper's are what the paper and its authors' commands say."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import models  # noqa: F401  (registers the models)
+from models.t2t_vit import VARIANTS
+from pipeline.distributed import World
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.trainer import accumulation
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+IMAGENET = [path for path in RECIPES if load_recipe(path).data.name == "imagenet"]
+EXPECTED = {  # learning rate, weight decay
+    **dict.fromkeys(("t2t_vit_7", "t2t_vit_10", "t2t_vit_12"), (1e-3, 0.03)),
+    **dict.fromkeys(("t2t_vit_19", "t2t_vit_24", "t2t_vit_t_19", "t2t_vit_t_24"), (5e-4, 0.065)),
+    **dict.fromkeys(("t2t_vit_14", "t2t_vit_t_14", "t2t_vit_14_wide", "t2t_vit_dense"), (5e-4, 0.05)),
+    **dict.fromkeys(("t2t_vit_14_se", "t2t_vit_14_resnext", "t2t_vit_16_ghost"), (5e-4, 0.05)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipe_is_valid_and_names_a_network(path: Path) -> None:
+    recipe = load_recipe(path)
+    if recipe.model.name is None:
+        return  # another package's factory
+    options = {} if recipe.model.name.startswith("resnet") else {"img_size": recipe.model.image_size}
+    if recipe.train.drop_path > 0:
+        options["drop_path_rate"] = recipe.train.drop_path
+    with torch.device("meta"):
+        model = timm.create_model(recipe.model.name, **options, **recipe.model.args)
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1e5
+
+
+def test_every_variant_of_the_paper_has_a_recipe() -> None:
+    named = {load_recipe(path).model.name for path in IMAGENET}
+    assert named == {name for name in VARIANTS if not name.endswith("_mini")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda path: path.stem)
+def test_the_recipe_is_the_papers(path: Path) -> None:
+    recipe = load_recipe(path)
+    train = recipe.train
+    assert (train.lr, train.weight_decay) == EXPECTED[str(recipe.model.name)]
+    assert (train.epochs, train.warmup_epochs, train.cooldown_epochs) == (310, 10, 10)
+    assert train.optimizer == "adamw" and train.min_lr == 1e-5 and train.ema_decay == 0.99996 and train.drop_path == 0.1
+    assert (train.label_smoothing, train.mixup, train.cutmix, train.random_erasing) == (0.1, 0.8, 1.0, 0.25)
+    assert train.auto_augment == "rand-m9-mstd0.5-inc1" and train.random_resize_scale == (0.08, 1.0)
+    assert recipe.model.image_size == (384 if path.stem.endswith("_384") else 224)
+    for processes in (1, 2, 4, 8):
+        world = World(0, processes, torch.device("cpu"))
+        assert accumulation(train, world) * processes * train.batch_size == 512
+
+
+def test_bare_off_is_what_yaml_makes_of_it() -> None:
+    values = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json", by_alias=True)
+    values["train"]["amp"] = False
+    assert Recipe.model_validate(values).train.amp == "off"
+
+
+def test_keys_that_came_later_change_no_earlier_stage_key() -> None:
+    """A run that was finished before these keys existed stays valid: at their defaults they are not written out."""
+    written = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json")
+    assert not {"global_batch", "on_nan", "keep_last", "save_every", "wandb"} & set(written["train"])
+    assert set(written["data"]) == {"name", "root"}
+    changed = load_recipe(ROOT / "recipes" / "t2t_vit_7.yaml").model_dump(mode="json")["train"]
+    assert changed["global_batch"] == 512 and changed["keep_last"] == 3 and "on_nan" not in changed

@@ -1,0 +1,183 @@
+"""Small trainings: images, recipes, what two of them must have in common; and trainings in processes of their own, which
+torchrun starts and starts again."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipeline.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+EVERYTHING = {  # every random part is on: a continuation must repeat all of them
+    "epochs": 3, "batch_size": 4, "lr": 1e-3, "warmup_epochs": 1, "mixup": 0.8, "cutmix": 1.0, "drop_path": 0.3,
+    "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, "random_resize_scale": [0.5, 1.0], "ema_decay": 0.9,
+    "clip_grad": 1.0, "workers": 0,
+}  # fmt: skip
+PLAIN = {
+    "epochs": 2, "batch_size": 4, "warmup_epochs": 0, "mixup": 0, "cutmix": 0, "auto_augment": None,
+    "random_erasing": 0, "drop_path": 0, "ema_decay": 0, "workers": 0,
+}  # fmt: skip
+PATIENCE = 240  # seconds until a test gives up on a slow machine; nothing waits so long where all is well
+
+
+def write_images(root: Path) -> Path:
+    """14 train and 7 val images of two classes, 20×24 pixels: bright ones and dark ones."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 14), ("val", 7)):
+        for index in range(count):
+            name, low = (("bright", 120), ("dark", 0))[index % 2]
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(low, low + 130, (20, 24, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / split / name / f"{index}.png"), pixels)
+    return root
+
+
+def recipe(root: Path, values: dict[str, Any], model: str = "t2t_vit_mini", checkpoint: Path | None = None) -> Recipe:
+    return Recipe.model_validate({
+        "schema": 1, "data": {"name": "tiny", "root": str(root)},
+        "model": {"name": model, "image_size": 16, "checkpoint": checkpoint},
+        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear"}, "train": values, "build": [],
+    })  # fmt: skip
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    (tmp_path / name).mkdir()
+    return tmp_path / name
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with (path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a nested dict, by its path."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    if not isinstance(value, dict):
+        return {}
+    return {path: tensor for key, item in value.items() for path, tensor in tensors(item, f"{name}/{key}").items()}
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    """Weights, average, optimizer and metrics of two trainings, to the last bit."""
+    one, two = (tensors(torch.load(path / "last.pt", weights_only=True)) for path in (first, second))
+    assert one.keys() == two.keys() and len(one) > 100
+    differing = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not differing, f"{len(differing)} of {len(one)} tensors differ, such as {differing[:3]}"
+    names = ("epoch", "lr", "train_loss", "val_top1", "ema_top1")
+    measured = [[[row[name] for name in names] for row in rows(path)] for path in (first, second)]
+    assert measured[0] == measured[1]
+
+
+# The training itself, which stops for good at the place that STOP names, once: `<rank> <where> <how often passed before>`.
+# `update` is before an update, `save` is while last.pt is being written. Its process id then stands in `stopped`.
+# NAN is `<rank> <update, from 1>` whose loss is made NaN in that process alone.
+DRIVER = """
+import json, os, sys, time
+from pathlib import Path
+import torch
+from pipeline import checkpoint, training_files
+from pipeline.recipe import Recipe
+from pipeline.train import train
+from pipeline.trainer import Trainer
+torch.set_num_threads(1)
+work = Path(sys.argv[1])
+rank, where, count = os.environ["STOP"].split() if "STOP" in os.environ else (-1, "", 0)
+mine = int(rank) == int(os.environ.get("RANK", 0))
+
+
+def stop_at(place):
+    global count
+    if where == place and mine and not (work.parent / "stopped").exists():
+        count = int(count) - 1
+        if count < 0:
+            partial = work.parent / ".stopped"
+            partial.write_text(str(os.getpid()))
+            partial.replace(work.parent / "stopped")
+            time.sleep(600)
+
+
+nan_rank, nan_update = (int(word) for word in os.environ.get("NAN", "-1 -1").split())
+update, compute_loss, torch_save = Trainer._update, Trainer.compute_loss, torch.save
+updates = 0
+
+
+def stopping_update(self, *arguments):
+    global updates
+    stop_at("update")
+    updates += 1
+    return update(self, *arguments)
+
+
+def loss_or_nan(self, *arguments):
+    loss = compute_loss(self, *arguments)
+    here = nan_rank == int(os.environ.get("RANK", 0)) and nan_update == updates
+    return loss * float("nan") if here else loss
+
+
+def stopping_save(content, file):
+    if "optimizer" in content:
+        file.write(b"half of it")
+        file.flush()
+        stop_at("save")
+        file.seek(0)
+    torch_save(content, file)
+
+
+Trainer.compute_loss = loss_or_nan
+Trainer._update, checkpoint.torch.save = stopping_update, stopping_save
+train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
+"""
+
+
+class Training:
+    """One training in `folder`/work, started by torchrun where there is more than one process; `told` is for DRIVER."""
+
+    def __init__(self, folder: Path, recipe: Recipe, processes: int, restarts: int = 0, **told: str):
+        self.folder, self.work = folder, folder / "work"
+        self.work.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json", by_alias=True)))
+        (folder / "driver.py").write_text(DRIVER)
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command += [f"--max-restarts={restarts}"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | told
+        self.log = folder / "log.txt"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, str(folder / "driver.py"), str(self.work)], env=environment, stdout=log, stderr=log
+            )
+
+    def wait_for_stop(self) -> int:
+        """The id of the process that has stopped where it was told to."""
+        return int(self._wait_for(self.folder / "stopped").read_text())
+
+    def _wait_for(self, path: Path) -> Path:
+        deadline = time.monotonic() + PATIENCE
+        while not path.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                pytest.fail(f"no {path.name}; {self.log.read_text()}")
+            time.sleep(0.05)
+        return path
+
+    def finish(self) -> None:
+        """Wait for the end; it must be a good one."""
+        try:
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"not finished after {PATIENCE} s; {self.log.read_text()}")
+        assert status == 0, self.log.read_text()
