@@ -217,7 +217,10 @@ def test_nan_is_skipped(
 
 def test_too_many_skipped(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_nan(monkeypatch, *range(2, 100))
-    for limit, message in ((1, r"(?s)2 times in a row in epoch 1, step 3.*the batch is in"), (9, "every update of epoch 1")):
+    for limit, message in (
+        (1, r"(?s)2 times in a row in epoch 1, step 3.*the batch is in"),
+        (9, "every update of epoch 1"),
+    ):
         chosen = recipe(images, PLAIN | {"on_nan": "skip", "max_skipped": limit, "seed": limit})
         with pytest.raises(NotFinite, match=message):
             train(chosen, folder(tmp_path, f"work{limit}"))
@@ -225,7 +228,7 @@ def test_too_many_skipped(tmp_path: Path, images: Path, monkeypatch: pytest.Monk
 
 def test_nan_in_one_process_is_skipped_in_all(tmp_path: Path, images: Path) -> None:
     """Did the processes not agree, they would wait for each other for ever, or train different networks."""
-    training = Training(tmp_path, recipe(images, PLAIN | {"on_nan": "skip"}), 2, NAN="1 2")
+    training = Training(tmp_path, recipe(images, PLAIN | {"on_nan": "skip", "batch_size": 2}), 2, NAN="1 2")
     training.finish()
     assert [row["skipped"] for row in rows(training.work)] == ["1", "0"], training.log.read_text()
 

@@ -161,14 +161,67 @@ def test_same_image_in_train_and_val(tmp_path: Path, images: Path) -> None:
         train(recipe(images, PLAIN), folder(tmp_path, "work"))
 
 
-def test_bfloat16(tmp_path: Path, images: Path) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"amp": "bfloat16"}, {"amp": "float16"}, {"amp": "float16", "clip_grad": 1.0}, {"amp": "float16", "on_nan": "skip"},
+        {"channels_last": True}, {"amp": "bfloat16", "batch_size": 2, "global_batch": 4, "channels_last": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_arithmetic(tmp_path: Path, images: Path, values: dict[str, Any]) -> None:
+    """Nearly the same training; the weights handed on are float32 and as plain in memory as the others."""
     work, plain = folder(tmp_path, "work"), folder(tmp_path, "plain")
-    train(recipe(images, PLAIN | {"amp": "bfloat16"}), work)
-    train(recipe(images, PLAIN), plain)
-    losses = [float(rows(path)[0]["train_loss"]) for path in (work, plain)]
-    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.05, f"bfloat16 and float32 losses {losses}"
+    chosen = PLAIN | {"lr": 1e-5}
+    train(recipe(images, chosen | values), work)
+    train(recipe(images, chosen), plain)
+    losses = [float(rows(path)[-1]["train_loss"]) for path in (work, plain)]
+    assert losses[0] != losses[1] or values == {"channels_last": True}
+    assert abs(losses[0] - losses[1]) < 0.05, f"losses {losses}"
     weights = read_checkpoint(work / "checkpoint.pt").state_dict
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert not any(
+        torch.equal(weights[name], tensor) for name, tensor in start(chosen, images).items() if "qkv" in name
+    )
+
+
+def start(values: dict[str, Any], images: Path) -> dict[str, torch.Tensor]:
+    """The weights that training begins with."""
+    state = new_state(recipe(images, values), ("bright", "dark"), 3, World(0, 1, torch.device("cpu")))
+    return dict(state.model.state_dict())
+
+
+def test_channels_last_is_how_the_network_computes(images: Path) -> None:
+    chosen = recipe(images, PLAIN | {"channels_last": True}, model="test_resnet")
+    state = new_state(chosen, ("bright", "dark"), 3, World(0, 1, torch.device("cpu")))
+    maps = [tensor for tensor in state.model.parameters() if tensor.dim() == 4 and min(tensor.shape[1:]) > 1]
+    assert maps and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in maps)
+
+
+def test_cool_down(images: Path) -> None:
+    """The cosine ends before the last epochs, which are at min_lr."""
+    chosen = recipe(images, PLAIN | {"epochs": 6, "cooldown_epochs": 2, "lr": 1e-3, "min_lr": 1e-5})
+    state = new_state(chosen, ("bright", "dark"), 3, World(0, 1, torch.device("cpu")))
+    rates = []
+    for update in range(18):
+        state.scheduler.step_update(update)
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    assert rates[12:] == [1e-5] * 6 and rates[11] > 1e-5 and rates[0] == 1e-3
+
+
+def test_weights_and_biases_is_optional(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"(?s)train\.wandb needs the package wandb.*pip install wandb"):
+        train(recipe(images, PLAIN | {"wandb": "project"}), folder(tmp_path, "work"))
+
+
+def test_weights_and_biases(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every epoch is a step of one run, also where training goes on; only where the package is there."""
+    pytest.importorskip("wandb", reason="the optional package wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    work = folder(tmp_path, "work")
+    train(recipe(images, PLAIN | {"wandb": "project"}), work)
+    assert list((tmp_path / "wandb").glob(f"offline-run-*-{(work / 'wandb-id.txt').read_text()}"))
 
 
 def test_shares_of_the_processes() -> None:
