@@ -7,10 +7,10 @@ BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test lint train report predict models bench zoo quantization doctor clean
+.PHONY: help setup export test lint train report predict models bench bench-train curves zoo quantization doctor clean
 
 help: ## print these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 	@echo "  variables: RECIPE=$(RECIPE) RUN=$(RUN) IMAGES=$(IMAGES)"
 
 setup: .venv/installed ## make .venv with everything a host needs
@@ -45,6 +45,12 @@ models: setup ## parameters and MACs of every network, beside the papers'
 
 bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8, as ratios
 	@$(BIN)/python tests/bench/soft_split.py
+
+bench-train: setup ## training steps at 224 px: images/s and memory, ours against literal unfold, processes, input pipeline
+	@$(BIN)/python tests/bench/train.py
+
+curves: setup ## the demo's loss from one process and from two: runs/curves/curves.csv, curves.png (about half an hour on two cores)
+	@$(BIN)/python tests/bench/training_curves.py
 
 doctor: setup ## what is installed, what this machine can build and run
 	@$(EDGE) doctor
