@@ -38,7 +38,7 @@ def name_modules(text: str, modules: dict[str, str]) -> str:
         said.add(name)
         return f"{name} of module {modules[name]}"
 
-    return re.sub(r"[\w./-]*\w", add, text)
+    return re.sub(r"\w+", add, text)
 
 
 def _module(node: memoryview) -> str:

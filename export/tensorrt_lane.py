@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
-from export.cuda_calls import Cuda, CudaError
+from export.cuda_calls import Cuda
+from export.cuda_graph import capture
 from export.runner import Arrays, DeviceTimes, RunOptions, TensorInfo
 from export.tensorrt_build import Messages
 
@@ -57,7 +58,8 @@ class _Prepared:
 
 def read_tensors(trt: Any, engine: Any) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
     """Inputs and outputs of an engine, in its order. InputError for one that is not in device memory."""
-    inputs, outputs = [], []
+    inputs: list[TensorInfo] = []
+    outputs: list[TensorInfo] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
@@ -199,42 +201,9 @@ class Lane:
             return None, "switched off"
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream)):
             return None, "TensorRT cannot capture this engine"
-        try:
-            graph = self._recorded(context)
-            try:
-                return self._tried(self._cuda.instantiate(graph)), ""
-            finally:
-                self._cuda.destroy_graph(graph)
-        except (CudaError, RuntimeError) as error:
-            self._cuda.forget_error()
-            self._messages.errors.clear()
-            return None, " ".join(str(error).split())
-
-    def _recorded(self, context: Any) -> Any:
-        self._cuda.begin_capture(self._stream)
-        try:
-            self._enqueue(context)
-        except RuntimeError:
-            self._leave_capture()
-            raise
-        return self._cuda.end_capture(self._stream)
-
-    def _leave_capture(self) -> None:
-        """Back to running; the error to be told is the one that spoilt the capture."""
-        try:
-            unfinished = self._cuda.end_capture(self._stream)
-        except CudaError:
-            return
-        self._cuda.destroy_graph(unfinished)
-
-    def _tried(self, executable: Any) -> Any:
-        try:
-            self._cuda.launch(executable, self._stream)
-            self._cuda.synchronize(self._stream)
-        except CudaError:
-            self._cuda.destroy_executable(executable)
-            raise
-        return executable
+        found = capture(self._cuda, self._stream, lambda: self._enqueue(context))
+        self._messages.errors.clear()  # a capture that failed is no error of the run
+        return found
 
     def _reserve_event(self, stack: ExitStack) -> Any:
         event = self._cuda.create_event(blocking=not self._options.spin)
@@ -281,4 +250,4 @@ def _aligned(nbytes: int) -> int:
 def _view(tensor: _Tensor, block: _Block) -> NDArray[Any]:
     """The tensor's numbers in pinned memory."""
     memory = (ctypes.c_uint8 * tensor.nbytes).from_address(block.host + tensor.offset)
-    return np.frombuffer(memory, tensor.dtype).reshape(tensor.shape)
+    return np.frombuffer(memoryview(memory), tensor.dtype).reshape(tensor.shape)

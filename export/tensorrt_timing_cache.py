@@ -29,20 +29,16 @@ def attach_cache(config: Any, path: Path, progress: Progress) -> None:
     """Give the builder the times in `path`, or an empty cache to fill; says so where the file is of no use."""
     kept, problem = _read(path)
     if kept:
-        cache = _create(config, kept)
-        # False: times of another GPU or release, which the file's name cannot tell (a driver, a clock), are refused.
+        cache = config.create_timing_cache(kept)
+        # False: TensorRT refuses what it would not have measured itself (another GPU, CUDA or release).
         if cache is not None and config.set_timing_cache(cache, False):
             return
         problem = "TensorRT does not take it"
     if problem:
         progress.say(f"timing cache {path} is ignored: {problem}")
-    cache = _create(config, b"")
+    cache = config.create_timing_cache(b"")
     if cache is None or not config.set_timing_cache(cache, False):
         progress.say("TensorRT gives no timing cache: this build's kernel times are not kept")
-
-
-def _create(config: Any, content: bytes) -> Any:
-    return config.create_timing_cache(content)
 
 
 def save_cache(config: Any, path: Path, progress: Progress) -> None:
