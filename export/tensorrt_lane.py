@@ -107,8 +107,8 @@ class Lane:
         prepared = self._for_shapes(tuple(feeds[info.name].shape for info in self._inputs))
         self._messages.errors.clear()
         cuda, stream, (start, copied, computed, done) = self._cuda, self._stream, self._events
-        for tensor in prepared.inputs:
-            np.copyto(_view(tensor, self._in), feeds[tensor.name])
+        for placed in prepared.inputs:
+            np.copyto(_view(placed, self._in), feeds[placed.name])
         cuda.record(start, stream)
         cuda.copy_in(self._in.device, self._in.host, _end(prepared.inputs), stream)
         cuda.record(copied, stream)
@@ -126,7 +126,7 @@ class Lane:
         assert self.busy is not None, "nothing was submitted"
         prepared, self.busy = self.busy, None
         self._cuda.wait(self._events[3])
-        return {tensor.name: _view(tensor, self._out).copy() for tensor in prepared.outputs}
+        return {placed.name: _view(placed, self._out).copy() for placed in prepared.outputs}
 
     def times(self) -> DeviceTimes:
         """Of the batch collected last, by CUDA events."""
@@ -247,7 +247,7 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _view(tensor: _Tensor, block: _Block) -> NDArray[Any]:
+def _view(placed: _Tensor, block: _Block) -> NDArray[Any]:
     """The tensor's numbers in pinned memory."""
-    memory = (ctypes.c_uint8 * tensor.nbytes).from_address(block.host + tensor.offset)
-    return np.frombuffer(memoryview(memory), tensor.dtype).reshape(tensor.shape)
+    memory = (ctypes.c_uint8 * placed.nbytes).from_address(block.host + placed.offset)
+    return np.frombuffer(memoryview(memory), placed.dtype).reshape(placed.shape)

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calib.errors import InputError
 from export import tensorrt_backend, tensorrt_rtx_backend
+from export.cuda_calls import check_gpu
 from export.runner import Unavailable
 from export.tensorrt_layers import count_precisions, parse_layers
-from export.cuda_calls import check_gpu
 
 BATCHES = (1, 1, 4)
 PRODUCTS = 3  # two Conv and one MatMul
@@ -128,7 +128,7 @@ def _unknown_operator(path: Path) -> Path:
     [
         (_broken_file, "sm86", "(?s)cannot parse .*net.onnx.*holds no network"),
         (_half_a_file, "sm86", "(?s)cannot parse .*net.onnx.*Failed to parse the ONNX model"),
-        (_unknown_operator, "sm86", "(?s)cannot parse .*node node_probabilities \(Zoftmax\)"),
+        (_unknown_operator, "sm86", r"(?s)cannot parse .*node node_probabilities \(Zoftmax\)"),
         (lambda path: path, "sm86", "there is no ONNX file"),
         (lambda path: GraphWriter("fp32").write(path), "sm87", "(?s)does not build for this target.*sm86, sm89"),
         (lambda path: GraphWriter("fp32").write(path, batch=2), "sm86", r"(?s)fixed batch of 2.*\[1, 1, 4\]"),
