@@ -27,6 +27,7 @@ class Phases:
     """The phases that are open, the outermost first: each is one step of the one around it. For any thread."""
 
     open: list[tuple[str, int, int]] = field(default_factory=list)  # name, steps done, steps in all
+    highest: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, name: str, steps: int) -> None:
@@ -45,13 +46,17 @@ class Phases:
                     return
 
     def fraction(self) -> float:
-        """Of the outermost phase, 0 to 1, with what the phases inside have done of its current step."""
+        """Of the outermost phase, 0 to 1, with what the phases inside have done of its current step.
+
+        It never falls, although TensorRT opens phases inside one whose steps are all done, and leaves others early.
+        """
         with self.lock:
             share, done = 1.0, 0.0
             for _, finished, steps in self.open:
                 done += share * min(finished, steps) / steps
                 share /= steps
-            return min(done, 1.0)
+            self.highest = max(self.highest, min(done, 1.0))
+            return self.highest
 
 
 class Stop:

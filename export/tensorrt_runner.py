@@ -66,6 +66,8 @@ class TensorRtRunner:
 
         Raises ValueError for feeds of another name, dtype or shape, or a batch outside the profile.
         """
+        if any(lane.busy is not None for lane in self._lanes):
+            raise RuntimeError("infer_stream is not at its end: take all of its outputs, or close it, first")
         self._submit(self._lanes[0], feeds)
         return self._lanes[0].collect()
 
@@ -107,8 +109,6 @@ class TensorRtRunner:
 
     def _submit(self, lane: Lane, feeds: Arrays) -> None:
         check_feeds(self.inputs, feeds)
-        if lane.busy is not None:
-            raise RuntimeError("infer_stream is not at its end: take all of its outputs, or close it, first")
         lane.submit(feeds)
 
     def _lane(self, stack: ExitStack) -> Lane:
