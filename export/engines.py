@@ -8,16 +8,20 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
-from export.runner import Engine, Runner, Unavailable
+from export.runner import Engine, Runner, RunOptions, Unavailable
+from export.tensorrt_options import BuildOptions
+from export.tensorrt_progress import Progress
 
 SIDECAR = "engine.json"
+WEIGHTS = "weights.onnx"  # beside a weight-stripped engine
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class EngineSpec:
     precision: str
     target: str | None
     batch_sizes: tuple[int, int, int]
+    options: BuildOptions = field(default_factory=BuildOptions)  # of the TensorRT backends
 
     @property
     def name(self) -> str:
@@ -37,7 +42,10 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What travels with an engine. `files` maps each file's name to its sha256; `max_batch` is None where any will do."""
+    """What travels with an engine. `files` maps each file's name to its sha256; `max_batch` is None where any will do.
+
+    `options` are those a TensorRT engine was built with, None of other backends.
+    """
 
     backend: str
     precision: str
@@ -52,6 +60,7 @@ class Sidecar:
     preprocess_sha256: str
     classes: tuple[str, ...]
     layers: dict[str, int] | None
+    options: dict[str, Any] | None = None
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing this engine's network was trained with."""
@@ -71,24 +80,30 @@ def backend_version(backend: str) -> str | None:
 
 
 def build_engine(
-    spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str]
-) -> Sidecar:
+    spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str],
+    progress: Progress | None = None,
+) -> Sidecar:  # fmt: skip
     """Build `onnx_path` into `folder` and write its sidecar. Unavailable where the backend is not here."""
     folder.mkdir(parents=True)
     max_batch: int | None = None
+    options: BuildOptions | None = None
     if spec.backend == "onnxruntime":
         engine = onnxruntime_backend.build(onnx_path, folder / onnxruntime_backend.ENGINE_NAME)
     elif spec.backend == "openvino":
         engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME)
     else:
         max_batch = spec.batch_sizes[2]
-        engine = _build_tensorrt(spec, onnx_path, folder / "engine.plan")
+        options = replace(spec.options, sparse_weights="sparse" in spec.precision)
+        engine = _build_tensorrt(spec, options, onnx_path, folder / "engine.plan", progress)
+        if options.strip_weights:
+            _link_or_copy(onnx_path, folder / WEIGHTS)
     version = backend_version(spec.backend)
     assert version is not None
     sidecar = Sidecar(
         spec.backend, spec.precision, spec.target, version, machine(), engine.path.name,
         {path.name: sha256_of(path) for path in sorted(folder.iterdir())}, max_batch, sha256_of(onnx_path),
         preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers,
+        None if options is None else asdict(options),
     )  # fmt: skip
     partial = folder / f"{SIDECAR}.partial"
     partial.write_text(json.dumps(asdict(sidecar), indent=1), encoding="utf-8")
@@ -96,11 +111,23 @@ def build_engine(
     return sidecar
 
 
-def _build_tensorrt(spec: EngineSpec, onnx_path: Path, path: Path) -> Engine:
+def _build_tensorrt(
+    spec: EngineSpec, options: BuildOptions, onnx_path: Path, path: Path, progress: Progress | None
+) -> Engine:
     if spec.backend == "tensorrt":
-        return tensorrt_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes)
+        return tensorrt_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes, options=options, progress=progress)
     assert spec.target is not None
-    return tensorrt_rtx_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes, target=spec.target)
+    return tensorrt_rtx_backend.build(
+        onnx_path, path, batch_sizes=spec.batch_sizes, target=spec.target, options=options, progress=progress
+    )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name where the file system allows it, so that weights take no room twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def read_sidecar(folder: Path) -> Sidecar:
@@ -125,24 +152,37 @@ def read_sidecar(folder: Path) -> Sidecar:
     return sidecar
 
 
-def load_engine(folder: Path, threads: int) -> tuple[Sidecar, Runner]:
-    """Check an engine against its sidecar and load it. Unavailable where this machine cannot run it."""
+def load_engine(folder: Path, threads: int, run: RunOptions | None = None) -> tuple[Sidecar, Runner]:
+    """Check an engine against its sidecar and load it. Unavailable where this machine cannot run it.
+
+    `threads` is for backends of the CPU, `run` for those of the GPU.
+    """
     sidecar = read_sidecar(folder)
     installed = backend_version(sidecar.backend)
     if installed is None:
         raise Unavailable(f"{sidecar.backend} is not installed: pip install 't2t-edge[{sidecar.backend}]'")
-    if installed != sidecar.version and sidecar.backend.startswith("tensorrt"):
+    options = BuildOptions(**sidecar.options or {})
+    if sidecar.backend.startswith("tensorrt") and not _runs_on(installed, sidecar.version, options):
         raise _refused(folder, f"it was built by {sidecar.backend} {sidecar.version}", f"{installed} is installed")
     path = folder / sidecar.engine
+    weights = folder / WEIGHTS if options.strip_weights else None
     if sidecar.backend == "onnxruntime":
         return sidecar, onnxruntime_backend.load(path, threads)
     if sidecar.backend == "openvino":
         return sidecar, openvino_backend.load(path, threads)
     if sidecar.backend == "tensorrt":
         tensorrt_backend.check_available_to_run()
-        return sidecar, tensorrt_backend.load(path)
+        return sidecar, tensorrt_backend.load(path, run, weights=weights, host_code=options.version_compatible)
     tensorrt_rtx_backend.check_available_to_run()
-    return sidecar, tensorrt_rtx_backend.load(path)
+    return sidecar, tensorrt_rtx_backend.load(path, run, weights=weights)
+
+
+def _runs_on(installed: str, built: str, options: BuildOptions) -> bool:
+    """The same release, or for a version-compatible engine a later one of the same major version."""
+    if installed == built:
+        return True
+    here, there = (tuple(int(part) for part in text.split(".")[:3]) for text in (installed, built))
+    return options.version_compatible and here[0] == there[0] and here > there
 
 
 def machine() -> str:

@@ -11,14 +11,16 @@ from calib.preprocess import Preprocess
 from export.engines import EngineSpec, Sidecar, build_engine
 from export.onnx_export import read_metadata
 from export.runner import Unavailable
+from export.tensorrt_options import BuildOptions
 from pipeline.artifact import Artifact
+from pipeline.progress import show_build
 from pipeline.recipe import Recipe
 
 
 def engine_specs(recipe: Recipe) -> list[EngineSpec]:
     """Every engine the recipe asks for, in its order."""
     return [
-        EngineSpec(part.backend, precision, target, part.batch_sizes)
+        EngineSpec(part.backend, precision, target, part.batch_sizes, BuildOptions(**part.options.model_dump()))
         for part in recipe.build
         for precision in part.precisions
         for target in part.targets or (None,)
@@ -43,7 +45,8 @@ def _build(engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, 
         "status": "built", "reason": "", "layers": None, "size_bytes": None, "sha256": None,
     }  # fmt: skip
     try:
-        sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes)
+        with show_build(f"building {engine.name}") as progress:
+            sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes, progress)
     except Unavailable as reason:
         return row | {"status": "unavailable", "reason": str(reason)}
     except (RuntimeError, InputError) as error:
