@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +14,31 @@ from numpy.typing import NDArray
 from calib.images import read_split
 from calib.preprocess import load_batch
 from export.engines import load_engine
-from export.onnx_export import INPUT
-from export.runner import Runner, Unavailable
+from export.runner import INPUT, Runner, Unavailable
 from pipeline.artifact import Artifact
 from pipeline.machine import describe_machine
 from pipeline.progress import track
-from pipeline.recipe import BenchmarkPart, Recipe
+
+if TYPE_CHECKING:  # the device side has no pydantic
+    from pipeline.recipe import Recipe
 
 _REWARM = 3  # untimed calls when an engine's turn comes, so that another engine's spinning threads do not count
 
 
-def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+class Timing(Protocol):
+    """How often to call: see the recipe's `benchmark`."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+
+
+def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `benchmark.json` into `folder`: per engine latency at batch 1 and images per second at each batch size."""
     part = recipe.benchmark
     with ExitStack() as stack:
@@ -49,14 +63,14 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     benchmark = {
         "machine": describe_machine(inputs["build"].notes["engines"]),
         "mode": {"threads": part.threads, "warmup": part.warmup, "rounds": part.rounds, "calls": part.calls},
-        "variants": {name: _summary(times) for name, times in seconds.items()},
+        "variants": {name: summarize(times) for name, times in seconds.items()},
     }  # fmt: skip
     (folder / "benchmark.json").write_text(json.dumps(benchmark, indent=1), encoding="utf-8")
     return {"load_average": os.getloadavg()[0]}
 
 
 def measure(
-    runners: Mapping[str, Runner], images: NDArray[np.uint8], part: BenchmarkPart, limits: Mapping[str, int | None]
+    runners: Mapping[str, Runner], images: NDArray[np.uint8], part: Timing, limits: Mapping[str, int | None]
 ) -> dict[str, dict[int, list[float]]]:
     """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round."""
     turns = [
@@ -85,7 +99,8 @@ def _time_calls(runner: Runner, images: NDArray[np.uint8], calls: int) -> list[f
     return seconds
 
 
-def _summary(times: dict[int, list[float]]) -> dict[str, Any]:
+def summarize(times: dict[int, list[float]]) -> dict[str, Any]:
+    """What the report says of one engine's seconds, by batch size."""
     latency = None
     if 1 in times:
         latency = {f"p{percent}": float(np.percentile(times[1], percent)) * 1e3 for percent in (50, 90, 99)}

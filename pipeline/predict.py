@@ -10,9 +10,7 @@ import numpy as np
 from calib.errors import InputError
 from calib.preprocess import IMAGE_SUFFIXES, load_image, preprocess
 from export.engines import load_engine
-from export.runner import Unavailable
-
-INPUT, OUTPUT = "images", "logits"
+from export.runner import INPUT, OUTPUT, Unavailable
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -10,7 +11,7 @@ Item = TypeVar("Item")
 
 def track(items: Sequence[Item], title: str) -> Iterator[Item]:
     """Yield `items`, showing how far along they are."""
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and find_spec("rich") is not None:  # a device has none
         from rich.progress import track as rich_track
 
         yield from rich_track(items, description=f"           {title}", transient=True)
