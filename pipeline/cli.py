@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from calib.errors import InputError
+from export.engines import RECIPE_PATH
 
 DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
@@ -114,6 +115,7 @@ def _run(options: argparse.Namespace) -> int:
     from pipeline.stages import run_stages
 
     recipe = load_recipe(options.recipe)
+    _remember(folder, options.recipe)
     last = "report" if options.command == "run" else options.command
     artifact = run_stages(recipe, folder, last)
     if last == "quantize" and options.explain and int(os.environ.get("RANK", 0)) == 0:
@@ -129,13 +131,21 @@ def _run(options: argparse.Namespace) -> int:
     return DONE if report["recommended"] else GATE_FAILED
 
 
+def _remember(run_folder: Path, recipe: Path) -> None:
+    """Note which recipe the run is made from, for messages that name the command to run again."""
+    path = run_folder / RECIPE_PATH
+    if int(os.environ.get("RANK", 0)) == 0 and not (path.is_file() and path.read_text(encoding="utf-8") == str(recipe)):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(recipe), encoding="utf-8")
+
+
 def _predict(options: argparse.Namespace, folder: Path) -> int:
     from pipeline.predict import find_engine, find_images, predict
 
     images = find_images(options.paths)
-    engine = find_engine(folder, options.engine)
+    engine, expected = find_engine(folder, options.engine)
     failed = 0
-    for prediction in predict(engine, images, options.threads):
+    for prediction in predict(engine, images, options.threads, expected):
         if prediction.probability is None:
             failed += 1
             print(f"{prediction.path}: {prediction.problem}", file=sys.stderr)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.preprocess import Preprocess
-from export.engines import load_engine
+from export.engines import Expected, load_engine
 from export.runner import INPUT, OUTPUT, Runner, Unavailable
 from pipeline.artifact import Artifact
 from pipeline.batches import batches, evaluation_split
@@ -67,7 +67,9 @@ def _infer_all(
             if row["status"] != "built":
                 continue
             try:
-                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads)
+                graph_sha256 = inputs["quantize"].outputs[f"{row['precision']}.onnx"]
+                expected = Expected(onnx_sha256=graph_sha256)
+                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected)
             except Unavailable as reason:
                 reasons[row["name"]] = str(reason)
                 continue

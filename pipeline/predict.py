@@ -9,7 +9,7 @@ import numpy as np
 
 from calib.errors import InputError
 from calib.preprocess import IMAGE_SUFFIXES, load_image, preprocess
-from export.engines import load_engine
+from export.engines import Expected, load_engine
 from export.runner import INPUT, OUTPUT, Unavailable
 
 
@@ -23,8 +23,8 @@ class Prediction:
     problem: str | None = None
 
 
-def find_engine(run_folder: Path, name: str | None) -> Path:
-    """The folder of the recommended engine of a run, or of the engine `name`."""
+def find_engine(run_folder: Path, name: str | None) -> tuple[Path, Expected]:
+    """The folder of the recommended engine of a run, or of the engine `name`, and what the report says of it."""
     path = run_folder / "report" / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -45,7 +45,9 @@ def find_engine(run_folder: Path, name: str | None) -> Path:
             allowed=", ".join(passed) or "none",
             next_step=f"read {path.with_suffix('.md')}",
         )
-    return run_folder / "build" / str(chosen)
+    (variant,) = [variant for variant in report["variants"] if variant["name"] == chosen]
+    expected = Expected(preprocess_sha256=report["preprocess_sha256"], engine_sha256=variant["sha256"])
+    return run_folder / "build" / str(chosen), expected
 
 
 def find_images(paths: list[Path]) -> list[Path]:
@@ -64,10 +66,10 @@ def find_images(paths: list[Path]) -> list[Path]:
     return images
 
 
-def predict(engine_folder: Path, images: list[Path], threads: int) -> Iterator[Prediction]:
+def predict(engine_folder: Path, images: list[Path], threads: int, expected: Expected) -> Iterator[Prediction]:
     """Predict image by image; one that cannot be read becomes a Prediction with a problem, and the rest go on."""
     try:
-        sidecar, loaded = load_engine(engine_folder, threads)
+        sidecar, loaded = load_engine(engine_folder, threads, expected)
     except Unavailable as reason:
         raise InputError("the engine cannot run on this machine", got=str(reason)) from reason
     spec = sidecar.preprocess_spec()
