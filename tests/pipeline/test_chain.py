@@ -22,8 +22,9 @@ from export import engines
 from export.engines import SIDECAR, load_engine, read_sidecar
 from pipeline import export_stage, stages
 from pipeline.checkpoint import read_checkpoint
-from pipeline.cli import DONE, FAILED, GATE_FAILED, WRONG_INPUT, main
+from pipeline.cli import main
 from pipeline.evaluate_stage import failure_reason, fallback
+from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.recipe import ModelPart
 from pipeline.report import check_report
 from pipeline.weights import build_model
