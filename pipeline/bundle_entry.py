@@ -13,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-WRONG_INPUT = 2
+FAILED, WRONG_INPUT = 1, 2
+AGAIN = "copy it again from the host, or make it there: "
 
 
 def main() -> int:
@@ -24,24 +25,28 @@ def main() -> int:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         code = {name: digest for name, digest in manifest["files"].items() if name.endswith(".py")}
-        rebuild = manifest["rebuild"]
+        rebuild = str(manifest["rebuild"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return stop(f"the bundle {folder} is refused: it is not whole", error, "t2t-edge bundle --run RUN")
+        return stop(f"the bundle {folder} is refused: it is not whole", error, AGAIN + "t2t-edge bundle --run RUN")
     for name, digest in code.items():
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            return stop(f"the bundle {folder} is refused: a file is missing or was changed", name, rebuild)
+            return stop(f"the bundle {folder} is refused: a file is missing or was changed", name, AGAIN + rebuild)
     sys.dont_write_bytecode = True  # the folder stays as the manifest has it
     sys.path.insert(0, str(folder / "lib"))
-    from pipeline.device_cli import run_command
-
+    try:
+        from pipeline.device_cli import run_command
+    except KeyboardInterrupt:
+        return FAILED
+    except ImportError as error:
+        return stop("a package is missing", error, "pip install numpy opencv-python-headless")
     return run_command(folder)
 
 
-def stop(what: str, got: object, command: object) -> int:
+def stop(what: str, got: object, next_step: object) -> int:
     """Say what is wrong and how to mend it."""
     print(
-        f"error: {what}\n  got: {got}\n  next: copy it again from the host, or make it there: {command}",
+        f"error: {what}\n  got: {got}\n  next: {next_step}",
         file=sys.stderr,
     )
     return WRONG_INPUT

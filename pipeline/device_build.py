@@ -13,6 +13,7 @@ from pipeline.artifact import swap_folder, write_json
 from pipeline.build_stage import build_row
 from pipeline.bundle_contents import DEVICE_BACKENDS, Bundle
 from pipeline.device_state import ROWS, DeviceState
+from pipeline.doctor import without_extra
 
 _CHECKS = {
     "tensorrt": tensorrt_backend.check_available_to_build,
@@ -35,8 +36,8 @@ def choose_backend(bundle: Bundle, asked: str | None) -> str:
             _CHECKS[backend]()
             return backend
         except Unavailable as reason:
-            reasons[backend] = str(reason)
-            print(f"{backend}: {reason}", flush=True)
+            reasons[backend] = without_extra(str(reason))
+            print(f"{backend}: {reasons[backend]}", flush=True)
     raise InputError(
         "no engine of this bundle can be built here", got="; ".join(f"{name}: {why}" for name, why in reasons.items()),
         allowed="TensorRT 10.3 or newer with cuda-bindings, or ONNX Runtime", next_step="./t2t doctor",

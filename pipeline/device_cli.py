@@ -3,13 +3,16 @@
 import argparse
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
 from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report
 from pipeline.device_state import DeviceState
+from pipeline.doctor import print_doctor
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
+from pipeline.predict import find_engine, find_images, print_predictions
 from pipeline.report_format import DEVICE_COMMANDS, recommendation
 from pipeline.report_markdown import markdown_table
 
@@ -60,8 +63,6 @@ def _add_work(command: argparse.ArgumentParser) -> None:
 
 def _run(folder: Path, options: argparse.Namespace) -> int:
     if options.command == "doctor":
-        from pipeline.doctor import print_doctor
-
         return DONE if print_doctor(options.json, device=True) else FAILED
     needed = {"run": (GRAPHS, EVALUATION), "build": (GRAPHS,), "evaluate": (EVALUATION,), "benchmark": (EVALUATION,),
               "check": ("all",)}  # fmt: skip
@@ -69,7 +70,7 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
     if options.command == "check":
         print(f"{folder}: whole, every file as the host wrote it")
         return DONE
-    state = DeviceState(bundle, options.work or folder / DEVICE, shlex.quote(os.path.relpath(folder / "t2t")))
+    state = DeviceState(bundle, options.work or folder / DEVICE, _command(folder))
     if options.command == "predict":
         return _predict(state, options)
     status = DONE
@@ -79,6 +80,11 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
         if status not in (DONE, GATE_FAILED):
             return status
     return status
+
+
+def _command(folder: Path) -> str:
+    """How to call the bundle from here."""
+    return "./t2t" if folder.resolve() == Path.cwd().resolve() else shlex.quote(str(folder / "t2t"))
 
 
 def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
@@ -105,9 +111,8 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
 
 
 def _predict(state: DeviceState, options: argparse.Namespace) -> int:
-    from pipeline.predict import find_engine, find_images, print_predictions
-
     images = find_images(options.paths)
-    engine, _ = find_engine(state.work, options.engine, f"{state.command} run")
-    (row,) = [row for row in state.finished_rows() if row["name"] == engine.name]
-    return print_predictions(engine, images, options.threads, state.expected(row))
+    state.finished_rows()  # of this bundle, not of one that was here before
+    engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
+    expected = replace(evaluated, rebuild=f"{state.command} run")
+    return print_predictions(engine, images, options.threads, expected)

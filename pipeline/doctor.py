@@ -18,12 +18,24 @@ from pipeline.versions import installed_versions
 HOST_PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxsim", "nvidia-modelopt", "pydantic", "PyYAML")
 _GIB = 1 << 30
 _LITTLE_MEMORY = 8 * _GIB  # a Jetson with less memory and swap than this together runs out while TensorRT builds
-_DEVICE_FIXES = {
-    "tensorrt": "on a Jetson: sudo apt-get install python3-libnvinfer && pip install cuda-bindings; "
-    "elsewhere: pip install tensorrt cuda-bindings",
-    "tensorrt_rtx": "x86 Linux only: pip install tensorrt-rtx-cu12-bindings onnxruntime-ep-nv-tensorrt-rtx-cu12",
-    "onnxruntime": "pip install onnxruntime",
-    "openvino": "pip install openvino",
+Check = Callable[[], None]
+# Of each backend, what to check before building and before running.
+_CHECKS: dict[str, tuple[Check, Check]] = {
+    "tensorrt": (tensorrt_backend.check_available_to_build, tensorrt_backend.check_available_to_run),
+    "tensorrt_rtx": (tensorrt_rtx_backend.check_available_to_build, tensorrt_rtx_backend.check_available_to_run),
+    "onnxruntime": (onnxruntime_backend.check_available, onnxruntime_backend.check_available),
+    "openvino": (openvino_backend.check_available, openvino_backend.check_available),
+}
+_TENSORRT = "on a Jetson: sudo apt-get install python3-libnvinfer && pip install cuda-bindings; elsewhere: "
+# How to install each, on a host and on a device.
+_FIXES = {
+    "tensorrt": (_TENSORRT + "pip install -e '.[tensorrt]'", _TENSORRT + "pip install tensorrt cuda-bindings"),
+    "tensorrt_rtx": (
+        "x86 Linux only: make setup",
+        "x86 Linux only: pip install tensorrt-rtx-cu12-bindings onnxruntime-ep-nv-tensorrt-rtx-cu12 cuda-bindings",
+    ),
+    "onnxruntime": ("make setup", "pip install onnxruntime"),
+    "openvino": ("make setup", "pip install openvino"),
 }
 
 
@@ -47,7 +59,7 @@ def examine(device: bool) -> list[Finding]:
 def print_doctor(as_json: bool, device: bool = False) -> bool:
     """Print the table; False where not even one engine can run here."""
     findings = examine(device)
-    runs = any(row.group == "run" and row.status in ("ok", "bad") for row in findings)
+    runs = any(row.group == "engine" and row.status in ("ok", "bad") for row in findings)
     if as_json:
         print(json.dumps({"schema": 1, "can_run": runs, "findings": [asdict(row) for row in findings]}, indent=1))
         return runs
@@ -56,7 +68,7 @@ def print_doctor(as_json: bool, device: bool = False) -> bool:
     for row in findings:
         if row.group != group:
             group = row.group
-            print(f"{_TITLES[group]}")
+            print(_TITLES[group])
         print(f"  {row.item:<{width}}  {row.status:<8} {row.found}")
         for text in (row.detail, f"fix: {row.fix}" if row.fix else ""):
             if text:
@@ -67,8 +79,7 @@ def print_doctor(as_json: bool, device: bool = False) -> bool:
 
 
 _TITLES = {
-    "machine": "Machine", "jetson": "Jetson", "package": "Packages", "build": "Engines that can be built here",
-    "run": "Engines that can run here",
+    "machine": "Machine", "jetson": "Jetson", "package": "Packages", "engine": "Engines",
 }  # fmt: skip
 
 
@@ -150,26 +161,30 @@ def _opencv() -> Finding:
 
 
 def _backends(device: bool) -> list[Finding]:
-    checks: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
-        "onnxruntime": (onnxruntime_backend.check_available, onnxruntime_backend.check_available),
-        "openvino": (openvino_backend.check_available, openvino_backend.check_available),
-        "tensorrt": (tensorrt_backend.check_available_to_build, tensorrt_backend.check_available_to_run),
-        "tensorrt_rtx": (tensorrt_rtx_backend.check_available_to_build, tensorrt_rtx_backend.check_available_to_run),
-    }
-    rows = []
-    for group, index in (("build", 0), ("run", 1)):
-        for backend, pair in checks.items():
-            rows.append(_backend(group, backend, pair[index], device))
-    return rows
+    return [_backend(backend, checks, device) for backend, checks in _CHECKS.items()]
 
 
-def _backend(group: str, backend: str, check: Callable[[], None], device: bool) -> Finding:
+def _backend(backend: str, checks: tuple[Check, Check], device: bool) -> Finding:
     version = backend_version(backend)
+    build, run = (_reason(check) for check in checks)
+    if not run:
+        assert version is not None and not build
+        return _judge("engine", backend, version, {})
+    if device:
+        run = without_extra(run)
+    detail = f"builds engines, cannot run them: {run}" if not build else run
+    return Finding("engine", backend, version or "-", "missing" if build else "note", detail,
+                   _FIXES[backend][device] if version is None else "")  # fmt: skip
+
+
+def without_extra(reason: str) -> str:
+    """Why a backend is not here, without the extra of ours to install, which a device has not."""
+    return reason.partition(": pip install 't2t-edge")[0]
+
+
+def _reason(check: Check) -> str:
     try:
         check()
     except Unavailable as reason:
-        # the reason names the extra to install, which a device has not
-        fix = _DEVICE_FIXES[backend] if version is None and device else ""
-        return Finding(group, backend, version or "-", "missing", str(reason), fix)
-    assert version is not None
-    return _judge(group, backend, version, {})
+        return str(reason)
+    return ""
