@@ -6,6 +6,7 @@ stages' `run` functions share files with what a device calls.
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,8 @@ def device_modules() -> list[Path]:
     return sorted(found - {Path(ENTRY)})
 
 
-def host_packages(place: Path) -> set[str]:
+@cache
+def host_packages(place: Path) -> frozenset[str]:
     """The packages a device lacks that importing this file imports, whole chain of module level imports included."""
     seen: set[Path] = set()
     packages: set[str] = set()
@@ -42,9 +44,10 @@ def host_packages(place: Path) -> set[str]:
         names, _ = imported_names(ROOT / file)
         packages |= {name.split(".")[0] for name in names}
         todo += _files(names)
-    return packages - set(OURS) - DEVICE_PACKAGES - set(sys.stdlib_module_names)
+    return frozenset(packages) - set(OURS) - DEVICE_PACKAGES - set(sys.stdlib_module_names)
 
 
+@cache
 def imported_names(path: Path) -> tuple[list[str], list[str]]:
     """Dotted names that a file imports at module level, and inside functions; `package.name` for each name imported from."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import yaml
 from onnx import numpy_helper
+from small_run import write_run
 
+from calib.preprocess import Preprocess
 from export.engines import SIDECAR, sha256_of
 from pipeline import bundle, bundle_modules, device_build
 from pipeline.artifact import write_json
@@ -35,32 +36,24 @@ BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and 
 
 
 @pytest.fixture(scope="module")
-def folder(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(image_root: Path, spec: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run `runs/small`, and its bundle."""
     folder = tmp_path_factory.mktemp("bundle")
-    recipe = {
+    values = {
         "schema": 1,
         "data": {"name": "three classes", "root": str(image_root)},
         "model": {"name": "t2t_vit_mini", "image_size": 32},
-        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
-        "train": {
-            "epochs": 4, "batch_size": 20, "warmup_epochs": 0, "lr": 5e-4, "mixup": 0, "cutmix": 0, "auto_augment": None,
-            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "ema_decay": 0, "workers": 0, "eval_every": 4,
-        },
-        "calibrate": {"images": 30},
         "quantize": {"precisions": ["fp32", "int8", "int8-fp16"]},
-        "visualize": {"images": 6, "blocks": 2},
         "build": [
             {"backend": "onnxruntime", "precisions": ["fp32", "int8"]},
             {"backend": "tensorrt", "precisions": ["int8-fp16"], "batch_sizes": [1, 2, 4]},
         ],
         "evaluate": {"batch_size": 10},
         "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "rounds": 2, "calls": 2, "threads": 1},
+        "gate": {"min_relative_top1": 0.9},
     }  # fmt: skip
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    options = ["--runs", str(folder / "runs"), "--run", "small"]
-    assert main(["run", "--recipe", str(folder / "recipe.yaml"), *options]) == DONE
-    assert main(["bundle", *options, "--images", "24"]) == DONE
+    write_run(folder / "runs" / "small", values, spec)
+    assert main(["bundle", "--runs", str(folder / "runs"), "--run", "small", "--images", "24"]) == DONE
     return folder
 
 
