@@ -10,7 +10,8 @@ import json
 import os
 import platform
 import shlex
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
 from export.cuda_device import compute_capability
-from export.runner import Engine, Runner, Unavailable
+from export.runner import Engine, Runner, RunOptions, Unavailable
+from export.tensorrt_options import BuildOptions
+from export.tensorrt_progress import Progress
 
 SIDECAR = "engine.json"
 RECIPE_PATH = "recipe.path"  # in a run's folder: the recipe it was made from
+WEIGHTS = "weights.onnx"  # beside a weight-stripped engine
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 _PLAN = "engine.plan"
 _RTX_MAGIC = b"vtrt"  # the first bytes of what TensorRT-RTX 1.7 builds
@@ -35,6 +39,7 @@ class EngineSpec:
     precision: str
     target: str | None
     batch_sizes: tuple[int, int, int]
+    options: BuildOptions = field(default_factory=BuildOptions)  # of the TensorRT backends
 
     @property
     def name(self) -> str:
@@ -47,7 +52,7 @@ class Sidecar:
     """What travels with an engine. `files` maps each file's name to its sha256; `max_batch` is None where any will do.
 
     `backend` is the flavour, `machine` operating system and architecture. `compute_capability` is that of the GPU it
-    was built for, None for engines of a CPU.
+    was built for, and `options` those a TensorRT engine was built with; both None of other backends.
     """
 
     backend: str
@@ -64,6 +69,7 @@ class Sidecar:
     classes: tuple[str, ...]
     layers: dict[str, int] | None
     compute_capability: str | None = None
+    options: dict[str, Any] | None = None
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing this engine's network was trained with."""
@@ -96,24 +102,30 @@ def backend_version(backend: str) -> str | None:
 
 
 def build_engine(
-    spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str]
-) -> Sidecar:
+    spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str],
+    progress: Progress | None = None,
+) -> Sidecar:  # fmt: skip
     """Build `onnx_path` into `folder` and write its sidecar. Unavailable where the backend is not here."""
     folder.mkdir(parents=True)
     max_batch: int | None = None
+    options: BuildOptions | None = None
     if spec.backend == "onnxruntime":
         engine = onnxruntime_backend.build(onnx_path, folder / onnxruntime_backend.ENGINE_NAME)
     elif spec.backend == "openvino":
         engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME)
     else:
         max_batch = spec.batch_sizes[2]
-        engine = _build_tensorrt(spec, onnx_path, folder / _PLAN)
+        options = replace(spec.options, sparse_weights="sparse" in spec.precision)
+        engine = _build_tensorrt(spec, options, onnx_path, folder / _PLAN, progress)
+        if options.strip_weights:
+            _link_or_copy(onnx_path, folder / WEIGHTS)
     version = backend_version(spec.backend)
     assert version is not None
     sidecar = Sidecar(
         spec.backend, spec.precision, spec.target, version, machine(), engine.path.name,
         {path.name: sha256_of(path) for path in sorted(folder.iterdir())}, max_batch, sha256_of(onnx_path),
         preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, _built_for(spec),
+        None if options is None else asdict(options),
     )  # fmt: skip
     partial = folder / f"{SIDECAR}.partial"
     partial.write_text(json.dumps(asdict(sidecar), indent=1), encoding="utf-8")
@@ -121,11 +133,23 @@ def build_engine(
     return sidecar
 
 
-def _build_tensorrt(spec: EngineSpec, onnx_path: Path, path: Path) -> Engine:
+def _build_tensorrt(
+    spec: EngineSpec, options: BuildOptions, onnx_path: Path, path: Path, progress: Progress | None
+) -> Engine:
     if spec.backend == "tensorrt":
-        return tensorrt_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes)
+        return tensorrt_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes, options=options, progress=progress)
     assert spec.target is not None
-    return tensorrt_rtx_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes, target=spec.target)
+    return tensorrt_rtx_backend.build(
+        onnx_path, path, batch_sizes=spec.batch_sizes, target=spec.target, options=options, progress=progress
+    )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name where the file system allows it, so that weights take no room twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _built_for(spec: EngineSpec) -> str | None:
@@ -169,24 +193,31 @@ def read_sidecar(folder: Path, expected: Expected = _NOTHING) -> Sidecar:
     return sidecar
 
 
-def load_engine(folder: Path, threads: int, expected: Expected = _NOTHING) -> tuple[Sidecar, Runner]:
-    """Check an engine against its sidecar and what is `expected`, and load it. Unavailable where this machine cannot run it."""
+def load_engine(
+    folder: Path, threads: int, run: RunOptions | None = None, expected: Expected = _NOTHING
+) -> tuple[Sidecar, Runner]:
+    """Check an engine against its sidecar and what is `expected`, and load it. Unavailable where this machine cannot run it.
+
+    `threads` is for backends of the CPU, `run` for those of the GPU.
+    """
     sidecar = read_sidecar(folder, expected)
     path = folder / sidecar.engine
+    options = BuildOptions(**sidecar.options or {})
     if sidecar.backend.startswith("tensorrt"):
-        _check_made_here(sidecar, path, _Refusal(folder, expected))
+        _check_made_here(sidecar, options, path, _Refusal(folder, expected))
     if backend_version(sidecar.backend) is None:
         raise Unavailable(f"{sidecar.backend} is not installed: pip install 't2t-edge[{sidecar.backend}]'")
+    weights = folder / WEIGHTS if options.strip_weights else None
     if sidecar.backend == "onnxruntime":
         return sidecar, onnxruntime_backend.load(path, threads)
     if sidecar.backend == "openvino":
         return sidecar, openvino_backend.load(path, threads)
     if sidecar.backend == "tensorrt":
-        return sidecar, tensorrt_backend.load(path)
-    return sidecar, tensorrt_rtx_backend.load(path)
+        return sidecar, tensorrt_backend.load(path, run, weights=weights, host_code=options.version_compatible)
+    return sidecar, tensorrt_rtx_backend.load(path, run, weights=weights)
 
 
-def _check_made_here(sidecar: Sidecar, path: Path, refused: "_Refusal") -> None:
+def _check_made_here(sidecar: Sidecar, options: BuildOptions, path: Path, refused: "_Refusal") -> None:
     """Of a plan, which is machine code: flavour, operating system, version and GPU, before anything reads it.
 
     TensorRT-RTX's are made on other machines than they run on: its `load` asks the runtime for the GPU.
@@ -200,13 +231,28 @@ def _check_made_here(sidecar: Sidecar, path: Path, refused: "_Refusal") -> None:
     if sidecar.machine != machine():
         raise refused(f"it was built on {sidecar.machine}", f"this machine is {machine()}")
     installed = backend_version(sidecar.backend)
-    if installed is not None and installed != sidecar.version:
+    if installed is not None and not _runs_on(installed, sidecar.version, options):
         raise refused(f"it was built by {sidecar.backend} {sidecar.version}", f"{installed} is installed")
     if sidecar.backend == "tensorrt" and installed is not None:
         here = compute_capability()
-        if sidecar.compute_capability != here:
+        if not _fits(here, sidecar.compute_capability, options):
             built_for = sidecar.compute_capability or "a GPU it does not name"
             raise refused(f"it was built for compute capability {built_for}", f"this GPU has {here}")
+
+
+def _runs_on(installed: str, built: str, options: BuildOptions) -> bool:
+    """The same release, or for a version-compatible engine a later one of the same major version."""
+    if installed == built:
+        return True
+    here, there = (tuple(int(part) for part in text.split(".")[:3]) for text in (installed, built))
+    return options.version_compatible and here[0] == there[0] and here > there
+
+
+def _fits(here: str, built_for: str | None, options: BuildOptions) -> bool:
+    """The same compute capability, or for an engine of `ampere_plus` any from 8.0 on."""
+    if options.hardware == "ampere_plus" and built_for is not None:
+        return int(here.split(".")[0]) >= 8
+    return here == built_for
 
 
 def machine() -> str:

@@ -8,7 +8,9 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.engines import EngineSpec, Sidecar, build_engine
 from export.runner import Unavailable
+from export.tensorrt_options import BuildOptions
 from pipeline.artifact import Artifact
+from pipeline.progress import show_build
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
@@ -17,7 +19,7 @@ if TYPE_CHECKING:  # the device side has no pydantic
 def engine_specs(recipe: "Recipe") -> list[EngineSpec]:
     """Every engine the recipe asks for, in its order."""
     return [
-        EngineSpec(part.backend, precision, target, part.batch_sizes)
+        EngineSpec(part.backend, precision, target, part.batch_sizes, BuildOptions(**part.options.model_dump()))
         for part in recipe.build
         for precision in part.precisions
         for target in part.targets or (None,)
@@ -49,7 +51,8 @@ def build_row(
         "status": "built", "reason": "", "layers": None, "size_bytes": None, "sha256": None,
     }  # fmt: skip
     try:
-        sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes)
+        with show_build(f"building {engine.name}") as progress:
+            sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes, progress)
     except Unavailable as reason:
         return row | {"status": "unavailable", "reason": str(reason)}
     except (RuntimeError, InputError) as error:

@@ -44,7 +44,7 @@ from pipeline.bundle_reference import graph_logits, reference_logits
 from pipeline.dataset import open_dataset
 from pipeline.evaluate_stage import Logits
 from pipeline.progress import track
-from pipeline.recipe import DataPart
+from pipeline.recipe import BenchmarkPart, DataPart
 from pipeline.triton_repository import TritonModel, model_name, write_model
 
 _SAMPLES = 10  # image files, at most one of each class
@@ -175,7 +175,7 @@ def _recipe(
     run: FinishedRun, choice: Choice, graphs: dict[str, Logits], logits: Logits, labels: NDArray[np.int64],
     samples: tuple[Sample, ...],
 ) -> Recipe:  # fmt: skip
-    dataset, timing = run.report["dataset"], run.parts["benchmark"]
+    dataset, timing = run.report["dataset"], BenchmarkPart(**run.parts["benchmark"])
     best = (run.report["recommended"] or {}).get("name")
     advised = [row["precision"] for row in run.report["variants"] if row["name"] == best]
     served = [name for name in advised + list(graphs) if name in graphs and not name.startswith("fp8")]
@@ -183,9 +183,7 @@ def _recipe(
         run=run.report["run"], model=run.report["model"], dataset=dataset["name"],
         calibration_images=dataset["calibration_images"], eval_images=len(labels), host_eval_images=dataset["eval_images"],
         min_relative_top1=run.report["gate"]["min_relative_top1"], batch_size=run.parts["evaluate"]["batch_size"],
-        timing=Timing(
-            tuple(timing["batch_sizes"]), timing["warmup"], timing["rounds"], timing["calls"], timing["threads"]
-        ), engines=choice.engines,
+        timing=Timing.from_dict(timing.model_dump()), engines=choice.engines,
         graphs={name: run.artifacts["quantize"].outputs[f"{name}.onnx"] for name in graphs},
         host={name: describe_graph(values, logits, labels) for name, values in graphs.items()},
         triton_precision=served[0], left_out=choice.left_out, samples=samples,

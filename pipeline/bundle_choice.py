@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from export.tensorrt_options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.bundle_contents import DEVICE_BACKENDS, BackendPlan
 from pipeline.evaluate_stage import Logits, failure_reason
@@ -90,7 +91,7 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
         )  # fmt: skip
         if precisions and (backend in named or backend in ("tensorrt", "onnxruntime")):
             low, typical, high = part["batch_sizes"]
-            engines[backend] = BackendPlan(precisions, (low, typical, high))
+            engines[backend] = BackendPlan(precisions, (low, typical, high), BuildOptions(**part.get("options", {})))
     if not engines:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise GateFailed(f"nothing of {engine or run.folder} may go into a bundle: {reasons}")

@@ -4,7 +4,7 @@
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.engines import EngineSpec, sha256_of
+from export.tensorrt_options import BuildOptions
 from pipeline.artifact import hash_of
 
 SCHEMA = 1
@@ -33,6 +34,16 @@ class Timing:
     rounds: int
     calls: int
     threads: int
+    warmup_ms: int
+    cuda_graph: bool
+    spin: bool
+    energy_seconds: float
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Timing":
+        """Of the recipe, or what `asdict` wrote. Raises KeyError for less."""
+        named = {key.name: values[key.name] for key in fields(cls)}
+        return cls(**named | {"batch_sizes": tuple(values["batch_sizes"])})
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class BackendPlan:
 
     precisions: tuple[str, ...]
     batch_sizes: tuple[int, int, int]
+    options: BuildOptions
 
 
 @dataclass(frozen=True)
@@ -79,11 +91,10 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         """Read what `to_dict` wrote. Raises KeyError or TypeError for anything else."""
-        timing = values["timing"]
         return cls(**values | {
-            "timing": Timing(**timing | {"batch_sizes": tuple(timing["batch_sizes"])}),
-            "engines": {name: BackendPlan(tuple(plan["precisions"]), _three(plan["batch_sizes"]))
-                        for name, plan in values["engines"].items()},
+            "timing": Timing.from_dict(values["timing"]),
+            "engines": {name: BackendPlan(tuple(plan["precisions"]), _three(plan["batch_sizes"]),
+                                          BuildOptions(**plan["options"])) for name, plan in values["engines"].items()},
             "samples": tuple(Sample(**sample) for sample in values["samples"]),
         })  # fmt: skip
 
@@ -110,8 +121,9 @@ class Bundle:
     def engine_specs(self, backend: str, target: str | None) -> list[EngineSpec]:
         """The engines of a backend that the bundle allows; `target` is for `tensorrt_rtx`."""
         plan = self.recipe.engines.get(backend)
-        precisions = plan.precisions if plan else ()
-        return [EngineSpec(backend, precision, target, plan.batch_sizes) for precision in precisions if plan]
+        if plan is None:
+            return []
+        return [EngineSpec(backend, name, target, plan.batch_sizes, plan.options) for name in plan.precisions]
 
     def images(self) -> NDArray[np.uint8]:
         """Preprocessed evaluation images, (N, H, W, 3), read from disk as they are used."""

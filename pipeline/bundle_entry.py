@@ -10,6 +10,7 @@ Needs Python 3.10 or later, numpy, OpenCV, and TensorRT or ONNX Runtime; nothing
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def main() -> int:
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             return stop(f"the bundle {folder} is refused: a file is missing or was changed", name, AGAIN + rebuild)
-    sys.dont_write_bytecode = True  # the folder stays as the manifest has it
+    # The folder stays as the manifest has it; the variable is for processes that this one starts.
+    sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     sys.path.insert(0, str(folder / "lib"))
     try:
         from pipeline.device_cli import run_command

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,12 @@ from numpy.typing import NDArray
 
 from calib.preprocess import load_image, opencv_version, preprocess
 from export.engines import load_engine
-from export.runner import Runner, Unavailable
+from export.runner import RunOptions, Unavailable
 from pipeline.artifact import write_json
-from pipeline.benchmark_stage import measure, summarize
+from pipeline.benchmark_stage import Candidates, benchmark_engines
 from pipeline.bundle_contents import TRITON, Bundle
 from pipeline.device_state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
 from pipeline.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
-from pipeline.jetson import power_mode
-from pipeline.machine import describe_machine
 from pipeline.progress import track
 from pipeline.report_format import DEVICE_COMMANDS
 from pipeline.report_markdown import markdown_page
@@ -58,7 +57,7 @@ def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
 
 def _infer_all(state: DeviceState, row: dict[str, Any], threads: int) -> Logits:
     images, size = state.bundle.images(), state.bundle.recipe.batch_size
-    sidecar, runner = load_engine(state.engine(row["name"]), threads, state.expected(row))
+    sidecar, runner = load_engine(state.engine(row["name"]), threads, expected=state.expected(row))
     parts: list[Logits] = []
     with runner:
         for start in track(range(0, len(images), size), f"evaluating {row['name']}"):
@@ -86,28 +85,30 @@ def compare_preprocessing(bundle: Bundle) -> dict[str, float]:
 
 
 def benchmark(state: DeviceState, threads: int) -> None:
-    """Write `benchmark.json`: engines take turns, as on the host."""
-    timing, rows = state.bundle.recipe.timing, state.finished_rows()
+    """Write `benchmark.json`: as on the host, engines taking turns; with energy and power mode where the machine tells."""
+    timing, rows = replace(state.bundle.recipe.timing, threads=threads), state.finished_rows()
     with ExitStack() as stack:
-        runners: dict[str, Runner] = {}
-        limits: dict[str, int | None] = {}
+        found = Candidates()
         for row in rows:
             if row["status"] != "built":
                 continue
+            name, run = row["name"], RunOptions(timing.cuda_graph, timing.spin)
             try:
-                sidecar, runner = load_engine(state.engine(row["name"]), threads, state.expected(row))
+                sidecar, runner = load_engine(state.engine(name), threads, run, state.expected(row))
             except Unavailable:  # the evaluation says why
                 continue
-            runners[row["name"]], limits[row["name"]] = stack.enter_context(runner), sidecar.max_batch
-        if not runners:
+            found.runners[name] = stack.enter_context(runner)
+            found.limits[name], found.folders[name] = sidecar.max_batch, state.engine(name)
+        if not found.runners:
             raise RuntimeError("no engine of this bundle can run here: ./t2t doctor says what is missing")
-        seconds = measure(runners, _some_images(state.bundle.images(), max(timing.batch_sizes)), timing, limits)
-    mode: dict[str, Any] = {"threads": threads, "warmup": timing.warmup, "rounds": timing.rounds, "calls": timing.calls}
-    write_json(state.path(BENCHMARK_JSON), {
-        "engines": state.engines_key(), "machine": describe_machine(rows),
-        "mode": mode | ({"power_mode": power_mode()} if power_mode() else {}),
-        "load_average": os.getloadavg()[0], "variants": {name: summarize(times) for name, times in seconds.items()},
-    })  # fmt: skip
+        images = _some_images(state.bundle.images(), max(timing.batch_sizes))
+        measured = benchmark_engines(found, images, timing, rows)
+    power = measured["machine"]["power"]["power_mode"]
+    measured["mode"] |= {"power_mode": power} if power else {}
+    write_json(
+        state.path(BENCHMARK_JSON),
+        measured | {"engines": state.engines_key(), "load_average": os.getloadavg()[0]},
+    )
 
 
 def _some_images(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -137,7 +138,7 @@ def _write_triton(
     if recommended is None or recommended["backend"] not in PLATFORMS:
         return
     (row,) = [variant for variant in variants if variant["name"] == recommended["name"]]
-    sidecar, runner = load_engine(state.engine(row["name"]), 1, state.expected(row))
+    sidecar, runner = load_engine(state.engine(row["name"]), 1, expected=state.expected(row))
     runner.__exit__(None, None, None)
     largest = sidecar.max_batch or state.bundle.recipe.engines[row["backend"]].batch_sizes[2]
     model = TritonModel(

@@ -69,7 +69,7 @@ def _infer_all(
             try:
                 graph_sha256 = inputs["quantize"].outputs[f"{row['precision']}.onnx"]
                 expected = Expected(onnx_sha256=graph_sha256)
-                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected)
+                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected=expected)
             except Unavailable as reason:
                 reasons[row["name"]] = str(reason)
                 continue

@@ -42,9 +42,9 @@ def power_mode() -> str | None:
     """`MAXN`, as nvpmodel tells: clocks, and so every latency, depend on it."""
     if shutil.which("nvpmodel") is None:
         return None
-    answer = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, check=False, timeout=20)
-    match = re.search(r"NV Power Mode: *(\S+)", answer.stdout)
-    return match[1] if match else None
+    answer = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, check=False)
+    modes = [line.partition(":")[2].strip() for line in answer.stdout.splitlines() if line.startswith("NV Power Mode")]
+    return modes[0] if modes else f"unknown: {' '.join((answer.stderr or answer.stdout).split())}"
 
 
 def memory_bytes(root: Path = _ROOT) -> dict[str, int]:

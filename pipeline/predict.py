@@ -71,7 +71,7 @@ def find_images(paths: list[Path]) -> list[Path]:
 def predict(engine_folder: Path, images: list[Path], threads: int, expected: Expected) -> Iterator[Prediction]:
     """Predict image by image; one that cannot be read becomes a Prediction with a problem, and the rest go on."""
     try:
-        sidecar, loaded = load_engine(engine_folder, threads, expected)
+        sidecar, loaded = load_engine(engine_folder, threads, expected=expected)
     except Unavailable as reason:
         raise InputError("the engine cannot run on this machine", got=str(reason)) from reason
     spec = sidecar.preprocess_spec()

@@ -21,7 +21,7 @@ from export.quantize_int8 import Quantized, write_quantized
 from export.runner import Runner
 from pipeline.benchmark_stage import measure
 from pipeline.evaluate_stage import infer_in_chunks
-from pipeline.recipe import BenchmarkPart, Recipe
+from pipeline.recipe import Recipe
 from pipeline.search_images import SearchSplit, spread_rows
 from pipeline.search_path import Row
 
@@ -181,9 +181,7 @@ class Trials:
         first = part.model_copy(update={"batch_sizes": (1,), "rounds": 1, "calls": _LEAST_CALLS})
         quick = sum(float(np.median(times[1])) for times in measure(pair, image, first, limits).values())
         calls = max(_LEAST_CALLS, min(part.calls, int(SECONDS / (part.rounds * quick))))
-        mode = BenchmarkPart(
-            batch_sizes=(1,), warmup=part.warmup, rounds=part.rounds, calls=calls, threads=part.threads
-        )
+        mode = part.model_copy(update={"batch_sizes": (1,), "calls": calls, "warmup_ms": 0})  # they are warm
         seconds = measure(pair, image, mode, limits)
         return timing(seconds["mix"][1], seconds["fp32"][1], part.rounds)
 

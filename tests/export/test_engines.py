@@ -25,11 +25,11 @@ Edit = Callable[[Path], None]
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with TensorRT and a GPU, as far as a check can tell; what would read an engine fails the test."""
 
-    def build(onnx_path: Path, engine_path: Path, *, batch_sizes: tuple[int, int, int]) -> Engine:
+    def build(onnx_path: Path, engine_path: Path, **_: Any) -> Engine:
         engine_path.write_bytes(b"ptrt" + bytes(range(256)))
         return Engine(engine_path, None)
 
-    def load(path: Path) -> None:
+    def load(path: Path, *_: Any, **__: Any) -> None:
         pytest.fail(f"{path} was read")
 
     monkeypatch.setattr(engines, "backend_version", lambda backend: VERSION)
@@ -144,7 +144,7 @@ def test_refused(graph: Path, spec: Preprocess, damage: Edit, message: str) -> N
 )
 def test_refused_where_the_caller_knows_better(graph: Path, spec: Preprocess, expected: Expected, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_engine(built(graph, spec), 1, expected)
+        load_engine(built(graph, spec), 1, expected=expected)
 
 
 @pytest.mark.usefixtures("tensorrt")
@@ -161,9 +161,11 @@ def test_the_sidecar_says_what_the_engine_is(graph: Path, spec: Preprocess) -> N
 def test_an_engine_that_fits_is_read(graph: Path, spec: Preprocess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the refusals above would prove nothing."""
     read: list[Path] = []
-    monkeypatch.setattr(tensorrt_backend, "load", read.append)
+    monkeypatch.setattr(tensorrt_backend, "load", lambda path, *_, **__: read.append(path))
     folder = built(graph, spec)
-    load_engine(folder, 1, Expected(engines.sha256_of(graph), spec.sha256(), engines.sha256_of(folder / "engine.plan")))
+    load_engine(
+        folder, 1, expected=Expected(engines.sha256_of(graph), spec.sha256(), engines.sha256_of(folder / "engine.plan"))
+    )
     assert read == [folder / "engine.plan"]
 
 
@@ -171,7 +173,7 @@ def test_the_command_names_what_the_caller_says(graph: Path, spec: Preprocess) -
     folder = built(graph, spec, "onnxruntime")
     (folder / SIDECAR).unlink()
     with pytest.raises(InputError) as caught:
-        load_engine(folder, 1, Expected(rebuild="./t2t build --engine x"))
+        load_engine(folder, 1, expected=Expected(rebuild="./t2t build --engine x"))
     assert caught.value.next_step == "./t2t build --engine x"
 
 

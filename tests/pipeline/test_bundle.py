@@ -49,7 +49,9 @@ def folder(image_root: Path, spec: Preprocess, tmp_path_factory: pytest.TempPath
             {"backend": "tensorrt", "precisions": ["int8-fp16"], "batch_sizes": [1, 2, 4]},
         ],
         "evaluate": {"batch_size": 10},
-        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "rounds": 2, "calls": 2, "threads": 1},
+        "benchmark": {
+            "batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 2, "calls": 2, "threads": 1, "energy_seconds": 0,
+        },
         "gate": {"min_relative_top1": 0.9},
     }  # fmt: skip
     write_run(folder / "runs" / "small", values, spec)
