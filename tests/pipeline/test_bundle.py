@@ -468,6 +468,15 @@ def test_wrong_use_on_the_device(
     assert message in capsys.readouterr().err
 
 
+def test_tensorrt_comes_first_where_it_is(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(device_build._CHECKS, "tensorrt", lambda: None)
+    found = open_bundle(copied)
+    assert device_build.choose_backend(found, None) == "tensorrt"
+    assert device_build.choose_backend(found, "onnxruntime") == "onnxruntime"
+    (engine,) = found.engine_specs("tensorrt", None)
+    assert (engine.name, engine.batch_sizes) == ("tensorrt-int8-fp16", (1, 2, 4))
+
+
 def test_results_may_go_elsewhere(copied: Path, tmp_path: Path) -> None:
     assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == DONE
     assert (tmp_path / "work" / "build" / "engines.json").is_file() and not (copied / "device").exists()
