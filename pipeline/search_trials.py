@@ -19,6 +19,7 @@ from export.engines import EngineSpec, Sidecar, build_engine, load_engine
 from export.layers import count_precisions
 from export.quantize_int8 import Quantized, write_quantized
 from export.runner import Runner
+from export.tensorrt_options import BuildOptions
 from pipeline.benchmark_stage import measure
 from pipeline.evaluate_stage import infer_in_chunks
 from pipeline.recipe import Recipe
@@ -165,9 +166,11 @@ class Trials:
 
     def _build(self, path: Path, name: str) -> Sidecar:
         backend = self._recipe.search.backend
-        sizes = next((part.batch_sizes for part in self._recipe.build if part.backend == backend), (1, 1, 8))
+        wanted = [part for part in self._recipe.build if part.backend == backend]
+        sizes = wanted[0].batch_sizes if wanted else (1, 1, 8)
+        options = BuildOptions(**wanted[0].options.model_dump()) if wanted else BuildOptions()
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        spec = EngineSpec(backend, name, None, (1, sizes[1], sizes[2]))
+        spec = EngineSpec(backend, name, None, (1, sizes[1], sizes[2]), options)
         return build_engine(spec, path, self._folder / name, self._material.spec, list(self._material.classes))
 
     def _load(self, folder: Path) -> tuple[Sidecar, Runner]:

@@ -307,6 +307,23 @@ def test_a_tensorrt_engine_runs_and_agrees_with_onnxruntime(tmp_path: Path) -> N
         _check_against_onnxruntime(onnx_path, runner)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options",
+    [BuildOptions(strip_weights=True), BuildOptions(version_compatible=True), BuildOptions(hardware="ampere_plus")],
+)
+def test_a_tensorrt_engine_with_options_agrees_with_onnxruntime(options: BuildOptions, tmp_path: Path) -> None:
+    try:
+        tensorrt_backend.check_available_to_run()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    engine = tensorrt_backend.build(onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, options=options)
+    weights = onnx_path if options.strip_weights else None
+    with tensorrt_backend.load(engine.path, weights=weights, host_code=options.version_compatible) as runner:
+        _check_against_onnxruntime(onnx_path, runner)
+
+
 def _check_against_onnxruntime(onnx_path: Path, runner: Any) -> None:
     import onnxruntime
 
@@ -318,6 +335,12 @@ def _check_against_onnxruntime(onnx_path: Path, runner: Any) -> None:
         got = runner.infer({"images": images})["logits"]
         difference = np.abs(got - session.run(None, {"images": images})[0])
         assert difference.max() < 0.01, f"batch {batch}: max {difference.max():.4f}, mean {difference.mean():.4f}"
+    times = runner.device_times()
+    assert min(times.copy_in, times.compute, times.copy_out) > 0 and runner.device_memory_bytes > 0
+    assert runner.mode.graphs == dict.fromkeys((1, 2, 3, 4), ""), "a graph could not be captured"
+    made = [{"images": random.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)} for batch in (1, 3, 4, 2, 1)]
+    for feeds, outputs in zip(made, list(runner.infer_stream(iter(made))), strict=True):
+        np.testing.assert_array_equal(outputs["logits"], runner.infer(feeds)["logits"])
     with pytest.raises(ValueError, match="takes shapes from"):
         runner.infer({"images": np.zeros((5, 32, 32, 3), np.uint8)})
 
