@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
+INPUT, OUTPUT = "images", "logits"  # of every network: uint8 (N, H, W, 3) in, float (N, classes) out
 
 
 @dataclass(frozen=True)

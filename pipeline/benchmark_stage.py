@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from calib.images import read_split
 from calib.preprocess import load_batch
 from export.engines import load_engine
-from export.onnx_export import INPUT
-from export.runner import DeviceTimes, Runner, RunOptions, Unavailable
+from export.runner import INPUT, DeviceTimes, Runner, RunOptions, Unavailable
 from export.tensorrt_runner import TensorRtRunner
 from pipeline.artifact import Artifact
 from pipeline.machine import describe_machine
 from pipeline.peak_memory import engine_memory
 from pipeline.power import EnergyMeter, describe_power
 from pipeline.progress import track
-from pipeline.recipe import BenchmarkPart, Recipe
+
+if TYPE_CHECKING:  # the device side has no pydantic
+    from pipeline.recipe import Recipe
 
 _REWARM = 3  # untimed calls when an engine's turn comes, so that another engine's spinning threads do not count
 _PERCENTILES = (50, 90, 99)
@@ -42,7 +43,26 @@ class Candidates:
     folders: dict[str, Path] = field(default_factory=dict)
 
 
-def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+class Timing(Protocol):
+    """How to measure: see the recipe's `benchmark`."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def warmup_ms(self) -> int: ...
+    @property
+    def energy_seconds(self) -> float: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+
+
+def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `benchmark.json` into `folder`: per engine latency at batch 1, images per second at each batch size, memory,
     energy, and how the engine was run."""
     part = recipe.benchmark
@@ -64,23 +84,31 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
             raise RuntimeError("no engine of this run can run on this machine")
         split = read_split(recipe.data.root, "val")
         images = load_batch([split.paths[index % len(split)] for index in range(max(part.batch_sizes))], spec)
+        benchmark = benchmark_engines(found, images, part, inputs["build"].notes["engines"])
+    (folder / "benchmark.json").write_text(json.dumps(benchmark, indent=1), encoding="utf-8")
+    return {"load_average": os.getloadavg()[0]}
+
+
+def benchmark_engines(
+    found: Candidates, images: NDArray[np.uint8], part: Timing, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What benchmark.json holds. `images` are as many as the largest batch, `rows` the engines of the build."""
+    with ExitStack() as stack:
         on_device: dict[str, list[DeviceTimes]] = {}
         seconds = measure(found.runners, images, part, found.limits, on_device)
         meter = EnergyMeter(stack)
-        benchmark = {
-            "machine": describe_machine(inputs["build"].notes["engines"]) | {"power": describe_power(meter.nvml)},
+        return {
+            "machine": describe_machine(rows) | {"power": describe_power(meter.nvml)},
             "mode": _mode(part),
             "variants": {
                 name: _summary(times, on_device.get(name, [])) | _costs(name, found, images, part, meter)
                 for name, times in seconds.items()
             },
         }  # fmt: skip
-    (folder / "benchmark.json").write_text(json.dumps(benchmark, indent=1), encoding="utf-8")
-    return {"load_average": os.getloadavg()[0]}
 
 
 def measure(
-    runners: Mapping[str, Runner], images: NDArray[np.uint8], part: BenchmarkPart, limits: Mapping[str, int | None],
+    runners: Mapping[str, Runner], images: NDArray[np.uint8], part: Timing, limits: Mapping[str, int | None],
     on_device: dict[str, list[DeviceTimes]] | None = None,
 ) -> dict[str, dict[int, list[float]]]:  # fmt: skip
     """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round.
@@ -105,7 +133,7 @@ def measure(
     return seconds
 
 
-def _warm_up(runner: Runner, images: NDArray[np.uint8], part: BenchmarkPart) -> None:
+def _warm_up(runner: Runner, images: NDArray[np.uint8], part: Timing) -> None:
     """`warmup` calls, and at least `warmup_ms`: a GPU takes so long to reach its clocks."""
     end = time.perf_counter() + part.warmup_ms * 1e-3
     _time_calls(runner, images, part.warmup)
@@ -126,7 +154,7 @@ def _time_calls(
     return seconds
 
 
-def _mode(part: BenchmarkPart) -> dict[str, Any]:
+def _mode(part: Timing) -> dict[str, Any]:
     """How speed was measured; the report says the rest of these in its own words."""
     return {
         "threads": part.threads, "warmup": part.warmup, "rounds": part.rounds, "calls": part.calls,
@@ -152,9 +180,7 @@ def _percentiles(values: list[float]) -> dict[str, float]:
     return {f"p{percent}": float(np.percentile(values, percent)) for percent in _PERCENTILES}
 
 
-def _costs(
-    name: str, found: Candidates, images: NDArray[np.uint8], part: BenchmarkPart, meter: EnergyMeter
-) -> dict[str, Any]:
+def _costs(name: str, found: Candidates, images: NDArray[np.uint8], part: Timing, meter: EnergyMeter) -> dict[str, Any]:
     """Memory at the largest batch measured, energy of an image at each batch size, and how a GPU ran the engine."""
     runner, limit = found.runners[name], found.limits[name]
     sizes = [size for size in part.batch_sizes if limit is None or size <= limit]

@@ -1,7 +1,5 @@
 """Energy of an image, and what clocks and power mode a number was measured at."""
 
-import shutil
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runner import Runner, Unavailable
+from pipeline.jetson import power_mode
 from pipeline.jetson_rails import RailMeter
 from pipeline.nvml import Nvml
 
@@ -72,16 +71,7 @@ def describe_power(nvml: Nvml | None, root: Path = Path("/")) -> dict[str, Any]:
     """What bounds this machine's speed: Jetson power mode, GPU power limit, CPU governor; null where there is none."""
     governor = root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
     return {
-        "power_mode": _power_mode(),
+        "power_mode": power_mode(),
         "gpu_power_limit_watts": nvml.power_limit_watts() if nvml is not None else None,
         "cpu_governor": governor.read_text(encoding="ascii").strip() if governor.is_file() else None,
     }
-
-
-def _power_mode() -> str | None:
-    """`MAXN_SUPER`, as `nvpmodel -q` says it."""
-    if shutil.which("nvpmodel") is None:
-        return None
-    answer = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, check=False)
-    modes = [line.partition(":")[2].strip() for line in answer.stdout.splitlines() if line.startswith("NV Power Mode")]
-    return modes[0] if modes else f"unknown: {' '.join((answer.stderr or answer.stdout).split())}"

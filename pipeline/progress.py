@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TypeVar
 
 from export.tensorrt_progress import Progress
@@ -14,7 +15,7 @@ _LOG_SECONDS = 15.0
 
 def track(items: Sequence[Item], title: str) -> Iterator[Item]:
     """Yield `items`, showing how far along they are."""
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and find_spec("rich") is not None:  # a device has none
         from rich.progress import track as rich_track
 
         yield from rich_track(items, description=f"           {title}", transient=True)
@@ -30,7 +31,7 @@ def track(items: Sequence[Item], title: str) -> Iterator[Item]:
 @contextmanager
 def show_build(title: str) -> Iterator[Progress]:
     """Shows a builder's own progress; the bar appears with the first step, so a backend that tells none shows none."""
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or find_spec("rich") is None:
         yield Progress(_Log(title).step, _say)
         return
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
