@@ -64,7 +64,8 @@ class NodeWriter:
         self, operator: str, inputs: tuple[str, ...], outputs: list[str], attributes: dict[str, object]
     ) -> list[str]:
         name = f"{self._prefix}_{len(self.nodes):02d}"
-        node = helper.make_node(operator, list(inputs), outputs, name, **attributes)
+        node = helper.make_node(operator, list(inputs), outputs, name)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         for key, value in self._metadata.items():
             node.metadata_props.add(key=key, value=value)
         self.nodes.append(node)

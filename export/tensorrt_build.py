@@ -10,7 +10,7 @@ from typing import Any
 
 from calib.errors import InputError
 from export.runner import Engine
-from export.tensorrt_layers import count_precisions, product_nodes
+from export.tensorrt_layers import count_precisions, describe_graph, product_nodes
 
 # Enough for any layer of a ViT, and small enough to leave room on a Jetson, whose memory the CPU shares.
 WORKSPACE_BYTES = 1 << 30
@@ -139,4 +139,4 @@ def finish_build(build: EngineBuild, engine_path: Path) -> Engine:
     layers = count_precisions(build.messages.layer_reports, product_nodes(build.trt, build.network))
     # FP32 products run on TF32 tensor cores where this flag is on, which is TensorRT's default.
     tf32 = bool(build.config.get_flag(build.trt.BuilderFlag.TF32))
-    return Engine(engine_path, layers, {"tf32": tf32})
+    return Engine(engine_path, layers, {"tf32": tf32, "graph": describe_graph(build.messages.layer_reports)})

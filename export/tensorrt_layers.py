@@ -7,6 +7,7 @@ same as other backends' numbers and do not depend on how many small kernels an e
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,39 @@ def _precision(described: str) -> str | None:
     """`Half`, `Float` or, in older releases, `Thirty-two wide channel vectorized row major Int8 format`."""
     found = [_PRECISION_OF_WORD[word] for word in re.findall(r"\w+", described.lower()) if word in _PRECISION_OF_WORD]
     return found[0] if len(found) == 1 else None
+
+
+# What an engine does between kernels: streams wait for each other, the CPU computes shapes of the current batch.
+_NO_KERNELS = ("signal", "wait", "shape_call")
+_SHAPES_OR_KERNELS = ("reshape", "cast")
+
+
+@dataclass(frozen=True)
+class EngineGraph:
+    """What a builder made of a network.
+
+    `entries` are the lines of its report, `kernels` those that run on the GPU; `attentions` counts the fused ones by the
+    precision of Q, K and V. `fp32` has the ONNX nodes of each kernel that takes FP32 activations.
+    """
+
+    entries: int
+    kernels: int
+    attentions: dict[str, int]
+    fp32: tuple[tuple[str, ...], ...]
+
+
+def describe_graph(reports: list[str]) -> EngineGraph | None:
+    """The graph of a `Layers:` message; None where there is none, or more than one, or it is not understood."""
+    layers = parse_layers(reports[0]) if len(reports) == 1 else None
+    if layers is None:
+        return None
+    attentions = Counter(layer.inputs[0] for layer in layers if layer.attention and layer.inputs)
+    fp32 = tuple(tuple(sorted(layer.nodes)) for layer in layers if "fp32" in layer.inputs)
+    return EngineGraph(len(layers), sum(_is_kernel(layer) for layer in layers), dict(attentions), fp32)
+
+
+def _is_kernel(layer: EngineLayer) -> bool:
+    return layer.kind not in _NO_KERNELS and not (layer.kind in _SHAPES_OR_KERNELS and not layer.inputs)
 
 
 def product_nodes(trt: Any, network: Any) -> list[str]:

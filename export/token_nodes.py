@@ -57,16 +57,9 @@ class Performer:
 def token_attentions(proto: onnx.ModelProto) -> list[tuple[str, str]]:
     """Module and class of every token attention that starts with a soft split, in order."""
     graph = _Graph(proto)
-    found = [
-        (node_metadata(node, MODULE_KEY), node_metadata(node, CLASS_KEY).split()[-1])
-        for node in proto.graph.node
-        if graph.is_centre(node) and node_metadata(node, CLASS_KEY).split()[-1:] and _class(node) in TOKEN_ATTENTIONS
-    ]
-    return list(dict.fromkeys(found))
-
-
-def _class(node: onnx.NodeProto) -> str:
-    return node_metadata(node, CLASS_KEY).split()[-1]
+    centres = [node for node in proto.graph.node if graph.is_centre(node)]
+    found = {node_metadata(node, MODULE_KEY): node_metadata(node, CLASS_KEY).split()[-1:] for node in centres}
+    return [(module, kind[0]) for module, kind in found.items() if kind and kind[0] in TOKEN_ATTENTIONS]
 
 
 def read_soft_split(proto: onnx.ModelProto, module: str) -> SoftSplit:
@@ -106,7 +99,7 @@ def read_performer(proto: onnx.ModelProto, soft_split: SoftSplit) -> Performer:
         if node.op_type == "MatMul" and node.input[1] in graph.constants
     ]
     width = features[0].shape[0] if features else 0
-    if len(features) != 2 or not np.array_equal(*features) or 3 * width != len(soft_split.bias):
+    if len(features) != 2 or not np.array_equal(features[0], features[1]) or 3 * width != len(soft_split.bias):
         raise Unrecognised("k, q and the random features do not fit")
     epsilon = KERNEL_EPS * features[0].shape[1]
     inside.one(lambda node: inside.subtracts_from(node, math.log(epsilon / soft_split.tokens)), "epsilon")
