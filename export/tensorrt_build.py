@@ -11,7 +11,7 @@ from typing import Any
 from calib.errors import InputError
 from export.onnx_nodes import name_modules, read_modules
 from export.runner import Engine, Unavailable
-from export.tensorrt_layers import count_precisions, product_nodes
+from export.tensorrt_layers import count_precisions, describe_graph, product_nodes
 from export.tensorrt_options import BuildOptions, apply_options
 from export.tensorrt_progress import Progress, Stop, create_monitor
 
@@ -177,7 +177,7 @@ def finish_build(build: EngineBuild, engine_path: Path, progress: Progress) -> E
     layers = count_precisions(build.messages.layer_reports, product_nodes(build.trt, build.network))
     # FP32 products run on TF32 tensor cores where this flag is on, which is TensorRT's default.
     tf32 = bool(build.config.get_flag(build.trt.BuilderFlag.TF32))
-    return Engine(engine_path, layers, {"tf32": tf32})
+    return Engine(engine_path, layers, {"tf32": tf32, "graph": describe_graph(build.messages.layer_reports)})
 
 
 def _serialized(build: EngineBuild, progress: Progress) -> Any:
