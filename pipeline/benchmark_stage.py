@@ -90,4 +90,8 @@ def _summary(times: dict[int, list[float]]) -> dict[str, Any]:
     if 1 in times:
         latency = {f"p{percent}": float(np.percentile(times[1], percent)) * 1e3 for percent in (50, 90, 99)}
     rates = {str(size): size / float(np.median(values)) for size, values in times.items()}
-    return {"latency_ms": latency, "images_per_s": rates, "peak_memory_bytes": None, "energy_mj": None}
+    percentiles = {str(size): np.percentile(values, range(101)) * 1e3 for size, values in times.items()}
+    return {
+        "latency_ms": latency, "images_per_s": rates, "peak_memory_bytes": None, "energy_mj": None,
+        "percentiles_ms": {size: [float(f"{value:.5g}") for value in values] for size, values in percentiles.items()},
+    }  # fmt: skip
