@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--explain", action="store_true", help="list every layer: precision, why, scale, range"
             )
+        if name == "report":
+            _add_report_options(command)
     command = commands.add_parser("predict", help="class and probability of images, with a run's recommended engine")
     command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     command.add_argument("--run", default="demo", help="default: %(default)s")
@@ -95,6 +97,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_report_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--compare", nargs="+", type=Path, metavar="RUN", default=[],
+        help="no stage runs; these are put side by side: folders of runs, report.json and results files",
+    )  # fmt: skip
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/compare"), help="where --compare writes; default: %(default)s"
+    )
+    command.add_argument("--save", type=Path, metavar="PLACE", help="keep the report(s) in PLACE/<machine>.json")
+    command.add_argument("--table", type=Path, metavar="FILE", help="put a table of the reports into a Markdown file")
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "doctor":
         from pipeline.doctor import print_doctor
@@ -107,6 +121,11 @@ def _run(options: argparse.Namespace) -> int:
         return DONE
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
+    if options.command == "report" and options.compare:
+        from pipeline.report_command import compare_reports
+
+        compare_reports(options)
+        return DONE
     folder = options.runs / options.run
     if options.command == "predict":
         return _predict(options, folder)
@@ -126,6 +145,11 @@ def _run(options: argparse.Namespace) -> int:
 
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
     print_table(report)
+    if options.command == "report" and (options.save or options.table):
+        from pipeline.report_command import keep_reports
+        from pipeline.report_compare import read_compared
+
+        keep_reports(read_compared([folder]), options)
     return DONE if report["recommended"] else GATE_FAILED
 
 

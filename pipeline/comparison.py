@@ -43,7 +43,9 @@ def compare(
     }  # fmt: skip
 
 
-def enough_images(variants: Sequence[dict[str, Any]], images: int, reference_top1: float, share: float) -> dict[str, Any]:
+def enough_images(
+    variants: Sequence[dict[str, Any]], images: int, reference_top1: float, share: float
+) -> dict[str, Any]:
     """`enough_images` of report.json: whether a drop as large as the gate allows would be seen, in every engine that passes.
 
     Where none passes, in every engine that was judged. `variants` have their `comparison`; `share` is the gate's.
@@ -100,7 +102,12 @@ def _confusion_moved(ours: Labels, reference: Labels, labels: Labels, classes: S
 
 
 def _flips(
-    ours: Logits, reference: Logits, lost: NDArray[np.intp], labels: Labels, classes: Sequence[str], images: Sequence[str]
+    ours: Logits,
+    reference: Logits,
+    lost: NDArray[np.intp],
+    labels: Labels,
+    classes: Sequence[str],
+    images: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Images the reference has right and the engine wrong, those whose true class lost most probability first."""
     before, after = _softmax(reference[lost]), _softmax(ours[lost])

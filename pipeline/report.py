@@ -24,6 +24,7 @@ from pipeline.tradeoff import draw_tradeoff
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 def build_report(
     *,
     run: str,

@@ -5,8 +5,10 @@ from html import escape
 from typing import Any
 
 from pipeline.report_format import MISSING, class_count, drop, number, percent, signed
-from pipeline.report_page import image
+from pipeline.report_page import image, table_head
 from pipeline.significance import ALPHA
+
+_CLASS_HEADS = ("Class", "Images", "Top‑1 before", "after", "Δ pp", "p")
 
 
 def accuracy_section(report: dict[str, Any], thumbnails: Mapping[str, bytes]) -> str:
@@ -18,9 +20,18 @@ def accuracy_section(report: dict[str, Any], thumbnails: Mapping[str, bytes]) ->
     changed = [v for v in compared if v["comparison"]["gained"] or v["comparison"]["lost"]]
     same = [v["name"] for v in compared if v not in changed]
     rows = "".join(_row(variant) for variant in changed)
-    heads = ("Engine", "Gained", "Lost", "Δ top-1 pp [95 %]", "McNemar p", "More than chance?", "Smallest drop seen, pp")
-    cells = "".join(f"<th scope=col>{head}</th>" for head in heads)
-    table = f'<div class="scroll"><table class="plain"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
+    heads = (
+        "Engine",
+        "Gained",
+        "Lost",
+        "Δ top-1 pp [95 %]",
+        "McNemar p",
+        "More than chance?",
+        "Smallest drop seen, pp",
+    )
+    table = (
+        f'<div class="scroll"><table class="plain">{table_head(heads, heads[5:6])}<tbody>{rows}</tbody></table></div>'
+    )
     alike = f"<p>Right and wrong on exactly the same images as {escape(reference)}: {escape(', '.join(same))}.</p>"
     return f"""<h2>What the engines change</h2>
 {_enough(report)}
@@ -99,9 +110,8 @@ def _classes(found: dict[str, Any]) -> str:
     left = found["classes_changed"] - len(found["per_class"])
     more = f"<p class=note>{left} more classes changed less.</p>" if left else ""
     return f"""<div><h3>Classes</h3>
-<table class="plain"><thead><tr><th scope=col>Class</th><th scope=col>Images</th><th scope=col>Top‑1 before</th>\
-<th scope=col>after</th><th scope=col>Δ pp</th><th scope=col>p</th></tr></thead><tbody>{rows}</tbody></table>
-<p class="note">p: McNemar's, times how many classes changed (Holm).</p>{more}</div>"""
+<table class="plain">{table_head(_CLASS_HEADS)}<tbody>{rows}</tbody></table>
+<p class="note">p: McNemar's, made larger for how many classes changed (Holm).</p>{more}</div>"""
 
 
 def _class_row(row: dict[str, Any], widest: float) -> str:
@@ -122,16 +132,18 @@ def _confusions(moved: Sequence[dict[str, Any]], reference: str) -> str:
     )
     if not rows:
         return "<div><h3>Confusions</h3><p>None moved.</p></div>"
+    heads = ("Is", "Taken for", reference, "Engine", "Change")
     return f"""<div><h3>Confusions that moved</h3>
-<table class="plain"><thead><tr><th scope=col>Is</th><th scope=col>Taken for</th><th scope=col>{escape(reference)}</th>\
-<th scope=col>Engine</th><th scope=col>Change</th></tr></thead><tbody>{rows}</tbody></table></div>"""
+<table class="plain">{table_head(heads, heads[:2])}<tbody>{rows}</tbody></table></div>"""
 
 
 def _flips(
     flips: Sequence[dict[str, Any]], engine: str, reference: str, thumbnails: Mapping[str, bytes], lost: int
 ) -> str:
     """Cards of the images that lost most; only those with a picture."""
-    cards = "".join(_flip(flip, engine, reference, thumbnails[flip["image"]]) for flip in flips if flip["image"] in thumbnails)
+    cards = "".join(
+        _flip(flip, engine, reference, thumbnails[flip["image"]]) for flip in flips if flip["image"] in thumbnails
+    )
     if not cards:
         return ""
     heading = f"The worst of the {lost} images lost" if lost > len(flips) else "The images lost"
@@ -148,5 +160,5 @@ def _flip(flip: dict[str, Any], engine: str, reference: str, picture: bytes) -> 
 
 
 def percent_text(probability: float) -> str:
-    """0.934 as `93 %`."""
-    return f"{100 * probability:.0f} %"
+    """0.934 as `93 %`, which no line breaks apart."""
+    return f"{100 * probability:.0f}\u00a0%"

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.report_format import percent
+from pipeline.report_page import table_head
 
 _CLASSES = 40  # with more, only the fewest and the most images are told
 
@@ -44,7 +45,7 @@ def _facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
         ("Duplicates", _count(audit["duplicates"]["count"])),
         (
             "Also evaluated",
-            f"{_count(seen['same'])} the same, {_count(seen['near'])} nearly; {seen['pixels_compared']:,} evaluation images compared",
+            f"{_count(seen['same'])} the same, {_count(seen['near'])} nearly, of {seen['pixels_compared']:,} evaluation images",
         ),
         ("Mean, found and in the spec", f"{_three(audit['mean'])}; {_three(audit['spec_mean'])}"),
         ("Deviation, found and in the spec", f"{_three(audit['std'])}; {_three(audit['spec_std'])}"),
@@ -75,5 +76,4 @@ def _histogram(per_class: dict[str, int] | None) -> str:
         f'style="--size:{count / most:.3f}" aria-hidden="true"></i></td></tr>'
         for name, count in per_class.items()
     )
-    head = "<thead><tr><th scope=col>Class</th><th scope=col>Images</th></tr></thead>"
-    return f'<table class="plain narrow">{head}<tbody>{rows}</tbody></table>'
+    return f'<table class="plain narrow">{table_head(("Class", "Images"))}<tbody>{rows}</tbody></table>'

@@ -7,7 +7,12 @@ from typing import Any
 from pipeline.report_format import latency, number, percent
 from pipeline.report_page import image
 
-SLOTS = {"onnxruntime": 0, "openvino": 1, "tensorrt": 2, "tensorrt_rtx": 3}  # colour and shape, the same in every report
+SLOTS = {
+    "onnxruntime": 0,
+    "openvino": 1,
+    "tensorrt": 2,
+    "tensorrt_rtx": 3,
+}  # colour and shape, the same in every report
 _PERCENTILES = ("p50", "p90", "p99")
 
 

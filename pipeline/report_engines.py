@@ -44,7 +44,7 @@ def engines_section(rows: Sequence[EngineRow], reference: str) -> str:
 def engine_table(rows: Sequence[EngineRow]) -> str:
     """One `tbody` per engine: its numbers, then its reason over the full width."""
     columns = _columns([row.variant for row in rows])
-    heads = "".join(f"<th scope=col>{escape(column.heading.replace('Top-', 'Top‑'))}</th>" for column in columns)
+    heads = "".join(f"<th scope=col>{escape(_unbroken(column.heading))}</th>" for column in columns)
     bodies = []
     for index, row in enumerate(rows):
         variant = row.variant
@@ -58,8 +58,9 @@ def engine_table(rows: Sequence[EngineRow]) -> str:
             f'<td class=status data-value="{_RANK[variant["status"]]}">{_status(variant, row.chosen)}</td>{cells}</tr>'
             f"{extra}</tbody>"
         )
+    region = '<div class="scroll engines-scroll" role="region" aria-label="Engines, a table" tabindex="0">'
     return (
-        '<div class="scroll engines-scroll" role="region" aria-label="Engines, a table" tabindex="0"><table class="engines sortable">'
+        f'{region}<table class="engines sortable">'
         f"<thead><tr><th scope=col>Engine</th><th scope=col>Status</th>{heads}</tr></thead>{''.join(bodies)}</table></div>"
     )
 
@@ -80,10 +81,14 @@ def _columns(variants: list[dict[str, Any]]) -> list[_Column]:
         for p in ("p50", "p90", "p99")
     ]
     columns += [
-        _Column(f"Img/s b{size}", [rate(v, size) for v in variants], [(v["images_per_s"] or {}).get(size) for v in variants])
+        _Column(
+            f"Img/s b{size}", [rate(v, size) for v in variants], [(v["images_per_s"] or {}).get(size) for v in variants]
+        )
         for size in batch_sizes({"variants": variants})
     ]
-    columns.append(_Column("Size MB", [megabytes(v["size_bytes"]) for v in variants], [v["size_bytes"] for v in variants]))
+    columns.append(
+        _Column("Size MB", [megabytes(v["size_bytes"]) for v in variants], [v["size_bytes"] for v in variants])
+    )
     extra = [
         _Column("Memory MB", [megabytes(v["peak_memory_bytes"]) for v in variants], [v["peak_memory_bytes"] for v in variants]),
         _Column("Energy mJ", [quantity(v["energy_mj"]) for v in variants], [v["energy_mj"] for v in variants]),
@@ -93,6 +98,11 @@ def _columns(variants: list[dict[str, Any]]) -> list[_Column]:
         ),
     ]  # fmt: skip
     return columns + [column for column in extra if set(column.texts) != {MISSING}]
+
+
+def _unbroken(heading: str) -> str:
+    """With signs that no line breaks at."""
+    return heading.replace("Top-", "Top‑").replace(" %]", "\u00a0%]")
 
 
 def _layers(layers: dict[str, int] | None) -> str:

@@ -21,7 +21,11 @@ def latency_section(variants: Sequence[dict[str, Any]]) -> str:
         kept = [(v, v["percentiles_ms"][size]) for v in variants if size in (v.get("percentiles_ms") or {})]
         blocks.append(_block(f"Batch {size}", [(v, [all_[50], all_[90], all_[99]], all_) for v, all_ in kept]))
     full = any(v.get("percentiles_ms") for v in variants)
-    shape = "the band is from the 5th to the 95th percentile, its dark part the middle half, the thin line all calls; " if full else ""
+    shape = (
+        "the band is from the 5th to the 95th percentile, its dark part the middle half, the thin line all calls; "
+        if full
+        else ""
+    )
     return f"""<h2>How latency spreads</h2>
 {"".join(blocks)}
 <p class="note">Milliseconds a call, every timed call of the benchmark: {shape}ticks are p50, p90 and p99. The scale is \

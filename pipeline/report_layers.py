@@ -7,7 +7,10 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.report_format import MISSING, quantity
+from pipeline.report_page import table_head
 
+_HEADS = ("Layer", "Operator", "Precision", "Scale", "Saturated", "Why")
+_WORDS = ("Operator", "Precision", "Why")
 _KINDS = (("int8", "INT8"), ("fp16", "FP16"), ("fp32", "FP32"))
 Decisions = Mapping[str, Sequence[dict[str, Any]]]
 
@@ -16,7 +19,9 @@ def read_decisions(quantize: Artifact) -> dict[str, list[dict[str, Any]]]:
     """The rows of every `decisions-<precision>.json`, by precision."""
     names = sorted(name for name in quantize.outputs if name.startswith("decisions-"))
     return {
-        name.removeprefix("decisions-").removesuffix(".json"): json.loads(quantize.path(name).read_text(encoding="utf-8"))
+        name.removeprefix("decisions-").removesuffix(".json"): json.loads(
+            quantize.path(name).read_text(encoding="utf-8")
+        )
         for name in names
     }
 
@@ -40,7 +45,9 @@ between backends. Graphs: every product and residual sum, and why it is or is no
 def _bar(variant: dict[str, Any]) -> str:
     layers, total = variant["layers"], sum(variant["layers"].values())
     parts = "".join(
-        f'<i class="{kind}" style="flex-grow:{layers[kind]}"><b>{layers[kind]}</b></i>' for kind, _ in _KINDS if layers[kind]
+        f'<i class="{kind}" style="flex-grow:{layers[kind]}"><b>{layers[kind]}</b></i>'
+        for kind, _ in _KINDS
+        if layers[kind]
     )
     words = ", ".join(f"{layers[kind]} {name}" for kind, name in _KINDS)
     return (
@@ -54,8 +61,7 @@ def _decided(precision: str, rows: Sequence[dict[str, Any]]) -> str:
     quantized = sum(row["quantized"] for row in rows)
     cells = "".join(_decision(row, "FP8" if precision == "fp8" else "INT8") for row in rows)
     return f"""<details class="card"><summary>The {escape(precision)} graph: {quantized} of {len(rows)} products and sums \
-quantized</summary><div class="scroll"><table class="plain"><thead><tr><th scope=col>Layer</th><th scope=col>Operator</th>\
-<th scope=col>Precision</th><th scope=col>Scale</th><th scope=col>Saturated</th><th scope=col>Why</th></tr></thead>\
+quantized</summary><div class="scroll"><table class="plain">{table_head(_HEADS, _WORDS)}
 <tbody>{cells}</tbody></table></div></details>
 """
 

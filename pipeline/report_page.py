@@ -67,3 +67,9 @@ def image(picture: bytes, text: str, kind: str = "") -> str:
     data = base64.b64encode(picture).decode("ascii")
     name = f' class="{kind}"' if kind else ""
     return f'<img{name} alt="{escape(text)}" src="data:image/png;base64,{data}">'
+
+
+def table_head(names: Sequence[str], text: Sequence[str] = ()) -> str:
+    """A table's `<thead>`; columns of words, `text`, are set left, the others right."""
+    cells = "".join(f"<th scope=col{' class=text' if name in text else ''}>{escape(name)}</th>" for name in names)
+    return f"<thead><tr>{cells}</tr></thead>"

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.report_format import MISSING, number
+from pipeline.report_page import table_head
 
 _SHOWN = 16  # groups
 
@@ -25,9 +26,9 @@ def sensitivity_section(study: dict[str, Any] | None) -> str:
     rows = "".join(_row(group, largest) for group in groups[:_SHOWN])
     left = len(groups) - _SHOWN
     more = f" {left} more groups, less sensitive, are in sensitivity.json." if left > 0 else ""
-    heads = "".join(f"<th scope=col>{head}</th>" for head in ("Group", "Layers", "KL divergence", "SNR dB", "Agreement %"))
+    heads = table_head(("Group", "Layers", "KL divergence", "SNR dB", "Agreement %"))
     return f"""<h2>Sensitivity</h2>
-<div class="scroll"><table class="plain"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+<div class="scroll"><table class="plain">{heads}<tbody>{rows}</tbody></table></div>
 <p class="note">Each group of layers alone in INT8, everything else in FP32, on {study["images"]} calibration images: how far \
 the output moves (KL divergence of the class probabilities), most sensitive first.{more}</p>
 """

@@ -3,10 +3,8 @@
 import base64
 import json
 import os
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +67,9 @@ class Page:
 
     def size(self, width: int, height: int, *, phone: bool = False, scale: float = 1) -> None:
         """The window, in CSS pixels."""
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone)
+        self._call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
+        )
         self.settle()
 
     def media(self, media: str = "", **features: str) -> None:
@@ -112,7 +112,7 @@ def open_browser() -> Iterator[Page]:
         command = [program, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run",
                    "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--hide-scrollbars",
                    *(["--no-sandbox"] if os.geteuid() == 0 else [])]  # fmt: skip
-        shell = 'exec "$@" 3<&%d 4>&%d' % (to_read, from_write)  # the browser reads 3 and writes 4
+        shell = f'exec "$@" 3<&{to_read} 4>&{from_write}'  # the browser reads 3 and writes 4
         process = subprocess.Popen(
             ["bash", "-c", shell, "chromium", *command], pass_fds=(to_read, from_write),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -137,7 +137,9 @@ class _Pipe:
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Send a command and return its result; events on the way are noted."""
         self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        message = {"id": self._last, "method": method, "params": parameters} | (
+            {"sessionId": session} if session else {}
+        )
         self._out.write(json.dumps(message).encode() + b"\0")
         while True:
             answer = self._read()

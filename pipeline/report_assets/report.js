@@ -144,7 +144,7 @@
 
   function sayWinner(points, best) {
     const where = `${state.tail}, batch ${state.batch}`;
-    const within = state.budget === Infinity ? "Without a budget" : `Within ${quantity(state.budget)} ms`;
+    const within = state.budget === Infinity ? "Most accurate, without a budget" : `Most accurate within ${quantity(state.budget)} ms`;
     const passing = points.filter(passes).sort((a, b) => latency(a) - latency(b));
     winner.replaceChildren();
     winner.classList.toggle("nobody", !best);
@@ -156,7 +156,7 @@
       if (passing[0] !== best) winner.append(`. Fastest that passes: ${passing[0].name}, ${quantity(latency(passing[0]))} ms.`);
       else winner.append(", also the fastest that passes.");
     } else if (passing.length) {
-      winner.append(`${within} (${where}): no engine that passes. The fastest is ${passing[0].name}, ${quantity(latency(passing[0]))} ms.`);
+      winner.append(`Within ${quantity(state.budget)} ms (${where}): no engine that passes. The fastest is ${passing[0].name}, ${quantity(latency(passing[0]))} ms.`);
     } else winner.append(`No engine that passes was measured (${where}).`);
     slider.setAttribute("aria-valuetext", state.budget === Infinity ? "no budget" : `${quantity(state.budget)} milliseconds`);
   }
@@ -259,13 +259,15 @@
     }
     if (state.budget !== Infinity) {
       const at = Math.max(box.left, Math.min(box.right, x(Math.max(state.budget, log ? xLow : 0))));
-      back.append(shape("rect", { class: "over", x: at, y: box.top, width: box.right - at, height: box.bottom - box.top }),
+      back.append(shape("rect", { class: "beyond", x: at, y: box.top, width: box.right - at, height: box.bottom - box.top }),
         shape("line", { class: "limit", x1: at, x2: at, y1: box.top, y2: box.bottom }));
     }
     const marks = [...points].sort((a, b) => latency(a) - latency(b)).map((point) =>
       drawPoint(svg, point, x(latency(point)), y(point.top1), point.top1 < yLow, point === best));
     plot.replaceChildren(svg, tip);
-    placeLabels(marks, box, best, front, narrow);
+    const lines = data.levels.map((level) => [box.left, y(level.top1) - 2, box.right, y(level.top1) + 2]);
+    if (narrow) data.levels.forEach((level, index) => lines.push([box.left, y(level.top1) + (index ? 2 : -17), box.left + 150, y(level.top1) + (index ? 17 : -2)]));
+    placeLabels(marks, box, lines, best, front, narrow);
     if (focused) svg.querySelector(`[data-id="${focused}"]`)?.focus({ preventScroll: true });
   }
 
@@ -275,9 +277,9 @@
     data.levels.forEach((level, index) => {
       const at = y(level.top1), value = `${number(level.top1)} %`;
       back.append(shape("line", { class: level.kind, x1: box.left, x2: box.right, y1: at, y2: at }));
-      if (narrow) {
+      if (narrow) {  // on the left, faster than any engine
         const below = index > 0 ? 14 : -5;
-        back.append(shape("text", { class: level.kind, x: box.right, y: at + below, "text-anchor": "end" }, `${level.name} ${value}`));
+        back.append(shape("text", { class: level.kind, x: box.left + 4, y: at + below }, `${level.name} ${value}`));
       } else {
         const spot = data.levels.length > 1 ? middle + (index === 0 ? -apart : apart) / 2 : at;
         back.append(shape("text", { class: level.kind, x: box.right + 7, y: spot - 3 }, level.name),
@@ -303,8 +305,8 @@
     return { point, node, x, y, below };
   }
 
-  // beside its marker where that is free, else further off, else nowhere: the tooltip still names it
-  function placeLabels(marks, box, best, front, narrow) {
+  // beside its marker where that is free, else further off, else across a line, else nowhere: the tooltip still names it
+  function placeLabels(marks, box, lines, best, front, narrow) {
     const taken = marks.map((mark) => [mark.x - 9, mark.y - 9, mark.x + 9, mark.y + 9]);
     const rank = (mark) => mark.point === best ? 0 : front.includes(mark.point) ? 1 : passes(mark.point) ? 3 : 2;
     const overlaps = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
@@ -316,9 +318,10 @@
       const wide = text.getComputedTextLength() + 4;
       const spots = [[12, 4], [-12 - wide, 4], [-wide / 2, -13], [-wide / 2, 23], [10, -10], [10, 20], [-10 - wide, -10], [-10 - wide, 20],
         [-wide / 2, -28], [-wide / 2, 38], [14, -24], [14, 34], [-14 - wide, -24], [-14 - wide, 34]];
-      const spot = spots.map(([dx, dy]) => [dx, dy, [mark.x + dx, mark.y + dy - 11, mark.x + dx + wide, mark.y + dy + 4]])
-        .find(([, , area]) => area[0] >= box.left && area[2] <= box.right + (narrow ? 6 : 0) && area[1] >= box.top - 12 && area[3] <= box.bottom &&
+      const free = spots.map(([dx, dy]) => [dx, dy, [mark.x + dx, mark.y + dy - 11, mark.x + dx + wide, mark.y + dy + 4]])
+        .filter(([, , area]) => area[0] >= box.left && area[2] <= box.right + (narrow ? 6 : 0) && area[1] >= box.top - 12 && area[3] <= box.bottom &&
           !taken.some((other) => overlaps(area, other)));
+      const spot = free.find(([, , area]) => !lines.some((other) => overlaps(area, other))) || free[0];
       if (!spot) { text.remove(); continue; }
       text.setAttribute("x", spot[0]);
       text.setAttribute("y", spot[1]);

@@ -25,7 +25,7 @@ from pipeline.checkpoint import read_checkpoint
 from pipeline.cli import DONE, FAILED, GATE_FAILED, WRONG_INPUT, main
 from pipeline.evaluate_stage import failure_reason, fallback
 from pipeline.recipe import ModelPart
-from pipeline.report import check_report
+from pipeline.report_schema import check_report
 from pipeline.weights import build_model
 
 ROOT = Path(__file__).parents[2]
