@@ -1,7 +1,6 @@
 """The interactive chart: what the page's script draws, and the picture in its place where no script runs."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from pipeline.report_format import latency, number, percent
@@ -89,8 +88,3 @@ def picture_text(variants: Sequence[dict[str, Any]]) -> str:
         return "Accuracy against latency: no engine that passes was measured."
     parts = (f"{v['name']} ({number(v['top1'])} %, {latency(v)} ms)" for v in front)
     return f"Accuracy against latency; on the Pareto front: {', '.join(parts)}."
-
-
-def key_dot(backend: str) -> str:
-    """A dot in the chart's colour of a backend, beside its name."""
-    return f'<i class="dot c{SLOTS.get(backend, len(SLOTS))}" aria-hidden="true"></i>{escape(backend)}'

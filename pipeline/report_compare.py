@@ -87,7 +87,7 @@ def cautions(compared: Sequence[Compared]) -> list[str]:
         names = ", ".join(f"{name} ({images:,} images)" for name, images in sorted(datasets))
         found.append(f"The runs were evaluated on different images, so their top-1 are not of one measure: {names}.")
     if len(machines) > 1:
-        found.append(f"The runs were measured on different machines: {', '.join(sorted(machines))}.")
+        found.append(f"The runs were measured on different machines: {'; '.join(sorted(machines))}.")
     return found
 
 

@@ -37,7 +37,7 @@ def engines_section(rows: Sequence[EngineRow], reference: str) -> str:
     return f"""<h2>Engines</h2>
 {engine_table(rows)}
 <p class="note">Δ: top-1 minus that of {escape(reference)}, percentage points, with the 95 % interval. \
-◆: on the Pareto front, nothing here is both faster and more accurate. {MISSING}: not measured.</p>
+◆: on the Pareto front of its run, nothing there is both faster and more accurate. {MISSING}: not measured.</p>
 """
 
 

@@ -142,6 +142,7 @@
   slider.addEventListener("input", () => setBudget(Number(slider.value) >= 1000 ? Infinity : sliderToMs(Number(slider.value))));
   entry.addEventListener("change", () => setBudget(Number(entry.value) > 0 ? Number(entry.value) : Infinity));
 
+  const fullName = (point) => data.seriesTitle === "Run" ? `${point.series}: ${point.name}` : point.name;
   function sayWinner(points, best) {
     const where = `${state.tail}, batch ${state.batch}`;
     const within = state.budget === Infinity ? "Most accurate, without a budget" : `Most accurate within ${quantity(state.budget)} ms`;
@@ -150,13 +151,12 @@
     winner.classList.toggle("nobody", !best);
     winner.dataset.winner = best ? best.name : "";
     if (best) {
-      const run = data.seriesTitle === "Run" ? `${best.series} · ` : "";
-      winner.append(`${within} (${where}): `, element("b", {}, run + best.name),
+      winner.append(`${within} (${where}): `, element("b", {}, fullName(best)),
         `, ${number(best.top1)} % top-1 in ${quantity(latency(best))} ms`);
-      if (passing[0] !== best) winner.append(`. Fastest that passes: ${passing[0].name}, ${quantity(latency(passing[0]))} ms.`);
+      if (passing[0] !== best) winner.append(`. Fastest that passes: ${fullName(passing[0])}, ${quantity(latency(passing[0]))} ms.`);
       else winner.append(", also the fastest that passes.");
     } else if (passing.length) {
-      winner.append(`Within ${quantity(state.budget)} ms (${where}): no engine that passes. The fastest is ${passing[0].name}, ${quantity(latency(passing[0]))} ms.`);
+      winner.append(`Within ${quantity(state.budget)} ms (${where}): no engine that passes. The fastest is ${fullName(passing[0])}, ${quantity(latency(passing[0]))} ms.`);
     } else winner.append(`No engine that passes was measured (${where}).`);
     slider.setAttribute("aria-valuetext", state.budget === Infinity ? "no budget" : `${quantity(state.budget)} milliseconds`);
   }
@@ -176,8 +176,7 @@
     return lines;
   }
   function showTip(point, node) {
-    const title = (data.seriesTitle === "Run" ? `${point.series}: ` : "") + point.name;
-    tip.replaceChildren(element("b", {}, title), ...describe(point).map((line) => element("div", {}, line)));
+    tip.replaceChildren(element("b", {}, fullName(point)), ...describe(point).map((line) => element("div", {}, line)));
     tip.hidden = false;
     const [area, mark] = [plot.getBoundingClientRect(), node.querySelector(".mark").getBoundingClientRect()];
     const x = mark.x - area.x + mark.width / 2, y = mark.y - area.y;
@@ -217,7 +216,7 @@
     const points = shown(), best = findWinner(points);
     sayWinner(points, best);
     const unseen = wanted().filter((point) => !points.includes(point));
-    left.textContent = unseen.length ? `Not in the chart, because they were not measured so: ${unseen.map((p) => p.name).join(", ")}.` : "";
+    left.textContent = unseen.length ? `Not in the chart, because they were not measured so: ${unseen.map(fullName).join(", ")}.` : "";
     hideTip();
     if (!points.length) {
       plot.replaceChildren(element("p", { class: "nothing" }, "Nothing to show: no engine of this choice was measured."));
@@ -291,7 +290,7 @@
   function drawPoint(svg, point, x, y, below, best) {
     const late = latency(point) > state.budget;
     const id = String(data.points.indexOf(point));
-    const words = [point.name, ...describe(point), best ? "the winner" : ""].filter(Boolean).join(", ");
+    const words = [fullName(point), ...describe(point), best ? "the winner" : ""].filter(Boolean).join(", ");
     const node = shape("g", { class: `point c${slots[point.series]} ${passes(point) ? "pass" : "fail"}${best ? " best" : ""}${late ? " late" : ""}`,
       transform: `translate(${x} ${y})`, tabindex: 0, role: "img", "aria-label": words, "data-id": id, "data-name": point.name },
       shape("circle", { class: "ring", r: 11.5 }), shape("path", { class: "mark", d: below ? SHAPES[5] : SHAPES[slots[point.series]] }),
