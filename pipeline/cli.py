@@ -1,16 +1,18 @@
 """The command line. Exit status: 0 done, 1 failed, 2 wrong use or input, 3 the accuracy gate failed."""
 
 import argparse
-import errno
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from calib.errors import InputError
+from export.engines import RECIPE_PATH
+from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status
+from pipeline.report_options import add_report_options
 
-DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 STAGE_HELP = {
     "train": "train the network, or take over model.checkpoint",
@@ -31,39 +33,10 @@ STAGE_HELP = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except InputError as error:
-        if os.environ.get("T2T_EDGE_TRACEBACK"):
-            raise
-        return _say(f"error: {error}", WRONG_INPUT)
-    except KeyboardInterrupt:
-        return _say(INTERRUPTED, FAILED)
-    except SystemError as error:  # ctrl-C while Python code ran inside a C function that returned a result all the same
-        if not isinstance(error.__cause__, KeyboardInterrupt):
-            raise
-        return _say(INTERRUPTED, FAILED)
-    except BrokenPipeError:  # whoever read the output is gone (`t2t-edge doctor | head`); Python would complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return _say(
-            f"error: the disk is full\n  got: {error}\n  next: free some space (df -h .), then run the same command: "
-            "finished stages are kept", FAILED,
-        )  # fmt: skip
-    except RuntimeError as error:
-        if os.environ.get("T2T_EDGE_TRACEBACK"):
-            raise
-        return _say(f"error: {error}\n  next: T2T_EDGE_TRACEBACK=1 with the same command shows where", FAILED)
-
-
-def _say(text: str, status: int) -> int:
-    if int(os.environ.get("RANK", 0)) == 0:  # under torchrun one process speaks for all
-        print(text, file=sys.stderr)
-    return status
+    options.arguments = arguments
+    return exit_status(lambda: _run(options), INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,38 +55,40 @@ def _parser() -> argparse.ArgumentParser:
                 "--explain", action="store_true", help="list every layer: precision, why, scale, range"
             )
         if name == "report":
-            _add_report_options(command)
+            add_report_options(command)
     command = commands.add_parser("predict", help="class and probability of images, with a run's recommended engine")
     command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     command.add_argument("--run", default="demo", help="default: %(default)s")
     command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     command.add_argument("--engine", help="another engine of the run, by its name in the report; it must have passed")
     command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
-    commands.add_parser(
+    command = commands.add_parser(
+        "bundle", help="one folder for a Jetson or GPU: builds, checks, measures and predicts there"
+    )
+    command.add_argument("--run", default="demo", help="default: %(default)s")
+    command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    command.add_argument("--output", type=Path, help="default: runs/RUN/bundle")
+    command.add_argument("--engine", help="only this engine's precision, by the engine's name in the report")
+    command.add_argument(
+        "--images",
+        type=int,
+        default=1000,
+        help="evaluation images that go along, for the gate there; default: %(default)s",
+    )
+    command = commands.add_parser(
         "doctor", help="what is installed, what this machine can build and run, and how to mend the rest"
     )
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
     command = commands.add_parser("models", help="every network: parameters and MACs, beside what papers print")
     command.add_argument("--markdown", action="store_true", help="print the table as docs/models.md holds it")
     return parser
-
-
-def _add_report_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--compare", nargs="+", type=Path, metavar="RUN", default=[],
-        help="no stage runs; these are put side by side: folders of runs, report.json and results files",
-    )  # fmt: skip
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/compare"), help="where --compare writes; default: %(default)s"
-    )
-    command.add_argument("--save", type=Path, metavar="PLACE", help="keep the report(s) in PLACE/<machine>.json")
-    command.add_argument("--table", type=Path, metavar="FILE", help="put a table of the reports into a Markdown file")
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "doctor":
         from pipeline.doctor import print_doctor
 
-        return DONE if print_doctor() else FAILED
+        return DONE if print_doctor(options.json) else FAILED
     if options.command == "models":
         from pipeline.model_table import print_models
 
@@ -129,10 +104,13 @@ def _run(options: argparse.Namespace) -> int:
     folder = options.runs / options.run
     if options.command == "predict":
         return _predict(options, folder)
+    if options.command == "bundle":
+        return _bundle(options, folder)
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
     recipe = load_recipe(options.recipe)
+    _remember(folder, options.recipe)
     last = "report" if options.command == "run" else options.command
     artifact = run_stages(recipe, folder, last)
     if last == "quantize" and options.explain and int(os.environ.get("RANK", 0)) == 0:
@@ -153,18 +131,26 @@ def _run(options: argparse.Namespace) -> int:
     return DONE if report["recommended"] else GATE_FAILED
 
 
+def _remember(run_folder: Path, recipe: Path) -> None:
+    """Note which recipe the run is made from, for messages that name the command to run again."""
+    path = run_folder / RECIPE_PATH
+    if int(os.environ.get("RANK", 0)) == 0 and not (path.is_file() and path.read_text(encoding="utf-8") == str(recipe)):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(recipe), encoding="utf-8")
+
+
 def _predict(options: argparse.Namespace, folder: Path) -> int:
-    from pipeline.predict import find_engine, find_images, predict
+    from pipeline.predict import find_engine, find_images, print_predictions
 
     images = find_images(options.paths)
-    engine = find_engine(folder, options.engine)
-    failed = 0
-    for prediction in predict(engine, images, options.threads):
-        if prediction.probability is None:
-            failed += 1
-            print(f"{prediction.path}: {prediction.problem}", file=sys.stderr)
-        else:
-            print(f"{prediction.path}  {prediction.label}  {100 * prediction.probability:.1f} %")
-    if failed:
-        return _say(f"{failed} of {len(images)} images could not be read", WRONG_INPUT)
+    engine, expected = find_engine(folder, options.engine)
+    return print_predictions(engine, images, options.threads, expected)
+
+
+def _bundle(options: argparse.Namespace, folder: Path) -> int:
+    from pipeline.bundle import write_bundle
+
+    command = "t2t-edge bundle " + shlex.join(options.arguments[1:])
+    bundle = write_bundle(folder, options.output or folder / "bundle", options.engine, options.images, command.strip())
+    print(f"{bundle}: copy this folder to the device, then there: ./t2t run")
     return DONE

@@ -1,6 +1,7 @@
 """Predict with the recommended engine of a run: numpy, OpenCV and an engine runtime are enough."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,9 @@ import numpy as np
 
 from calib.errors import InputError
 from calib.preprocess import IMAGE_SUFFIXES, load_image, preprocess
-from export.engines import load_engine
-from export.runner import Unavailable
-
-INPUT, OUTPUT = "images", "logits"
+from export.engines import Expected, load_engine
+from export.runner import INPUT, OUTPUT, Unavailable
+from pipeline.exit_status import DONE, WRONG_INPUT, say
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Prediction:
     problem: str | None = None
 
 
-def find_engine(run_folder: Path, name: str | None) -> Path:
-    """The folder of the recommended engine of a run, or of the engine `name`."""
+def find_engine(run_folder: Path, name: str | None, next_step: str | None = None) -> tuple[Path, Expected]:
+    """The folder of the recommended engine of a run, or of the engine `name`, and what the report says of it."""
     path = run_folder / "report" / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def find_engine(run_folder: Path, name: str | None) -> Path:
         runs = ", ".join(sorted(str(found.parents[1].name) for found in run_folder.parent.glob("*/report/report.json")))
         raise InputError(
             "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",
-            next_step=f"make export RUN={run_folder.name}",
+            next_step=next_step or f"make export RUN={run_folder.name}",
         ) from error  # fmt: skip
     passed = [variant["name"] for variant in report["variants"] if variant["status"] == "pass"]
     chosen = name or (report["recommended"] or {}).get("name")
@@ -47,7 +47,9 @@ def find_engine(run_folder: Path, name: str | None) -> Path:
             allowed=", ".join(passed) or "none",
             next_step=f"read {path.with_suffix('.md')}",
         )
-    return run_folder / "build" / str(chosen)
+    (variant,) = [variant for variant in report["variants"] if variant["name"] == chosen]
+    expected = Expected(preprocess_sha256=report["preprocess_sha256"], engine_sha256=variant["sha256"])
+    return run_folder / "build" / str(chosen), expected
 
 
 def find_images(paths: list[Path]) -> list[Path]:
@@ -66,10 +68,10 @@ def find_images(paths: list[Path]) -> list[Path]:
     return images
 
 
-def predict(engine_folder: Path, images: list[Path], threads: int) -> Iterator[Prediction]:
+def predict(engine_folder: Path, images: list[Path], threads: int, expected: Expected) -> Iterator[Prediction]:
     """Predict image by image; one that cannot be read becomes a Prediction with a problem, and the rest go on."""
     try:
-        sidecar, loaded = load_engine(engine_folder, threads)
+        sidecar, loaded = load_engine(engine_folder, threads, expected=expected)
     except Unavailable as reason:
         raise InputError("the engine cannot run on this machine", got=str(reason)) from reason
     spec = sidecar.preprocess_spec()
@@ -84,3 +86,15 @@ def predict(engine_folder: Path, images: list[Path], threads: int) -> Iterator[P
             exponents = np.exp(logits - logits.max())
             best = int(logits.argmax())
             yield Prediction(path, sidecar.classes[best], float(exponents[best] / exponents.sum()))
+
+
+def print_predictions(engine_folder: Path, images: list[Path], threads: int, expected: Expected) -> int:
+    """Print a line for each image; the exit status says whether all could be read."""
+    failed = 0
+    for prediction in predict(engine_folder, images, threads, expected):
+        if prediction.probability is None:
+            failed += 1
+            print(f"{prediction.path}: {prediction.problem}", file=sys.stderr)
+        else:
+            print(f"{prediction.path}  {prediction.label}  {100 * prediction.probability:.1f} %")
+    return say(f"{failed} of {len(images)} images could not be read", WRONG_INPUT) if failed else DONE

@@ -1,7 +1,5 @@
 """The stages in order, and how one is run: skipped when nothing it depends on changed, whole or not at all."""
 
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -26,7 +24,7 @@ from pipeline import (
     train_stage,
     visualize_stage,
 )
-from pipeline.artifact import Artifact, read_artifact, write_manifest
+from pipeline.artifact import Artifact, hash_of, read_artifact, swap_folder, write_manifest
 from pipeline.dataset import open_dataset
 from pipeline.recipe import Recipe
 from pipeline.versions import installed_versions
@@ -135,11 +133,11 @@ def _run_or_skip(
 ) -> Artifact:
     inputs = {name: done[name] for name in stage.inputs if name in done}
     parts = {part: recipe.model_dump(mode="json")[part] for part in stage.parts}
-    input_hashes = {name: _hash(artifact.outputs) for name, artifact in inputs.items()}
+    input_hashes = {name: hash_of(artifact.outputs) for name, artifact in inputs.items()}
     images = {split.root.name: split.fingerprint() for split in open_dataset(recipe.data)} if stage.uses_images else {}
     source = source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else ""
     backends = {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {}
-    key = _hash([stage.name, parts, input_hashes, images, backends, source])
+    key = hash_of([stage.name, parts, input_hashes, images, backends, source])
     folder = run_folder / stage.name
     artifact = read_artifact(folder)
     if artifact is not None and artifact.key == key:
@@ -159,7 +157,7 @@ def _run_or_skip(
         partial, stage=stage.name, key=key, recipe=parts, inputs=input_hashes,
         versions=installed_versions(_VERSIONS) | backends, notes=notes, seconds=seconds,
     )  # fmt: skip
-    _swap(partial, folder)
+    swap_folder(partial, folder)
     say(f"{stage.name:>9}: done in {seconds:.0f} s ({folder})")
     artifact = read_artifact(folder)
     assert artifact is not None
@@ -192,17 +190,3 @@ def _prepare_partial(folder: Path, key: str, resumes: bool) -> Path:
     partial.mkdir(parents=True)
     (partial / _KEY).write_text(key, encoding="utf-8")
     return partial
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Put the finished folder in place; the earlier one goes only when the new one stands."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

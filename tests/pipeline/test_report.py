@@ -13,9 +13,10 @@ from PIL import Image
 from reports import MODE, NO_GPU, REFERENCE, build, inputs, measured
 from rich.console import Console
 
+from pipeline import report_rows
 from pipeline.report import print_table, write_report
 from pipeline.report_markdown import markdown_table
-from pipeline.report_schema import check_report
+from pipeline.report_schema import _Dataset, _Machine, _Variant, check_report
 from pipeline.tradeoff import draw_tradeoff
 from pipeline.tradeoff_labels import place_labels
 
@@ -332,3 +333,10 @@ def test_a_backtick_does_not_end_the_command_in_report_md(tmp_path: Path) -> Non
 
 def test_a_run_name_with_a_space_is_quoted_in_the_next_command() -> None:
     assert "t2t-edge predict --run 'my run' IMAGE" in _terminal(build(*inputs(), run="my run"))
+
+
+def test_a_device_writes_the_keys_of_the_schema() -> None:
+    """`report_rows` has no pydantic, so it lists them again."""
+    assert set(report_rows.VARIANT_KEYS) | {"comparison", "percentiles_ms"} == set(_Variant.model_fields)
+    assert set(report_rows.DATASET_KEYS) == set(_Dataset.model_fields)
+    assert set(report_rows.MACHINE_KEYS) == set(_Machine.model_fields)
