@@ -11,6 +11,7 @@ from pathlib import Path
 from calib.errors import InputError
 from export.engines import RECIPE_PATH
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status
+from pipeline.report_options import add_report_options
 
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 STAGE_HELP = {
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--explain", action="store_true", help="list every layer: precision, why, scale, range"
             )
+        if name == "report":
+            add_report_options(command)
     command = commands.add_parser("predict", help="class and probability of images, with a run's recommended engine")
     command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     command.add_argument("--run", default="demo", help="default: %(default)s")
@@ -93,6 +96,11 @@ def _run(options: argparse.Namespace) -> int:
         return DONE
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
+    if options.command == "report" and options.compare:
+        from pipeline.report_command import compare_reports
+
+        compare_reports(options)
+        return DONE
     folder = options.runs / options.run
     if options.command == "predict":
         return _predict(options, folder)
@@ -115,6 +123,11 @@ def _run(options: argparse.Namespace) -> int:
 
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
     print_table(report)
+    if options.command == "report" and (options.save or options.table):
+        from pipeline.report_command import keep_reports
+        from pipeline.report_compare import read_compared
+
+        keep_reports(read_compared([folder]), options)
     return DONE if report["recommended"] else GATE_FAILED
 
 
