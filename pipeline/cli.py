@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from calib.errors import InputError
+from pipeline.predict_options import add_predict_options
 
 DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
@@ -81,12 +82,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--explain", action="store_true", help="list every layer: precision, why, scale, range"
             )
-    command = commands.add_parser("predict", help="class and probability of images, with a run's recommended engine")
-    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
-    command.add_argument("--run", default="demo", help="default: %(default)s")
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
-    command.add_argument("--engine", help="another engine of the run, by its name in the report; it must have passed")
-    command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
+    command = commands.add_parser(
+        "predict", help="class and probability of images, videos and streams, with a run's recommended engine"
+    )
+    add_predict_options(command)
     commands.add_parser(
         "doctor", help="what is installed, what this machine can build and run, and how to mend the rest"
     )
@@ -109,7 +108,9 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
     folder = options.runs / options.run
     if options.command == "predict":
-        return _predict(options, folder)
+        from pipeline.predict_command import predict_command
+
+        return predict_command(options, folder)
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
@@ -127,20 +128,3 @@ def _run(options: argparse.Namespace) -> int:
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
     print_table(report)
     return DONE if report["recommended"] else GATE_FAILED
-
-
-def _predict(options: argparse.Namespace, folder: Path) -> int:
-    from pipeline.predict import find_engine, find_images, predict
-
-    images = find_images(options.paths)
-    engine = find_engine(folder, options.engine)
-    failed = 0
-    for prediction in predict(engine, images, options.threads):
-        if prediction.probability is None:
-            failed += 1
-            print(f"{prediction.path}: {prediction.problem}", file=sys.stderr)
-        else:
-            print(f"{prediction.path}  {prediction.label}  {100 * prediction.probability:.1f} %")
-    if failed:
-        return _say(f"{failed} of {len(images)} images could not be read", WRONG_INPUT)
-    return DONE
