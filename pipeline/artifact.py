@@ -51,6 +51,8 @@ def write_manifest(
     key: str,
     recipe: dict[str, Any],
     inputs: dict[str, str],
+    images: dict[str, str],
+    source: str,
     versions: dict[str, str | None],
     notes: dict[str, Any],
     seconds: float,
@@ -59,7 +61,8 @@ def write_manifest(
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     names = [path.relative_to(folder).as_posix() for path in files]
     manifest = {
-        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "versions": versions,
+        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "images": images,
+        "source": source, "versions": versions,
         "seconds": round(seconds, 1), "notes": notes,
         "outputs": {name: sha256_of(path) for name, path in zip(names, files, strict=True)},
         "sizes": {name: path.stat().st_size for name, path in zip(names, files, strict=True)},

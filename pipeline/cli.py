@@ -5,11 +5,19 @@ import errno
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calib.errors import InputError
+from pipeline.cli_completion import SHELLS, print_completion
+from pipeline.cli_examples import finish_parser
+from pipeline.cli_json import one_document, run_noted
 from pipeline.predict_options import add_predict_options
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
 
 DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
@@ -33,8 +41,14 @@ STAGE_HELP = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    with one_document(options) as document:
+        document["exit_status"] = status = _run_guarded(options)
+    return status
+
+
+def _run_guarded(options: argparse.Namespace) -> int:
     try:
-        return _run(options)
+        return run_noted(_run, options)
     except InputError as error:
         if os.environ.get("T2T_EDGE_TRACEBACK"):
             raise
@@ -91,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command = commands.add_parser("models", help="every network: parameters and MACs, beside what papers print")
     command.add_argument("--markdown", action="store_true", help="print the table as docs/models.md holds it")
+    command = commands.add_parser(
+        "completion", help="a script that lets Tab complete commands, options, runs and engines"
+    )
+    command.add_argument("shell", choices=SHELLS)
+    command.set_defaults(commands=commands.choices)
+    finish_parser(commands.choices)
     return parser
 
 
@@ -100,9 +120,15 @@ def _run(options: argparse.Namespace) -> int:
 
         return DONE if print_doctor() else FAILED
     if options.command == "models":
-        from pipeline.model_table import print_models
+        from pipeline.model_table import print_models, table_rows
 
-        print_models(options.markdown)
+        if options.json:
+            options.document["models"] = table_rows()
+        else:
+            print_models(options.markdown)
+        return DONE
+    if options.command == "completion":
+        print_completion(options.shell, options.commands)
         return DONE
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
@@ -111,20 +137,42 @@ def _run(options: argparse.Namespace) -> int:
         from pipeline.predict_command import predict_command
 
         return predict_command(options, folder)
+    from pipeline.outcome import print_outcome, stage_outcome
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
     recipe = load_recipe(options.recipe)
     last = "report" if options.command == "run" else options.command
+    if options.dry_run:
+        return _dry_run(options, recipe, folder, last)
     artifact = run_stages(recipe, folder, last)
     if last == "quantize" and options.explain and int(os.environ.get("RANK", 0)) == 0:
         from pipeline.quantize_table import print_explanation
 
         print_explanation(artifact)
-    if last != "report" or int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("RANK", 0)) > 0:
+        return DONE
+    outcome = stage_outcome(options, last, artifact)
+    options.document |= outcome
+    print_outcome(outcome)
+    if last != "report":
         return DONE
     from pipeline.report import print_table
 
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
+    options.document["report"] = report
     print_table(report)
     return DONE if report["recommended"] else GATE_FAILED
+
+
+def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: str) -> int:
+    from dataclasses import asdict
+
+    from pipeline.dry_run import plan_stages, print_plan
+
+    planned = plan_stages(recipe, folder, last)
+    print_plan(planned)
+    command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} --run {shlex.quote(options.run)}"
+    print(f"  nothing was written; next: {command}")
+    options.document |= {"dry_run": True, "stages": [asdict(row) for row in planned], "next": command}
+    return DONE
