@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -89,11 +88,10 @@ def test_an_array_is_predicted_like_its_file(predict_run: Path, jpegs: Path) -> 
 
 
 def test_the_documented_three_lines_run(predict_run: Path, jpegs: Path) -> None:
-    code = re.search(r"\n\n((?:    .+\n)+)", predict_module.__doc__ or "")
-    assert code and len(code[1].splitlines()) == 3
-    assert code[1] in (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
-    program = re.sub(r"^    ", "", code[1], flags=re.MULTILINE)
-    program = program.replace("runs/demo", str(predict_run)).replace("photos/", str(jpegs / "b"))
+    code = (predict_module.__doc__ or "").partition("\n\n")[2]
+    assert len(code.splitlines()) == 3
+    assert f"```python\n{code}```" in (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
+    program = code.replace("runs/demo", str(predict_run)).replace("photos/", str(jpegs / "b"))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 9 and "class_" in done.stdout
