@@ -7,7 +7,7 @@ BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test lint train report predict models bench zoo quantization doctor clean
+.PHONY: help setup export test lint train report predict models bench zoo quantization doctor bundle clean
 
 help: ## print these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -33,6 +33,9 @@ report: setup ## print the trade-off table again
 
 predict: setup ## class and probability of IMAGES with the recommended engine
 	@$(EDGE) predict --run $(RUN) $(IMAGES)
+
+bundle: setup ## one folder that a Jetson or GPU owner copies: it builds, checks and measures there
+	@$(EDGE) bundle --run $(RUN)
 
 zoo: setup ## every model of the zoo through the whole chain, a row each (about an hour on two cores)
 	@$(BIN)/python tests/bench/zoo.py

@@ -12,19 +12,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.preprocess import Image, preprocess
-from export.engines import SIDECAR, load_engine
-from export.runner import Unavailable
+from export.engines import SIDECAR, Expected, load_engine
+from export.runner import INPUT, OUTPUT, Unavailable
 from pipeline.predict_sources import Frame, Source, open_sources, read_frame
 from pipeline.predict_stream import Pipeline
 
-INPUT, OUTPUT = "images", "logits"
 BATCH = 8  # images at a time, unless a source is live: then 1, for the sake of latency
 NOT_FINITE = "the engine gives NaN or Inf for it"
 
@@ -81,6 +79,7 @@ class Predictor:
     """An engine, ready to classify. One thread at a time; a context manager, where its memory is to be freed early.
 
     `folder` is a run (`runs/demo`), of which `engine` or the recommended one is taken, or the folder of an engine.
+    `expected` is what is known of an engine that is given by its folder; a run's report knows it of its own.
     `threads` are the engine's on a CPU, `workers` decode and preprocess; both are the machine's cores by default.
     InputError where there is no such engine, it did not pass the accuracy gate, or it cannot run on this machine.
     """
@@ -94,13 +93,17 @@ class Predictor:
         batch: int | None = None,
         threads: int | None = None,
         workers: int | None = None,
+        expected: Expected | None = None,
     ):
         cores = os.cpu_count() or 1
         path = Path(folder)
-        self.folder = path if engine is None and (path / SIDECAR).is_file() else find_engine(path, engine)
+        if engine is None and (path / SIDECAR).is_file():
+            self.folder, known = path, expected or Expected()
+        else:
+            self.folder, known = find_engine(path, engine)
         _check_counts({"top": top, "batch": batch, "threads": threads, "workers": workers})
         try:
-            self._sidecar, self.runner = load_engine(self.folder, threads or cores)
+            self._sidecar, self.runner = load_engine(self.folder, threads or cores, expected=known)
         except Unavailable as reason:
             raise InputError(
                 "the engine cannot run on this machine", got=str(reason), next_step="t2t-edge doctor"
@@ -210,16 +213,16 @@ def _check_counts(counts: dict[str, int | None]) -> None:
             raise InputError(f"--{name} is a number of at least 1", got=count)
 
 
-def find_engine(run_folder: Path, name: str | None) -> Path:
-    """The folder of the recommended engine of a run, or of the engine `name`."""
+def find_engine(run_folder: Path, name: str | None, next_step: str | None = None) -> tuple[Path, Expected]:
+    """The folder of the recommended engine of a run, or of the engine `name`, and what the report says of it."""
     path = run_folder / "report" / "report.json"
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         runs = ", ".join(sorted(str(found.parents[1].name) for found in run_folder.parent.glob("*/report/report.json")))
         raise InputError(
             "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",
-            next_step=f"make export RUN={run_folder.name}",
+            next_step=next_step or f"make export RUN={run_folder.name}",
         ) from error  # fmt: skip
     passed = [variant["name"] for variant in report["variants"] if variant["status"] == "pass"]
     chosen = name or (report["recommended"] or {}).get("name")
@@ -232,4 +235,6 @@ def find_engine(run_folder: Path, name: str | None) -> Path:
             allowed=", ".join(passed) or "none",
             next_step=f"read {path.with_suffix('.md')}",
         )
-    return run_folder / "build" / str(chosen)
+    (variant,) = [variant for variant in report["variants"] if variant["name"] == chosen]
+    expected = Expected(preprocess_sha256=report["preprocess_sha256"], engine_sha256=variant["sha256"])
+    return run_folder / "build" / str(chosen), expected

@@ -11,11 +11,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from export.engines import Expected
+from pipeline.exit_status import DONE, FAILED
 from pipeline.predict import Prediction, Predictor
 from pipeline.predict_sources import Source, Video, open_sources, shown
 from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer
-
-DONE, FAILED = 0, 1
 
 
 class Interruption:
@@ -48,16 +48,19 @@ def interruptible() -> Iterator[Interruption]:
             signal.signal(number, handler)
 
 
-def predict_command(options: argparse.Namespace, run_folder: Path) -> int:
-    """Predict what `options` names; 0 where at least one image was predicted and nobody interrupted."""
+def predict_command(options: argparse.Namespace, engine: Path, expected: Expected, program: str) -> int:
+    """Predict what `options` names; 0 where at least one image was predicted and nobody interrupted.
+
+    `program` is what the next command begins with.
+    """
     with ExitStack() as stack:
         window = _closed(stack, Window()) if options.show else None
         sources = open_sources(options.paths)
         for source in sources:
             stack.callback(source.close)
         predictor = Predictor(
-            run_folder, engine=options.engine, top=options.top, batch=options.batch, threads=options.threads,
-            workers=options.workers,
+            engine, top=options.top, batch=options.batch, threads=options.threads, workers=options.workers,
+            expected=expected,
         )  # fmt: skip
         stack.enter_context(predictor)
         writers: list[Writer] = [JsonLines() if options.json else TextLines()]
@@ -68,7 +71,7 @@ def predict_command(options: argparse.Namespace, run_folder: Path) -> int:
             writers.append(_closed(stack, AnnotatedCopies(options.save, fps)))
         if window is not None:
             writers.append(window)
-        return _write_all(options, predictor, sources, writers, run_folder)
+        return _write_all(options, predictor, sources, writers, program)
 
 
 def _closed(stack: ExitStack, writer: "Writer") -> "Writer":
@@ -77,7 +80,7 @@ def _closed(stack: ExitStack, writer: "Writer") -> "Writer":
 
 
 def _write_all(
-    options: argparse.Namespace, predictor: Predictor, sources: list[Source], writers: list[Writer], run_folder: Path
+    options: argparse.Namespace, predictor: Predictor, sources: list[Source], writers: list[Writer], program: str
 ) -> int:
     predicted = skipped = 0
     started = time.monotonic()
@@ -96,7 +99,7 @@ def _write_all(
         seconds = time.monotonic() - started
         for writer in writers:
             writer.close()  # before it is said that they are whole, and before ctrl-C counts again
-    _summarise(options, predictor, predicted, skipped, seconds, run_folder)
+    _summarise(options, predictor, predicted, skipped, seconds, program)
     if interruption.seen:
         print("interrupted: what was written is whole", file=sys.stderr)
     return DONE if predicted and not interruption.seen else FAILED
@@ -114,7 +117,7 @@ def _next(stream: Iterator[Prediction], interruption: Interruption) -> Predictio
 
 
 def _summarise(
-    options: argparse.Namespace, predictor: Predictor, predicted: int, skipped: int, seconds: float, run_folder: Path
+    options: argparse.Namespace, predictor: Predictor, predicted: int, skipped: int, seconds: float, program: str
 ) -> None:
     """What was done, where it is and what comes next, on stderr: stdout is for predictions alone."""
     rate = f" ({predicted / seconds:,.0f} a second)" if predicted and seconds > 0 else ""
@@ -128,4 +131,4 @@ def _summarise(
             print(f"written: {path}", file=sys.stderr)
     if options.save is None and predicted:
         paths = " ".join(shlex.quote(shown(path)) for path in options.paths)
-        print(f"next: t2t-edge predict --run {run_folder.name} --save annotated {paths}", file=sys.stderr)
+        print(f"next: {program} --save annotated {paths}", file=sys.stderr)

@@ -6,13 +6,11 @@ from pathlib import Path
 
 
 def add_predict_options(command: argparse.ArgumentParser) -> None:
-    """All of them; nothing is imported that a device does not have."""
+    """All but where the engine is; nothing is imported that a device does not have."""
     command.add_argument(
         "paths", nargs="+", metavar="SOURCE",
         help="an image, a folder, a glob in quotes, a video, a camera's number (0; a file of that name: ./0), or a URL (rtsp://…)",
     )  # fmt: skip
-    command.add_argument("--run", default="demo", help="default: %(default)s")
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     command.add_argument("--engine", help="another engine of the run, by its name in the report; it must have passed")
     command.add_argument(
         "--top", type=int, default=1, metavar="K", help="the K likeliest classes; default: %(default)s"

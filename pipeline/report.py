@@ -9,19 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.report_format import (
     batch_sizes,
-    class_count,
     drop,
     latency,
     megabytes,
     number,
-    one_line,
-    percent,
     rate,
     reasons,
     recommendation,
 )
-from pipeline.report_html import how_measured, html_page
-from pipeline.statistics import pareto_front
+from pipeline.report_html import html_page
+from pipeline.report_markdown import markdown_page
+from pipeline.report_rows import join_report, pareto_names, recommended
 from pipeline.tradeoff import draw_tradeoff
 
 if TYPE_CHECKING:
@@ -135,13 +133,13 @@ def check_report(report: dict[str, Any]) -> None:
     names = [variant["name"] for variant in report["variants"]]
     if len(set(names)) != len(names):
         raise ValueError(f"this is not a report: variant names must differ, got {names}")
-    front, flagged = _pareto_names(report["variants"]), {v["name"] for v in report["variants"] if v["pareto"]}
+    front, flagged = pareto_names(report["variants"]), {v["name"] for v in report["variants"] if v["pareto"]}
     if front != flagged:
         raise ValueError(f"this is not a report: the Pareto front is {sorted(front)}, flagged is {sorted(flagged)}")
-    if report["recommended"] != _recommended(report["variants"]):
+    if report["recommended"] != recommended(report["variants"]):
         raise ValueError(
             f"this is not a report: it recommends {report['recommended']}, "
-            f"its numbers {_recommended(report['variants'])}"
+            f"its numbers {recommended(report['variants'])}"
         )
 
 
@@ -158,62 +156,12 @@ def build_report(
 
     ValueError when the two do not belong together or hold what a report may not (see `check_report`).
     """
-    measured: dict[str, Any] = benchmark["variants"]
-    names = [variant["name"] for variant in evaluation["variants"]]
-    if unknown := sorted(set(measured) - set(names)):
-        raise ValueError(f"the benchmark measured {unknown}, the evaluation knows {names}: run both stages again")
-    sizes = sorted({size for values in measured.values() for size in values["images_per_s"] or {}}, key=int)
-    variants = [_variant(variant, measured.get(variant["name"]), sizes) for variant in evaluation["variants"]]
-    front = _pareto_names(variants)
-    for variant in variants:
-        variant["pareto"] = variant["name"] in front
-    report = {
-        "schema": 1,
-        "run": run,
-        "model": model,
-        "dataset": {key: evaluation["dataset"][key] for key in _Dataset.model_fields},
-        "machine": {key: benchmark["machine"][key] for key in _Machine.model_fields},
-        "preprocess_sha256": preprocess_sha256,
-        "gate": {"min_relative_top1": min_relative_top1},
-        "variants": variants,
-        "recommended": _recommended(variants),
-    }
+    report = join_report(
+        run=run, model=model, evaluation=evaluation, benchmark=benchmark, preprocess_sha256=preprocess_sha256,
+        min_relative_top1=min_relative_top1,
+    )  # fmt: skip
     check_report(report)
     return report
-
-
-def _variant(evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list[str]) -> dict[str, Any]:
-    """One row of the report; every measured variant has every batch size, null where it was not run at that one."""
-    speed = measured or {"latency_ms": None, "images_per_s": None, "peak_memory_bytes": None, "energy_mj": None}
-    rates = speed["images_per_s"]
-    values = {
-        **evaluated,
-        "latency_ms": speed["latency_ms"],
-        "images_per_s": {size: rates.get(size) for size in sizes} if rates else None,
-        "peak_memory_bytes": speed["peak_memory_bytes"],
-        "energy_mj": speed["energy_mj"],
-        "pareto": False,  # known once all rows are there
-    }
-    return {key: values[key] for key in _Variant.model_fields}
-
-
-def _comparable(variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that pass the gate and were timed."""
-    return [variant for variant in variants if variant["status"] == "pass" and variant["latency_ms"]]
-
-
-def _pareto_names(variants: list[dict[str, Any]]) -> set[str]:
-    candidates = _comparable(variants)
-    return {candidates[i]["name"] for i in pareto_front([(v["latency_ms"]["p50"], v["top1"]) for v in candidates])}
-
-
-def _recommended(variants: list[dict[str, Any]]) -> dict[str, str] | None:
-    """The fastest of those that pass (p50 at batch 1); of equally fast ones the more accurate."""
-    candidates = _comparable(variants)
-    if not candidates:
-        return None
-    best = min(candidates, key=lambda v: (v["latency_ms"]["p50"], -v["top1"]))
-    return {"name": best["name"], "backend": best["backend"]}
 
 
 def write_report(
@@ -230,81 +178,13 @@ def write_report(
     picture = draw_tradeoff(report, reference)
     texts = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": _markdown_page(report, reference, mode),
+        "report.md": markdown_page(report, reference, mode),
         "report.html": html_page(report, reference, mode, picture, sections),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tradeoff.png").write_bytes(picture)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def markdown_table(report: dict[str, Any]) -> str:
-    """The engines as a Markdown table, then the reason of every engine that has one; ends with a line end."""
-    sizes = batch_sizes(report)
-    head = ["Engine", "Backend", "Precision", "Top-1 %", "Δ top-1 pp [95 %]", "Agreement %", "p50 ms"]
-    head += [*(f"img/s b{size}" for size in sizes), "Size MB", "Status"]
-    lines = [_markdown_row(head), _markdown_row(["---"] * 3 + ["---:"] * (len(head) - 4) + ["---"])]
-    for variant in report["variants"]:
-        chosen = variant["name"] == (report["recommended"] or {}).get("name")
-        name = _markdown(variant["name"])
-        cells = [f"**{name}**" if chosen else name, _markdown(variant["backend"]), _markdown(variant["precision"])]
-        cells += [number(variant["top1"]), drop(variant), number(variant["agreement"]), latency(variant)]
-        cells += [*(rate(variant, size) for size in sizes), megabytes(variant["size_bytes"]), _markdown_status(variant)]
-        lines.append(_markdown_row(cells))
-    lines += [""] + [f"- {_markdown(names)} ({status}): {_markdown(why)}" for names, status, why in reasons(report)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_status(variant: dict[str, Any]) -> str:
-    mark = {"pass": "pass", "fail": "❌ **fail**", "error": "❌ **error**", "unavailable": "unavailable"}
-    return mark[variant["status"]] + (", Pareto" if variant["pareto"] else "")
-
-
-def _markdown(text: str) -> str:
-    """Text that Markdown and the HTML inside it leave as it is, on one line, table cells included."""
-    text = one_line(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for sign in "`*[]|~":
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def _code(text: str) -> str:
-    """A Markdown code span, fenced with more backticks in a row than the text holds."""
-    text, fence = one_line(text), "`"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{text}{fence}" if fence == "`" else f"{fence} {text} {fence}"
-
-
-def _markdown_page(report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any]) -> str:
-    conclusion, command = recommendation(report)
-    machine, dataset = report["machine"], report["dataset"]
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
-    return f"""# {_markdown(report["run"])}: {_markdown(report["model"])} on {_markdown(dataset["name"])}
-
-**{_markdown(conclusion)}.** Next: {_code(command)}
-
-{_markdown(reference["name"])}: {number(reference["top1"])} % top-1, {number(reference["top5"])} % top-5, \
-{class_count(report)} classes, {dataset["eval_images"]:,} images. Gate: {percent(report["gate"]["min_relative_top1"])} \
-of its top-1.
-
-{markdown_table(report)}
-![Accuracy against latency](tradeoff.png)
-
-## How this was measured
-
-{"".join(f"- {_markdown(sentence)}{chr(10)}" for sentence in how_measured(report, reference, mode))}
-## Machine
-
-- CPU: {_markdown(machine["cpu"])}
-- GPU: {_markdown(machine["gpu"] or "none")}
-- Versions: {_markdown(versions)}
-"""
 
 
 def print_table(report: dict[str, Any], console: "Console | None" = None) -> None:

@@ -1,7 +1,6 @@
 """The report as one HTML file: no script, nothing loaded from elsewhere; for screens, phones and paper."""
 
 import base64
-import shlex
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -11,6 +10,7 @@ from pipeline.report_format import (
     batch_sizes,
     class_count,
     drop,
+    how_measured,
     latency,
     megabytes,
     number,
@@ -71,25 +71,6 @@ def html_page(
 </body>
 </html>
 """
-
-
-def how_measured(report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any]) -> list[str]:
-    """Sentences on how accuracy and speed were measured, and how to do it again."""
-    dataset, share = report["dataset"], report["gate"]["min_relative_top1"]
-    more = {key: value for key, value in mode.items() if key not in ("threads", "warmup", "rounds", "calls")}
-    details = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in more.items())
-    return [
-        f"Accuracy: every engine and {reference['name']} saw the same {dataset['eval_images']:,} images of "
-        f"{dataset['name']}, through one preprocessing (sha256 {report['preprocess_sha256'][:12]}…). The interval is a "
-        "paired bootstrap, 95 %. Agreement is the share of images with the same top-1 class. A NaN or an infinity "
-        "among an image's logits counts as wrong.",
-        f"Gate: top-1 of at least {percent(share)} of {reference['name']}'s, here {number(reference['top1'] * share)} "
-        "%. What fails it is shown, never recommended.",
-        f"Calibration of the INT8 engines: {dataset['calibration_images']:,} training images.",
-        f"Speed: {mode['rounds']} rounds of {mode['calls']} calls for each engine and batch size, engines taking "
-        f"turns, after {mode['warmup']} warm-up calls, {mode['threads']} threads{details}. Latency is that of batch 1.",
-        f"To reproduce: make export RUN={shlex.quote(report['run'])}, with RECIPE= this run's recipe.",
-    ]
 
 
 def _facts(report: dict[str, Any], reference: dict[str, Any]) -> str:

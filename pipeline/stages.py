@@ -1,7 +1,5 @@
 """The stages in order, and how one is run: skipped when nothing it depends on changed, whole or not at all."""
 
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -26,7 +24,7 @@ from pipeline import (
     train_stage,
     visualize_stage,
 )
-from pipeline.artifact import Artifact, read_artifact, write_manifest
+from pipeline.artifact import Artifact, hash_of, read_artifact, swap_folder, write_manifest
 from pipeline.dataset import open_dataset
 from pipeline.recipe import Recipe
 from pipeline.versions import installed_versions
@@ -110,7 +108,7 @@ class Identity:
     @property
     def key(self) -> str:
         """A stage is complete when its manifest has this key."""
-        return _hash([self.stage, self.parts, self.inputs, self.images, self.backends, self.source])
+        return hash_of([self.stage, self.parts, self.inputs, self.images, self.backends, self.source])
 
 
 def identify(stage: Stage, recipe: Recipe, inputs: Inputs, *, unpack: bool = True) -> Identity:
@@ -119,7 +117,7 @@ def identify(stage: Stage, recipe: Recipe, inputs: Inputs, *, unpack: bool = Tru
     return Identity(
         stage.name,
         {part: recipe.model_dump(mode="json")[part] for part in stage.parts},
-        {name: _hash(artifact.outputs) for name, artifact in inputs.items()},
+        {name: hash_of(artifact.outputs) for name, artifact in inputs.items()},
         {split.root.name: split.fingerprint() for split in splits},
         {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {},
         source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else "",
@@ -186,7 +184,7 @@ def _run_or_skip(
         partial, stage=stage.name, key=key, recipe=identity.parts, inputs=identity.inputs, images=identity.images,
         source=identity.source, versions=installed_versions(_VERSIONS) | identity.backends, notes=notes, seconds=seconds,
     )  # fmt: skip
-    _swap(partial, folder)
+    swap_folder(partial, folder)
     say(f"{stage.name:>9}: done in {seconds:.0f} s ({folder})")
     artifact = read_artifact(folder)
     assert artifact is not None
@@ -219,17 +217,3 @@ def _prepare_partial(folder: Path, key: str, resumes: bool) -> Path:
     partial.mkdir(parents=True)
     (partial / _KEY).write_text(key, encoding="utf-8")
     return partial
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Put the finished folder in place; the earlier one goes only when the new one stands."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

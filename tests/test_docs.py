@@ -36,7 +36,6 @@ ONLY_PARSED = {
     "predict rtsp": "needs a camera: tests/pipeline/test_predict_sources.py uses one made of HTTP",
     "torchrun": "needs several processes: tests/pipeline/test_train.py",
 }
-NOT_HERE_YET = {"bundle": "the command comes with the device bundle"}  # remove once it is there
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,6 @@ def test_our_commands(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = arguments(command)
-    if given[0] in NOT_HERE_YET and given[0] not in COMMANDS:
-        pytest.skip(NOT_HERE_YET[given[0]])
     assert cli._parser().parse_args(given).command == given[0]
     if only_parsed(command) is None:
         monkeypatch.chdir(place)

@@ -24,9 +24,11 @@ def predict_run(tmp_path_factory: pytest.TempPathFactory, small_model: torch.nn.
     run.mkdir(parents=True)
     export_onnx(small_model, spec, CLASSES, run / "fp32.onnx")
     engine = EngineSpec("onnxruntime", "fp32", None, (1, 1, 8))
-    build_engine(engine, run / "fp32.onnx", run / "build" / engine.name, spec, CLASSES)
+    sidecar = build_engine(engine, run / "fp32.onnx", run / "build" / engine.name, spec, CLASSES)
+    passed = {"name": engine.name, "status": "pass", "sha256": sidecar.files[sidecar.engine]}
     report = {
-        "variants": [{"name": engine.name, "status": "pass"}, {"name": "openvino-int8", "status": "fail"}],
+        "preprocess_sha256": spec.sha256(),
+        "variants": [passed, {"name": "openvino-int8", "status": "fail", "sha256": None}],
         "recommended": {"name": engine.name},
     }
     (run / "report").mkdir()

@@ -22,8 +22,10 @@ from export import engines
 from export.engines import SIDECAR, load_engine, read_sidecar
 from pipeline import export_stage, stages
 from pipeline.checkpoint import read_checkpoint
-from pipeline.cli import DONE, FAILED, GATE_FAILED, WRONG_INPUT, main
+from pipeline.cli import main
+from pipeline.device_cli import run_command
 from pipeline.evaluate_stage import failure_reason, fallback
+from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.recipe import ModelPart
 from pipeline.report import check_report
 from pipeline.weights import build_model
@@ -68,7 +70,7 @@ def chain(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, command: str, *more: str) -> int:
-    options = [] if command == "predict" else ["--recipe", str(folder / "recipe.yaml")]
+    options = [] if command in ("predict", "bundle") else ["--recipe", str(folder / "recipe.yaml")]
     return main([command, *options, "--runs", str(folder / "runs"), "--run", "small", *more])
 
 
@@ -153,6 +155,19 @@ def test_predict_goes_on_after_a_bad_image(
     printed = capsys.readouterr()
     assert "1 predicted" in printed.err and "1 skipped" in printed.err
     assert "good.png" in printed.out and "bad.png: this image cannot be decoded" in printed.err
+
+
+def test_the_bundle_of_a_real_network_works_on_a_device(chain: Path, tmp_path: Path) -> None:
+    """tests/pipeline/test_bundle.py has the rest, with a smaller network."""
+    output = tmp_path / "bundle"
+    assert run(chain, "bundle", "--images", "12", "--output", str(output)) == DONE
+    assert run_command(output, ["run", "--backend", "onnxruntime"]) == DONE
+    report = json.loads((output / "device" / "report" / "report.json").read_text())
+    check_report(report)
+    rows = {row["name"]: row for row in report["variants"]}
+    assert rows["onnxruntime-fp32"]["status"] == "pass" and rows["onnxruntime-fp32"]["agreement"] == 100
+    recipe = json.loads((output / "recipe.json").read_text())
+    assert "int8-fp16" in recipe["engines"]["tensorrt_rtx"]["precisions"] or "graph int8-fp16" in recipe["left_out"]
 
 
 def test_predict_needs_no_torch(chain: Path, image_root: Path) -> None:

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline.report import build_report, check_report, markdown_table, print_table, write_report
+from pipeline import report_rows
+from pipeline.report import _Dataset, _Machine, _Variant, build_report, check_report, print_table, write_report
+from pipeline.report_markdown import markdown_table
 from pipeline.tradeoff import draw_tradeoff, place_labels
 
 # What DESIGN promises to others, written out again on purpose: a change of report.json must fail here.
@@ -389,3 +391,10 @@ def test_a_backtick_does_not_end_the_command_in_report_md(tmp_path: Path) -> Non
 
 def test_a_run_name_with_a_space_is_quoted_in_the_next_command() -> None:
     assert "t2t-edge predict --run 'my run' IMAGE" in _terminal(_build(*_inputs(), run="my run"))
+
+
+def test_a_device_writes_the_keys_of_the_schema() -> None:
+    """`report_rows` has no pydantic, so it lists them again."""
+    assert set(report_rows.VARIANT_KEYS) == set(_Variant.model_fields)
+    assert set(report_rows.DATASET_KEYS) == set(_Dataset.model_fields)
+    assert set(report_rows.MACHINE_KEYS) == set(_Machine.model_fields)
