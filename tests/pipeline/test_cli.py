@@ -13,9 +13,10 @@ import yaml
 
 from export import engines
 from pipeline import cli, stages
-from pipeline.cli import DONE, FAILED, WRONG_INPUT, main
+from pipeline.cli import main
 from pipeline.cli_completion import SHELLS, completion_script
 from pipeline.cli_examples import EXAMPLES, STAGES
+from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
 
 Printed = pytest.CaptureFixture[str]
 COMMANDS = cli._parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]

@@ -19,7 +19,8 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess, load_image, preprocess
 from export.engines import load_engine
 from pipeline import predict as predict_module
-from pipeline.cli import DONE, FAILED, WRONG_INPUT, main
+from pipeline.cli import main
+from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
 from pipeline.predict import NOT_FINITE, Predictor
 
 ROOT = Path(__file__).parents[2]
