@@ -165,7 +165,11 @@ def _mode(part: Timing) -> dict[str, Any]:
 def _summary(times: dict[int, list[float]], on_device: list[DeviceTimes]) -> dict[str, Any]:
     latency = _percentiles([1e3 * seconds for seconds in times[1]]) if 1 in times else None
     rates = {str(size): size / float(np.median(values)) for size, values in times.items()}
-    return {"latency_ms": latency, "images_per_s": rates, "device_latency_ms": _device_latency(on_device)}
+    spread = {str(size): np.percentile(values, range(101)) * 1e3 for size, values in times.items()}
+    return {
+        "latency_ms": latency, "images_per_s": rates, "device_latency_ms": _device_latency(on_device),
+        "percentiles_ms": {size: [float(f"{value:.5g}") for value in values] for size, values in spread.items()},
+    }  # fmt: skip
 
 
 def _device_latency(times: list[DeviceTimes]) -> dict[str, float] | None:

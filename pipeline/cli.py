@@ -16,6 +16,7 @@ from pipeline.cli_examples import finish_parser
 from pipeline.cli_json import one_document, run_noted
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status
 from pipeline.predict_options import add_predict_options
+from pipeline.report_options import add_report_options
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--explain", action="store_true", help="list every layer: precision, why, scale, range"
             )
+        if name == "report":
+            add_report_options(command)
     command = commands.add_parser(
         "predict", help="class and probability of images, videos and streams, with a run's recommended engine"
     )
@@ -115,6 +118,11 @@ def _run(options: argparse.Namespace) -> int:
         return DONE
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
+    if options.command == "report" and options.compare:
+        from pipeline.report_command import compare_reports
+
+        compare_reports(options)
+        return DONE
     folder = options.runs / options.run
     if options.command == "predict":
         from pipeline.predict import find_engine
@@ -150,6 +158,11 @@ def _run(options: argparse.Namespace) -> int:
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
     options.document["report"] = report
     print_table(report)
+    if options.command == "report" and (options.save or options.table):
+        from pipeline.report_command import keep_reports
+        from pipeline.report_compare import read_compared
+
+        keep_reports(read_compared([folder]), options)
     return DONE if report["recommended"] else GATE_FAILED
 
 

@@ -1,11 +1,9 @@
 """The report: what evaluation and benchmark measured, as report.json, report.md, report.html and tradeoff.png."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import TYPE_CHECKING, Any
 
 from pipeline.report_format import (
     batch_sizes,
@@ -19,128 +17,12 @@ from pipeline.report_format import (
 )
 from pipeline.report_html import html_page
 from pipeline.report_markdown import markdown_page
-from pipeline.report_rows import join_report, pareto_names, recommended
+from pipeline.report_rows import join_report
+from pipeline.report_schema import check_report
 from pipeline.tradeoff import draw_tradeoff
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Percent = Annotated[float, Field(ge=0, le=100)]
-Difference = Annotated[float, Field(ge=-100, le=100)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-BatchSize = Annotated[str, Field(pattern=r"^[1-9][0-9]*$")]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _Dataset(_Part):
-    name: Text
-    classes: Annotated[int, Field(gt=0)] | Annotated[list[Text], Field(min_length=1)]  # how many, or their names
-    eval_images: Count
-    calibration_images: Count
-
-
-class _Machine(_Part):
-    cpu: Text
-    gpu: Text | None
-    versions: dict[str, str]
-
-
-class _Gate(_Part):
-    min_relative_top1: Annotated[float, Field(ge=0, le=1)]
-
-
-class _Latency(_Part):
-    p50: Positive
-    p90: Positive
-    p99: Positive
-
-
-class _Layers(_Part):
-    int8: Count
-    fp16: Count
-    fp32: Count
-
-
-class _Variant(_Part):
-    name: Text
-    precision: Text
-    backend: Text
-    status: Literal["pass", "fail", "unavailable", "error"]
-    reason: str
-    top1: Percent | None
-    top5: Percent | None
-    delta_top1_pp: Difference | None
-    ci95_pp: Annotated[list[Difference], Field(min_length=2, max_length=2)] | None
-    agreement: Percent | None
-    latency_ms: _Latency | None
-    images_per_s: dict[BatchSize, Positive | None] | None
-    size_bytes: Count | None
-    peak_memory_bytes: Count | None
-    energy_mj: Annotated[float, Field(ge=0)] | None
-    layers: _Layers | None
-    pareto: bool
-    artifact: Text | None
-    sha256: Sha256 | None
-
-    @model_validator(mode="after")
-    def _status_fits(self) -> "_Variant":
-        judged = (self.top1, self.top5, self.delta_top1_pp, self.ci95_pp, self.agreement)
-        if self.status in ("pass", "fail") and None in judged:
-            raise ValueError(f"{self.name} has status {self.status} but not all of its accuracy")
-        if self.status == "pass" and None in (self.artifact, self.sha256):
-            raise ValueError(f"{self.name} passes, so it needs its artifact and sha256")
-        if self.status == "unavailable" and (self.top1 is not None or self.latency_ms is not None):
-            raise ValueError(f"{self.name} is unavailable, yet has measurements")
-        if self.status != "pass" and not self.reason.strip():
-            raise ValueError(f"{self.name} has status {self.status} and no reason")
-        return self
-
-
-class _Recommended(_Part):
-    name: Text
-    backend: Text
-
-
-class _Report(_Part):
-    schema_: Annotated[Literal[1], Field(alias="schema")]
-    run: Text
-    model: Text
-    dataset: _Dataset
-    machine: _Machine
-    preprocess_sha256: Sha256
-    gate: _Gate
-    variants: list[_Variant]
-    recommended: _Recommended | None
-
-
-def check_report(report: dict[str, Any]) -> None:
-    """Raise ValueError, naming every problem, unless `report` has exactly report.json's keys, types and ranges.
-
-    Also wrong: one name twice, NaN or infinity anywhere, a `pareto` flag or a recommendation that the numbers do not
-    give.
-    """
-    try:
-        _Report.model_validate(report)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc'])) or 'report'}: {p['msg']}" for p in error.errors()]
-        raise ValueError("this is not a report:\n  " + "\n  ".join(problems)) from error
-    names = [variant["name"] for variant in report["variants"]]
-    if len(set(names)) != len(names):
-        raise ValueError(f"this is not a report: variant names must differ, got {names}")
-    front, flagged = pareto_names(report["variants"]), {v["name"] for v in report["variants"] if v["pareto"]}
-    if front != flagged:
-        raise ValueError(f"this is not a report: the Pareto front is {sorted(front)}, flagged is {sorted(flagged)}")
-    if report["recommended"] != recommended(report["variants"]):
-        raise ValueError(
-            f"this is not a report: it recommends {report['recommended']}, "
-            f"its numbers {recommended(report['variants'])}"
-        )
 
 
 def build_report(
@@ -166,12 +48,12 @@ def build_report(
 
 def write_report(
     report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any],
-    sections: Sequence[str] = (),
+    sections: Sequence[str] = (), thumbnails: Mapping[str, bytes] | None = None, recipe: str = "",
 ) -> None:  # fmt: skip
     """Write report.json, report.md, report.html and tradeoff.png into `folder`.
 
     `reference` is the evaluation's ({"name", "top1", "top5"}), `mode` the benchmark's ({"threads", "warmup", "rounds",
-    "calls"}), `sections` further HTML for report.html. The files are written
+    "calls"}); `sections`, `thumbnails` and `recipe` are for report.html (see `html_page`). The files are written
     one by one: give a temporary folder to have all or none.
     """
     check_report(report)
@@ -179,7 +61,7 @@ def write_report(
     texts = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": markdown_page(report, reference, mode),
-        "report.html": html_page(report, reference, mode, picture, sections),
+        "report.html": html_page(report, reference, mode, picture, sections, thumbnails, recipe),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tradeoff.png").write_bytes(picture)

@@ -27,12 +27,18 @@ def markdown_table(report: dict[str, Any]) -> str:
     lines = [_markdown_row(head), _markdown_row(["---"] * 3 + ["---:"] * (len(head) - 4) + ["---"])]
     for variant in report["variants"]:
         chosen = variant["name"] == (report["recommended"] or {}).get("name")
-        name = _markdown(variant["name"])
-        cells = [f"**{name}**" if chosen else name, _markdown(variant["backend"]), _markdown(variant["precision"])]
+        name = markdown_text(variant["name"])
+        cells = [
+            f"**{name}**" if chosen else name,
+            markdown_text(variant["backend"]),
+            markdown_text(variant["precision"]),
+        ]
         cells += [number(variant["top1"]), drop(variant), number(variant["agreement"]), latency(variant)]
         cells += [*(rate(variant, size) for size in sizes), megabytes(variant["size_bytes"]), _markdown_status(variant)]
         lines.append(_markdown_row(cells))
-    lines += [""] + [f"- {_markdown(names)} ({status}): {_markdown(why)}" for names, status, why in reasons(report)]
+    lines += [""] + [
+        f"- {markdown_text(names)} ({status}): {markdown_text(why)}" for names, status, why in reasons(report)
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -45,7 +51,7 @@ def _markdown_status(variant: dict[str, Any]) -> str:
     return mark[variant["status"]] + (", Pareto" if variant["pareto"] else "")
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that Markdown and the HTML inside it leave as it is, on one line, table cells included."""
     text = one_line(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for sign in "`*[]|~":
@@ -70,21 +76,21 @@ def markdown_page(
     image = f"![Accuracy against latency]({picture})\n\n" if picture else ""
     machine, dataset = report["machine"], report["dataset"]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
-    return f"""# {_markdown(report["run"])}: {_markdown(report["model"])} on {_markdown(dataset["name"])}
+    return f"""# {markdown_text(report["run"])}: {markdown_text(report["model"])} on {markdown_text(dataset["name"])}
 
-**{_markdown(conclusion)}.** Next: {_code(command)}
+**{markdown_text(conclusion)}.** Next: {_code(command)}
 
-{_markdown(reference["name"])}: {number(reference["top1"])} % top-1, {number(reference["top5"])} % top-5, \
+{markdown_text(reference["name"])}: {number(reference["top1"])} % top-1, {number(reference["top5"])} % top-5, \
 {class_count(report)} classes, {dataset["eval_images"]:,} images. Gate: {percent(report["gate"]["min_relative_top1"])} \
 of its top-1.
 
 {markdown_table(report)}
 {image}## How this was measured
 
-{"".join(f"- {_markdown(sentence)}{chr(10)}" for sentence in how_measured(report, reference, mode, commands))}
+{"".join(f"- {markdown_text(sentence)}{chr(10)}" for sentence in how_measured(report, reference, mode, commands))}
 ## Machine
 
-- CPU: {_markdown(machine["cpu"])}
-- GPU: {_markdown(machine["gpu"] or "none")}
-- Versions: {_markdown(versions)}
+- CPU: {markdown_text(machine["cpu"])}
+- GPU: {markdown_text(machine["gpu"] or "none")}
+- Versions: {markdown_text(versions)}
 """

@@ -89,7 +89,11 @@ STAGES = (
     Stage(
         "benchmark", benchmark_stage.run, ("data", "benchmark"), ("build",), uses_images=True, uses_backends=True
     ),
-    Stage("report", report_stage.run, ("data", "model", "gate"), ("train", "search", "evaluate", "visualize", "benchmark")),
+    Stage(
+        "report", report_stage.run, tuple(Recipe.model_fields),  # the page shows the recipe
+        ("train", "export", "calibrate", "sensitivity", "search", "quantize", "evaluate", "visualize", "benchmark"),
+        uses_images=True,
+    ),
 )  # fmt: skip
 _VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "opencv-python-headless")
 

@@ -29,7 +29,7 @@ from pipeline.bundle_contents import MANIFEST, open_bundle
 from pipeline.cli import main
 from pipeline.device_cli import run_command
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT, GateFailed
-from pipeline.report import check_report
+from pipeline.report_schema import check_report
 
 ROOT = Path(__file__).parents[2]
 BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them

@@ -27,7 +27,7 @@ from pipeline.device_cli import run_command
 from pipeline.evaluate_stage import failure_reason, fallback
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.recipe import ModelPart
-from pipeline.report import check_report
+from pipeline.report_schema import check_report
 from pipeline.weights import build_model
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,16 @@ def test_report_is_complete_and_true_to_its_schema(chain: Path) -> None:
         assert rows[name]["status"] == "unavailable" and rows[name]["reason"] and rows[name]["top1"] is None
     assert rows["tensorrt_rtx-int8-fp16-sm86"]["layers"]["int8"] > 0  # a real engine, built without a GPU
     assert report["recommended"]["name"] in rows
+    assert rows["openvino-fp32"]["comparison"]["mcnemar_p"] == 1.0 and report["enough_images"]["images"] == 30
+    for row in rows.values():
+        kept = row.get("percentiles_ms")
+        assert (kept is None) == (row["latency_ms"] is None)
+        if kept:
+            assert kept["1"][50] == pytest.approx(row["latency_ms"]["p50"], rel=1e-4) and set(kept) == {"1", "8"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for heading in ("What the engines change", "How latency spreads", "Layer precisions", "Calibration set"):
+        assert f">{heading}</h2>" in page
+    assert "name: three classes" in page, "the recipe"
     assert {path.name for path in folder.iterdir()} >= {"report.json", "report.md", "report.html", "tradeoff.png"}
 
 
