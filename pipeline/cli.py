@@ -128,8 +128,8 @@ def _run(options: argparse.Namespace) -> int:
         from pipeline.predict import find_engine
         from pipeline.predict_command import predict_command
 
-        engine, expected = find_engine(folder, options.engine)
-        return predict_command(options, engine, expected, f"t2t-edge predict --run {shlex.quote(options.run)}")
+        program = f"t2t-edge predict --run {shlex.quote(options.run)}"
+        return predict_command(options, lambda: find_engine(folder, options.engine), program)
     if options.command == "bundle":
         return _bundle(options, folder)
     from pipeline.outcome import print_outcome, stage_outcome

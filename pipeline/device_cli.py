@@ -5,6 +5,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from export.engines import Expected
 from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
 from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report
@@ -110,7 +111,9 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
 
 
 def _predict(state: DeviceState, options: argparse.Namespace) -> int:
-    state.finished_rows()  # of this bundle, not of one that was here before
-    engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
-    expected = replace(evaluated, rebuild=f"{state.command} run")
-    return predict_command(options, engine, expected, f"{state.command} predict")
+    def find() -> tuple[Path, Expected]:
+        state.finished_rows()  # of this bundle, not of one that was here before
+        engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
+        return engine, replace(evaluated, rebuild=f"{state.command} run")
+
+    return predict_command(options, find, f"{state.command} predict")

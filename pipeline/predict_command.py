@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -48,16 +48,18 @@ def interruptible() -> Iterator[Interruption]:
             signal.signal(number, handler)
 
 
-def predict_command(options: argparse.Namespace, engine: Path, expected: Expected, program: str) -> int:
+def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, Expected]], program: str) -> int:
     """Predict what `options` names; 0 where at least one image was predicted and nobody interrupted.
 
-    `program` is what the next command begins with.
+    `find` gives the engine's folder and what is known of it, once the sources are known to be there; `program` is what
+    the next command begins with.
     """
     with ExitStack() as stack:
         window = _closed(stack, Window()) if options.show else None
         sources = open_sources(options.paths)
         for source in sources:
             stack.callback(source.close)
+        engine, expected = find()
         predictor = Predictor(
             engine, top=options.top, batch=options.batch, threads=options.threads, workers=options.workers,
             expected=expected,
