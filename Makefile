@@ -46,8 +46,9 @@ quantization: setup ## every policy × method on four networks; the tables of do
 models: setup ## parameters and MACs of every network, beside the papers'
 	@$(EDGE) models
 
-bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8, as ratios
+bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8; how much of an engine predict keeps busy
 	@$(BIN)/python tests/bench/soft_split.py
+	@$(BIN)/python tests/bench/predict.py
 
 doctor: setup ## what is installed, what this machine can build and run
 	@$(EDGE) doctor

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from export.engines import sha256_of
@@ -56,12 +58,15 @@ def write_manifest(
     versions: dict[str, str | None],
     notes: dict[str, Any],
     seconds: float,
+    images: Mapping[str, str] = MappingProxyType({}),
+    source: str = "",
 ) -> None:
     """List every file of `folder` and write the manifest, in one move."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     names = [path.relative_to(folder).as_posix() for path in files]
     manifest = {
-        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "versions": versions,
+        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "images": dict(images),
+        "source": source, "versions": versions,
         "seconds": round(seconds, 1), "notes": notes,
         "outputs": {name: sha256_of(path) for name, path in zip(names, files, strict=True)},
         "sizes": {name: path.stat().st_size for name, path in zip(names, files, strict=True)},

@@ -1,18 +1,20 @@
 """The commands of a bundle, on the device. Exit status as `t2t-edge`: 3 where no engine passes the accuracy gate."""
 
 import argparse
-import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from export.engines import Expected
 from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
 from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report
 from pipeline.device_state import DeviceState
 from pipeline.doctor import print_doctor
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
-from pipeline.predict import find_engine, find_images, print_predictions
+from pipeline.predict import find_engine
+from pipeline.predict_command import predict_command
+from pipeline.predict_options import add_predict_options
 from pipeline.report_format import DEVICE_COMMANDS, recommendation
 from pipeline.report_markdown import markdown_table
 
@@ -48,9 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("run", "evaluate", "benchmark"):
             command.add_argument("--threads", type=int, help="of CPU engines; default: as the host had")
     command = commands.add_parser("predict", help="class and probability of images, with the recommended engine")
-    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
-    command.add_argument("--engine", help="another engine of the report; it must have passed")
-    command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
+    add_predict_options(command)
     _add_work(command)
     command = commands.add_parser("doctor", help="what is here, what is missing and how to mend it")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -111,8 +111,9 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
 
 
 def _predict(state: DeviceState, options: argparse.Namespace) -> int:
-    images = find_images(options.paths)
-    state.finished_rows()  # of this bundle, not of one that was here before
-    engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
-    expected = replace(evaluated, rebuild=f"{state.command} run")
-    return print_predictions(engine, images, options.threads, expected)
+    def find() -> tuple[Path, Expected]:
+        state.finished_rows()  # of this bundle, not of one that was here before
+        engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
+        return engine, replace(evaluated, rebuild=f"{state.command} run")
+
+    return predict_command(options, find, f"{state.command} predict")

@@ -1,5 +1,6 @@
 """Progress of a long step: a bar on a terminal, a line now and then in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,10 @@ _LOG_SECONDS = 15.0
 
 
 def track(items: Sequence[Item], title: str) -> Iterator[Item]:
-    """Yield `items`, showing how far along they are."""
+    """Yield `items`, showing how far along they are; under torchrun one process speaks for all."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        yield from items
+        return
     if sys.stdout.isatty() and find_spec("rich") is not None:  # a device has none
         from rich.progress import track as rich_track
 

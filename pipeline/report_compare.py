@@ -40,11 +40,11 @@ def machine_name(report: dict[str, Any]) -> str:
 
 
 def read_compared(paths: Sequence[Path]) -> list[Compared]:
-    """The reports in run folders (`runs/demo`), report.json files and results files; InputError for anything else.
+    """The reports in run folders (`runs/demo`), report.json files, results files and folders of these; else InputError.
 
     Named by their run; by run and machine, then with a number too, where that is not enough.
     """
-    reports = [report for path in paths for report in _read(path)]
+    reports = [report for path in paths for file in _files(path) for report in _read(file)]
     labels = [str(report["run"]) for report in reports]
     for more in (machine_name, lambda report: report["model"]):
         twice = {label for label, count in Counter(labels).items() if count > 1}
@@ -59,15 +59,20 @@ def read_compared(paths: Sequence[Path]) -> list[Compared]:
     return [Compared(label, report) for label, report in zip(labels, reports, strict=True)]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _files(path: Path) -> list[Path]:
+    """The report of a run's folder, or all results files of a folder, or the file itself."""
     places = [path / "report" / "report.json", path / "report.json"] if path.is_dir() else [path]
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
+    found = [place for place in places if place.is_file()][:1] or sorted(path.glob("*.json"))
+    if not found:
         raise InputError(
             f"{path} has no report", got=f"no file {places[0]}",
-            allowed="a run's folder (runs/demo), a report.json, or a results file",
+            allowed="a run's folder (runs/demo), a report.json, a results file or a folder of results files",
             next_step=f"t2t-edge report --run {path.name}",
         )  # fmt: skip
+    return found
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "runs" in content:

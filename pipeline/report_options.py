@@ -8,7 +8,7 @@ def add_report_options(command: argparse.ArgumentParser) -> None:
     """Runs side by side, and where results are kept."""
     command.add_argument(
         "--compare", nargs="+", type=Path, metavar="RUN", default=[],
-        help="no stage runs; these are put side by side: folders of runs, report.json and results files",
+        help="no stage runs; these are put side by side: folders of runs or of results, report.json and results files",
     )  # fmt: skip
     command.add_argument(
         "--out", type=Path, default=Path("runs/compare"), help="where --compare writes; default: %(default)s"

@@ -98,13 +98,48 @@ STAGES = (
 _VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "opencv-python-headless")
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a stage's result depends on: recipe parts, hashes of inputs, of images and of their source, backends' versions."""
+
+    stage: str
+    parts: dict[str, Any]
+    inputs: dict[str, str]
+    images: dict[str, str]
+    backends: dict[str, str | None]
+    source: str
+
+    @property
+    def key(self) -> str:
+        """A stage is complete when its manifest has this key."""
+        return hash_of([self.stage, self.parts, self.inputs, self.images, self.backends, self.source])
+
+
+def identify(stage: Stage, recipe: Recipe, inputs: Inputs, *, unpack: bool = True) -> Identity:
+    """What `stage` depends on now. Without `unpack`, images that are still packed are an InputError: nothing is written."""
+    splits = open_dataset(recipe.data, unpack=unpack) if stage.uses_images else ()
+    return Identity(
+        stage.name,
+        {part: recipe.model_dump(mode="json")[part] for part in stage.parts},
+        {name: hash_of(artifact.outputs) for name, artifact in inputs.items()},
+        {split.root.name: split.fingerprint() for split in splits},
+        {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {},
+        source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else "",
+    )
+
+
+def interrupted(stage: Stage, folder: Path) -> bool:
+    """Whether an earlier run of the stage left work that it goes on from, if nothing has changed since."""
+    return stage.resumes and (_partial(folder) / _KEY).is_file()
+
+
 def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str], None] = print) -> Artifact:
     """Run every stage up to `last` in `run_folder`, skipping those that are complete; returns the last one's artifact.
 
     Under torchrun only rank 0 does so and speaks; the others help it in the stages that train, and wait for the rest.
     """
     done: dict[str, Artifact] = {}
-    wanted = _wanted(recipe, last)
+    wanted = wanted_stages(recipe, last)
     if _rank() > 0:
         wanted = wanted[: max(index for index, stage in enumerate(wanted) if stage.trains) + 1]
     for stage in wanted:
@@ -112,7 +147,7 @@ def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str],
     return done[wanted[-1].name]
 
 
-def _wanted(recipe: Recipe, last: str) -> list[Stage]:
+def wanted_stages(recipe: Recipe, last: str) -> list[Stage]:
     """The stages up to `last` that the recipe wants; `last` itself, and what it reads, even where it does not."""
     names = [stage.name for stage in STAGES]
     asked = STAGES[names.index(last)]
@@ -132,12 +167,8 @@ def _run_or_skip(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], run_folder: Path, say: Callable[[str], None]
 ) -> Artifact:
     inputs = {name: done[name] for name in stage.inputs if name in done}
-    parts = {part: recipe.model_dump(mode="json")[part] for part in stage.parts}
-    input_hashes = {name: hash_of(artifact.outputs) for name, artifact in inputs.items()}
-    images = {split.root.name: split.fingerprint() for split in open_dataset(recipe.data)} if stage.uses_images else {}
-    source = source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else ""
-    backends = {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {}
-    key = hash_of([stage.name, parts, input_hashes, images, backends, source])
+    identity = identify(stage, recipe, inputs)
+    key = identity.key
     folder = run_folder / stage.name
     artifact = read_artifact(folder)
     if artifact is not None and artifact.key == key:
@@ -154,8 +185,8 @@ def _run_or_skip(
     seconds = time.monotonic() - started
     (partial / _KEY).unlink()
     write_manifest(
-        partial, stage=stage.name, key=key, recipe=parts, inputs=input_hashes,
-        versions=installed_versions(_VERSIONS) | backends, notes=notes, seconds=seconds,
+        partial, stage=stage.name, key=key, recipe=identity.parts, inputs=identity.inputs, images=identity.images,
+        source=identity.source, versions=installed_versions(_VERSIONS) | identity.backends, notes=notes, seconds=seconds,
     )  # fmt: skip
     swap_folder(partial, folder)
     say(f"{stage.name:>9}: done in {seconds:.0f} s ({folder})")

@@ -455,7 +455,7 @@ def test_results_belong_to_the_engines_that_stand(copied: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "nowhere.png"], "no such image or folder"),
+        (["predict", "nowhere.png"], "no such image, folder or video"),
         (["build", "--engine", "onnxruntime-fp64"], "the bundle has no such engine"),
         (["build", "--backend", "openvino"], "no engines of this backend"),
         (["evaluate"], "no engines were built"),
