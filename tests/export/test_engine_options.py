@@ -34,6 +34,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "build": build, "load": load, "version": lambda: told["version"], "check_available_to_run": lambda: None,
     }.items():  # fmt: skip
         monkeypatch.setattr(tensorrt_backend, name, function)
+    monkeypatch.setattr(engines, "compute_capability", lambda: "8.7")
     return told
 
 
