@@ -33,12 +33,22 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
         )
     del cast.metadata_props[:]
     cast.metadata_props.extend(proto.metadata_props)
+    _keep_node_metadata(proto, cast)
     check_pins(cast, set(pinned))
     onnx.checker.check_model(cast, full_check=True)
     types = tensor_types(cast)
     if TensorProto.FLOAT16 not in types.values():
         raise RuntimeError("nothing in the FP16 graph computes in FP16")
     onnx.save(cast, target)
+
+
+def _keep_node_metadata(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """The cast drops it, and an engine's layers could no longer be traced to modules."""
+    metadata = {node.name: node.metadata_props for node in before.graph.node}
+    for node in after.graph.node:
+        if node.name in metadata:
+            del node.metadata_props[:]
+            node.metadata_props.extend(metadata[node.name])
 
 
 def check_pins(proto: onnx.ModelProto, pinned: set[str]) -> None:

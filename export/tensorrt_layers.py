@@ -7,6 +7,7 @@ same as other backends' numbers and do not depend on how many small kernels an e
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ _PRECISION_OF_WORD = {word: precision for precision, words in _PRECISION_WORDS.i
 _ALWAYS_COUNTED = ("int8", "fp16", "fp32")
 
 _LAYER = re.compile(
-    r"Name: .*?, LayerType: (?P<kind>[^,]+), Inputs: \[(?P<inputs>.*?)\]"
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+), Inputs: \[(?P<inputs>.*?)\]"
     r"(?:, Constants: \[(?P<constants>.*?)\])?, Outputs: \[(?:\]|.*?\}\])(?P<rest>.*)"
 )
 _TENSOR = re.compile(r"\{ Name: .*?, (?:Location: \w+, )?Dimensions: \[([-\d,]*)\],[^{}]*?Datatype: ([^,}]+)")
@@ -31,11 +32,21 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=(?:__\w+)?(?:[\x1e\x1f\[]|\s*$))")
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One layer of an engine: `operands` are the precisions of its inputs, constants and weights (not of scalars)."""
+    """One layer of an engine: `operands` are the precisions of its inputs, constants and weights (not of scalars).
 
+    `inputs` are those of its inputs alone, "" for integers; a layer that has none works on constants or only waits.
+    """
+
+    name: str
     kind: str
+    inputs: tuple[str, ...]
     operands: tuple[str, ...]
     nodes: frozenset[str]
+
+    @property
+    def attention(self) -> bool:
+        """Whether it is a whole attention in one kernel: `_gemm_mha_v2` in TensorRT-RTX 1.7.1."""
+        return "_mha" in self.name
 
 
 def parse_layers(report: str) -> list[EngineLayer] | None:
@@ -51,13 +62,23 @@ def _parse_line(line: str) -> EngineLayer | None:
     match = _LAYER.fullmatch(line)
     if match is None:
         return None
-    described = match["inputs"] + (match["constants"] or "")
-    tensors = _TENSOR.findall(described)
-    words = [dtype for sizes, dtype in tensors if not _is_scalar(sizes)] + _WEIGHTS.findall(match["rest"])
-    operands = [_precision(word) for word in words]
-    if len(tensors) != described.count("{ Name: ") or None in operands:
+    inputs, constants = _tensors(match["inputs"]), _tensors(match["constants"] or "")
+    words = _WEIGHTS.findall(match["rest"])
+    weights = tuple(_precision(word) for word in words)
+    if inputs is None or constants is None or None in weights:
         return None
-    return EngineLayer(match["kind"], tuple(name for name in operands if name), frozenset(_NODE.findall(match["rest"])))
+    operands = tuple(name for name in (*inputs, *constants, *weights) if name)
+    return EngineLayer(match["name"], match["kind"], inputs, operands, frozenset(_NODE.findall(match["rest"])))
+
+
+def _tensors(described: str) -> tuple[str, ...] | None:
+    """The precision of every tensor but scalars; None where one is not understood."""
+    found = _TENSOR.findall(described)
+    precisions = [_precision(word) for sizes, word in found if not _is_scalar(sizes)]
+    if len(found) != described.count("{ Name: "):
+        return None
+    known = tuple(name for name in precisions if name is not None)
+    return known if len(known) == len(precisions) else None
 
 
 def _is_scalar(sizes: str) -> bool:
@@ -68,6 +89,39 @@ def _precision(described: str) -> str | None:
     """`Half`, `Float` or, in older releases, `Thirty-two wide channel vectorized row major Int8 format`."""
     found = [_PRECISION_OF_WORD[word] for word in re.findall(r"\w+", described.lower()) if word in _PRECISION_OF_WORD]
     return found[0] if len(found) == 1 else None
+
+
+# What an engine does between kernels: streams wait for each other, the CPU computes shapes of the current batch.
+_NO_KERNELS = ("signal", "wait", "shape_call")
+_SHAPES_OR_KERNELS = ("reshape", "cast")
+
+
+@dataclass(frozen=True)
+class EngineGraph:
+    """What a builder made of a network.
+
+    `entries` are the lines of its report, `kernels` those that run on the GPU; `attentions` counts the fused ones by the
+    precision of Q, K and V. `fp32` has the ONNX nodes of each kernel that takes FP32 activations.
+    """
+
+    entries: int
+    kernels: int
+    attentions: dict[str, int]
+    fp32: tuple[tuple[str, ...], ...]
+
+
+def describe_graph(reports: list[str]) -> EngineGraph | None:
+    """The graph of a `Layers:` message; None where there is none, or more than one, or it is not understood."""
+    layers = parse_layers(reports[0]) if len(reports) == 1 else None
+    if layers is None:
+        return None
+    attentions = Counter(layer.inputs[0] for layer in layers if layer.attention and layer.inputs)
+    fp32 = tuple(tuple(sorted(layer.nodes)) for layer in layers if "fp32" in layer.inputs)
+    return EngineGraph(len(layers), sum(_is_kernel(layer) for layer in layers), dict(attentions), fp32)
+
+
+def _is_kernel(layer: EngineLayer) -> bool:
+    return layer.kind not in _NO_KERNELS and not (layer.kind in _SHAPES_OR_KERNELS and not layer.inputs)
 
 
 def product_nodes(trt: Any, network: Any) -> list[str]:
@@ -102,8 +156,10 @@ def _product_precision(layers: list[EngineLayer]) -> str | None:
     """The precision that two operands of one kernel share, narrowest first.
 
     The scales of an INT8 kernel and a residual that is added to its result are of another precision, and so are the
-    casts around it: those are generated kernels (`kgen`), and so is fused attention, hence they come second.
+    casts around it: those are generated kernels (`kgen`), and so is fused attention, hence they come second. A layer
+    without inputs only prepares weights: TensorRT-RTX 1.7.1 dequantizes stored ones in a kernel of their product's name.
     """
+    layers = [layer for layer in layers if layer.inputs]
     for generated in (False, True):
         kernels = [layer for layer in layers if (layer.kind == "kgen") == generated]
         for precision in filter(None, _PRECISION_WORDS):

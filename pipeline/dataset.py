@@ -23,13 +23,16 @@ _TAIL = 4096  # bytes: the end of a compressed image tells nearly all different 
 Paths = tuple[Path, ...]
 
 
-def open_dataset(data: DataPart) -> tuple[ImageSplit, ImageSplit]:
+def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, ImageSplit]:
     """The train and val images of `data.root`.
 
     Where `data.root` is no folder, but `data.source` says where the images are or a file `<root>.npz` stands beside it,
-    these are written out as image folders first.
+    these are written out as image folders first. Without `unpack` that is an InputError.
     """
     archive = data.root.with_name(f"{data.root.name}.npz")
+    if not unpack and not data.root.is_dir() and (archive.is_file() or data.source != "folders"):
+        origin = archive if archive.is_file() else f"{data.source} {data.origin}"
+        raise InputError("the images are not unpacked yet", got=f"{origin}; a run writes them to {data.root}")
     if not data.root.is_dir() and archive.is_file():
         with _lock(archive):
             if not data.root.is_dir():  # another process may have been first

@@ -1,7 +1,6 @@
 """Stage 4: from the FP32 graph, one graph for each precision, with the casts and Q/DQ in the graph."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.policy import performer_kernel
-from export.cast_fp16 import cast_fp16
+from export.gpu_graph import write_gpu_graph
 from export.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
 from export.qdq import to_fp8
@@ -31,7 +30,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     wanted = recipe.quantize.precisions
     shutil.copyfile(source, folder / "fp32.onnx")
     if "fp16" in wanted:
-        cast_fp16(source, folder / "fp16.onnx", calibration, _pinned(proto, set()))
+        _cast(proto, folder / "fp16.onnx", calibration, set())
     notes = {}
     for base in dict.fromkeys(name.removesuffix(FP16) for name in wanted if name not in ("fp32", "fp16")):
         graph = quantize_graph(base, recipe, inputs, calibration)
@@ -51,19 +50,17 @@ def _write(graph: QuantizedGraph, base: str, wanted: set[str], calibration: Cali
     if base + FP16 not in wanted:
         return
     quantized = {decision.layer.name for decision in graph.found.decisions if decision.int8}
-    with tempfile.TemporaryDirectory() as scratch:
-        around = Path(scratch) / "int8.onnx"
-        onnx.save(graph.write("as they are" if graph.fp8 else "on grid"), around)
-        target = folder / f"{base}{FP16}.onnx"
-        cast_fp16(around, target, calibration, _pinned(graph.proto, quantized))
-        onnx.save(_finish(onnx.load(target), graph.fp8), target)
+    target = folder / f"{base}{FP16}.onnx"
+    _cast(graph.write("as they are" if graph.fp8 else "on grid"), target, calibration, quantized)
+    onnx.save(_finish(onnx.load(target), graph.fp8), target)
+
+
+def _cast(proto: onnx.ModelProto, target: Path, calibration: CalibrationSet, quantized: set[str]) -> None:
+    """The graph for GPUs; tells of token attentions that were quantized and so keep more kernels."""
+    for module, reason in write_gpu_graph(proto, target, calibration, quantized).skipped:
+        print(f"           {target.stem}: {module} is left as it is exported, with more kernels: {reason}")
 
 
 def _finish(proto: onnx.ModelProto, fp8: bool) -> onnx.ModelProto:
     """FP8 comes last: the tool that casts to FP16 runs the graph with ONNX Runtime, which refuses FP8 products."""
     return to_fp8(proto) if fp8 else proto
-
-
-def _pinned(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
-    """The performer's kernel stays in FP32, but for the products of it that a policy quantizes all the same."""
-    return [layer.name for layer in performer_kernel(read_layers(proto)) if layer.name not in quantized]

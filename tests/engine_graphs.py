@@ -1,0 +1,144 @@
+"""Graphs of a model in every precision, and what TensorRT-RTX makes of them: for `make prove` and for the tests.
+
+Weights are random: which kernels an engine has does not depend on their values, but for a bias of zeros, which would be
+dropped, so vectors get noise. Images are the embedded photographs enlarged.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import timm
+import torch
+from literal import literal
+from torch import nn
+
+import models  # noqa: F401  (registers the models)
+from calib.calibration import CalibrationSet
+from calib.policy import TOKEN_ATTENTIONS, PolicyName, decide
+from calib.preprocess import Preprocess
+from export import tensorrt_rtx_backend
+from export.cast_fp16 import cast_fp16
+from export.gpu_graph import write_gpu_graph
+from export.layers import read_layers
+from export.onnx_export import CLASS_KEY, MODULE_KEY, export_onnx, node_metadata
+from export.qdq import to_fp8
+from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
+from export.simplify import simplify_onnx
+from models.t2t_vit import VARIANTS, T2TViT
+from models.zoo import FAMILY
+
+POLICY: dict[str, PolicyName] = {"int8": "weights", "int8+attention": "+attention", "fp8": "weights"}
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BY_ITSELF = "LayerNormalization"  # whose statistics engines keep in FP32 between two kernels
+
+
+def build_network(name: str, depth: int | None = None) -> nn.Module:
+    """A model with random weights and no zeros among its vectors; `depth` leaves out blocks at the end."""
+    torch.manual_seed(0)
+    size = {"img_size": image_size(name)} if name in FAMILY else {}
+    model = timm.create_model(name, num_classes=1000, **size).eval()
+    if depth is not None:
+        model.blocks = model.blocks[:depth]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def image_size(name: str) -> int:
+    """Pixels per side: 224, and what the demo's networks take."""
+    return VARIANTS[name].image_size if name in VARIANTS else 224
+
+
+def photographs(path: Path, size: int, count: int = 4) -> CalibrationSet:
+    """A few of the embedded photographs, enlarged, uint8 (count, size, size, 3)."""
+    with np.load(path, allow_pickle=False) as stored:
+        grey = stored["val_images"][:count]
+    images = np.stack([cv2.resize(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), (size, size)) for image in grey])
+    return CalibrationSet(images, np.zeros(count, np.int64))
+
+
+def export_network(model: nn.Module, path: Path, calibration: CalibrationSet) -> onnx.ModelProto:
+    """The FP32 graph, simplified, as the export stage writes it."""
+    height, width = calibration.images.shape[1:3]
+    export_onnx(model, Preprocess(height, width, 0.9, "bicubic", *IMAGENET), [f"c{i}" for i in range(1000)], path)
+    result = simplify_onnx(path, path, calibration.first(2))
+    assert result.accepted, result.reason
+    return onnx.load(path)
+
+
+def write_literal(model: nn.Module, path: Path, calibration: CalibrationSet) -> None:
+    """The FP16 graph of the literal twin (nn.Unfold, upstream's performer), nothing pinned: what the layers are held against."""
+    assert isinstance(model, T2TViT)
+    export_network(literal(model), path, calibration)
+    cast_fp16(path, path, calibration, [])
+
+
+def write_precision(proto: onnx.ModelProto, precision: str, path: Path, calibration: CalibrationSet) -> None:
+    """The graph of one of `PRECISIONS`, written as the quantize stage writes those for GPUs."""
+    if precision == "fp16":
+        write_gpu_graph(proto, path, calibration, set())
+        return
+    fp8, policy = precision == "fp8", POLICY[precision]
+    decisions = decide(read_layers(proto), policy)
+    found = find_ranges(proto, decisions, calibration, QuantizeOptions(policy=policy))
+    names = {decision.layer.name for decision in found.decisions if decision.int8}
+    quantized = write_quantized(proto, found, weights="as they are" if fp8 else "on grid")
+    write_gpu_graph(quantized, path, calibration, names)
+    if fp8:
+        onnx.save(to_fp8(onnx.load(path)), path)
+
+
+def count_attentions(proto: onnx.ModelProto) -> int:
+    """The attentions of a graph."""
+    return sum(layer.role == "scores" for layer in read_layers(proto))
+
+
+def build_row(path: Path, target: str, batch_sizes: tuple[int, int, int]) -> dict[str, Any]:
+    """Build a graph ahead of time and describe the engine; raises what the backend does."""
+    started = time.perf_counter()
+    plan = path.with_suffix(".plan")
+    engine = tensorrt_rtx_backend.build(path, plan, batch_sizes=batch_sizes, target=target)
+    seconds = time.perf_counter() - started
+    graph = engine.notes["graph"]
+    assert graph is not None and engine.layers is not None, "the layer report was not understood"
+    row = dataclasses.asdict(graph) | {
+        "products": engine.layers,
+        "attentions_in_graph": count_attentions(onnx.load(path)),
+    }
+    row["fp32"] = len(graph.fp32)
+    row["islands"] = find_islands(onnx.load(path), graph.fp32)
+    row |= {"seconds": round(seconds, 1), "megabytes": round(plan.stat().st_size / 1e6, 2)}
+    plan.unlink()
+    return row
+
+
+def find_islands(proto: onnx.ModelProto, fp32: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Modules of the kernels that take FP32 and are neither a token performer's nor the second half of a LayerNorm."""
+    nodes = {node.name: node for node in proto.graph.node}
+    islands: list[str] = []
+    for names in fp32:
+        found = [nodes[name] for name in names if name in nodes]
+        pinned = any(node_metadata(node, CLASS_KEY).split()[-1:] == [TOKEN_ATTENTIONS[0]] for node in found)
+        if not pinned and not any(node.op_type == BY_ITSELF for node in found):
+            islands += sorted({node_metadata(node, MODULE_KEY) or node.name for node in found})
+    return islands
+
+
+def broken_promises(row: dict[str, Any], precision: str) -> list[str]:
+    """What an engine should be and is not."""
+    broken = []
+    kind = precision.removesuffix("+attention")
+    if not row["products"].get(kind):
+        broken.append(f"no product in {kind}")
+    if sum(row["attentions"].values()) != row["attentions_in_graph"]:
+        broken.append(f"{sum(row['attentions'].values())} of {row['attentions_in_graph']} attentions fused")
+    if row["islands"]:
+        broken.append(f"FP32 in {', '.join(row['islands'][:3])}")
+    return broken
