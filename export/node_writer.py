@@ -1,5 +1,7 @@
 """Write new nodes into a graph in place of others."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -23,10 +25,11 @@ class NodeWriter:
         """Append a node and give the name of its output."""
         return self._append(operator, inputs, [output or self._fresh(0)], attributes)[0]
 
-    def split(self, source: str, *sizes: int, first: str = "") -> list[str]:
-        """Parts of the last axis; `first` names the first of them."""
-        names = [first or self._fresh(0), *(self._fresh(part) for part in range(1, len(sizes)))]
-        return self._append("Split", (source, self.integers(*sizes)), names, {"axis": -1})
+    def split(self, source: str, *sizes: int, axis: int = -1, names: Sequence[str] = ()) -> list[str]:
+        """Parts along an axis; `names` are those of the first ones, "" for any."""
+        outputs = [*names, *[""] * (len(sizes) - len(names))]
+        outputs = [name or self._fresh(part) for part, name in enumerate(outputs)]
+        return self._append("Split", (source, self.integers(*sizes)), outputs, {"axis": axis})
 
     def mean(self, source: str, axis: int) -> str:
         """The mean over one axis, which stays with size 1."""
