@@ -7,7 +7,7 @@ BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test lint train report predict models bench zoo quantization prove doctor clean
+.PHONY: help setup export test lint train report predict models bench zoo quantization prove doctor bundle clean
 
 help: ## print these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -34,6 +34,9 @@ report: setup ## print the trade-off table again
 predict: setup ## class and probability of IMAGES with the recommended engine
 	@$(EDGE) predict --run $(RUN) $(IMAGES)
 
+bundle: setup ## one folder that a Jetson or GPU owner copies: it builds, checks and measures there
+	@$(EDGE) bundle --run $(RUN)
+
 zoo: setup ## every model of the zoo through the whole chain, a row each (about an hour on two cores)
 	@$(BIN)/python tests/bench/zoo.py
 
@@ -46,8 +49,9 @@ prove: setup ## every model, precision and GPU architecture built ahead of time,
 models: setup ## parameters and MACs of every network, beside the papers'
 	@$(EDGE) models
 
-bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8, as ratios
+bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8; how much of an engine predict keeps busy
 	@$(BIN)/python tests/bench/soft_split.py
+	@$(BIN)/python tests/bench/predict.py
 
 doctor: setup ## what is installed, what this machine can build and run
 	@$(EDGE) doctor

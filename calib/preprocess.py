@@ -53,6 +53,13 @@ class Preprocess:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+def opencv_version() -> str:
+    """Of the OpenCV that decodes and resizes here. Raises ImportError, with the reason, where it cannot be loaded."""
+    import cv2
+
+    return str(cv2.__version__)
+
+
 def load_image(path: Path) -> Image:
     """Read an image file as RGB uint8, shape (H, W, 3); grey becomes three equal channels, EXIF rotation is applied."""
     import cv2

@@ -1,23 +1,34 @@
 """Build and load engines of any backend, chosen by a visible `if`; every engine has a sidecar, checked before loading.
 
 An engine is a folder: its file(s) and `engine.json`, written last. An engine file can run code when it is loaded, so
-one whose sidecar is missing, does not match, or was made by another version or for another machine is refused.
+one whose sidecar is missing, does not match, or was made by another version or for another machine is refused, with the
+command that builds it again. ONNX Runtime's and OpenVINO's engines are graphs and run on any machine; TensorRT's are not.
 """
 
 import hashlib
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+import shlex
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
-from export.runner import Engine, Runner, Unavailable
+from export.cuda_device import compute_capability
+from export.runner import Engine, Runner, RunOptions, Unavailable
+from export.tensorrt_options import BuildOptions
+from export.tensorrt_progress import Progress
 
 SIDECAR = "engine.json"
+RECIPE_PATH = "recipe.path"  # in a run's folder: the recipe it was made from
+WEIGHTS = "weights.onnx"  # beside a weight-stripped engine
+BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+_PLAN = "engine.plan"
+_RTX_MAGIC = b"vtrt"  # the first bytes of what TensorRT-RTX 1.7 builds
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class EngineSpec:
     precision: str
     target: str | None
     batch_sizes: tuple[int, int, int]
+    options: BuildOptions = field(default_factory=BuildOptions)  # of the TensorRT backends
 
     @property
     def name(self) -> str:
@@ -37,7 +49,11 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What travels with an engine. `files` maps each file's name to its sha256; `max_batch` is None where any will do."""
+    """What travels with an engine. `files` maps each file's name to its sha256; `max_batch` is None where any will do.
+
+    `backend` is the flavour, `machine` operating system and architecture. `compute_capability` is that of the GPU it
+    was built for, and `options` those a TensorRT engine was built with; both None of other backends.
+    """
 
     backend: str
     precision: str
@@ -52,10 +68,25 @@ class Sidecar:
     preprocess_sha256: str
     classes: tuple[str, ...]
     layers: dict[str, int] | None
+    compute_capability: str | None = None
+    options: dict[str, Any] | None = None
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing this engine's network was trained with."""
         return Preprocess.from_dict(self.preprocess)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the caller knows of an engine from elsewhere, each None where it does not; `rebuild` is the command to name."""
+
+    onnx_sha256: str | None = None
+    preprocess_sha256: str | None = None
+    engine_sha256: str | None = None
+    rebuild: str | None = None
+
+
+_NOTHING = Expected()
 
 
 def backend_version(backend: str) -> str | None:
@@ -71,24 +102,30 @@ def backend_version(backend: str) -> str | None:
 
 
 def build_engine(
-    spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str]
-) -> Sidecar:
+    spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str],
+    progress: Progress | None = None,
+) -> Sidecar:  # fmt: skip
     """Build `onnx_path` into `folder` and write its sidecar. Unavailable where the backend is not here."""
     folder.mkdir(parents=True)
     max_batch: int | None = None
+    options: BuildOptions | None = None
     if spec.backend == "onnxruntime":
         engine = onnxruntime_backend.build(onnx_path, folder / onnxruntime_backend.ENGINE_NAME)
     elif spec.backend == "openvino":
         engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME)
     else:
         max_batch = spec.batch_sizes[2]
-        engine = _build_tensorrt(spec, onnx_path, folder / "engine.plan")
+        options = replace(spec.options, sparse_weights="sparse" in spec.precision)
+        engine = _build_tensorrt(spec, options, onnx_path, folder / _PLAN, progress)
+        if options.strip_weights:
+            _link_or_copy(onnx_path, folder / WEIGHTS)
     version = backend_version(spec.backend)
     assert version is not None
     sidecar = Sidecar(
         spec.backend, spec.precision, spec.target, version, machine(), engine.path.name,
         {path.name: sha256_of(path) for path in sorted(folder.iterdir())}, max_batch, sha256_of(onnx_path),
-        preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers,
+        preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, _built_for(spec),
+        None if options is None else asdict(options),
     )  # fmt: skip
     partial = folder / f"{SIDECAR}.partial"
     partial.write_text(json.dumps(asdict(sidecar), indent=1), encoding="utf-8")
@@ -96,53 +133,126 @@ def build_engine(
     return sidecar
 
 
-def _build_tensorrt(spec: EngineSpec, onnx_path: Path, path: Path) -> Engine:
+def _build_tensorrt(
+    spec: EngineSpec, options: BuildOptions, onnx_path: Path, path: Path, progress: Progress | None
+) -> Engine:
     if spec.backend == "tensorrt":
-        return tensorrt_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes)
+        return tensorrt_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes, options=options, progress=progress)
     assert spec.target is not None
-    return tensorrt_rtx_backend.build(onnx_path, path, batch_sizes=spec.batch_sizes, target=spec.target)
+    return tensorrt_rtx_backend.build(
+        onnx_path, path, batch_sizes=spec.batch_sizes, target=spec.target, options=options, progress=progress
+    )
 
 
-def read_sidecar(folder: Path) -> Sidecar:
-    """Read `folder/engine.json` and check every file against it; anything that does not match is an InputError."""
+def _link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name where the file system allows it, so that weights take no room twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _built_for(spec: EngineSpec) -> str | None:
+    """`8.6` for the target `sm86`, this machine's GPU for TensorRT, None for a CPU."""
+    if spec.backend == "tensorrt_rtx":
+        assert spec.target is not None
+        digits = spec.target.removeprefix("sm")
+        return f"{digits[:-1]}.{digits[-1]}"
+    return compute_capability() if spec.backend == "tensorrt" else None
+
+
+def read_sidecar(folder: Path, expected: Expected = _NOTHING) -> Sidecar:
+    """Read `folder/engine.json` and check it, its files and what is `expected`; what does not match is an InputError."""
+    refused = _Refusal(folder, expected)
     try:
         values = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        sidecar = Sidecar(**values | {"classes": tuple(values["classes"])})
+        sidecar = Sidecar(**values | {"classes": tuple(values["classes"]), "files": dict(values["files"])})
     except FileNotFoundError as error:
-        raise _refused(folder, "it has no sidecar", f"{folder / SIDECAR} is missing") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
-        raise _refused(folder, "its sidecar cannot be read", str(error)) from error
+        raise refused("it has no sidecar", f"{folder / SIDECAR} is missing") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise refused("its sidecar cannot be read", str(error)) from error
+    if sidecar.backend not in BACKENDS:
+        raise refused("its sidecar names no flavour of engine that is known here", sidecar.backend)
     if sidecar.engine not in sidecar.files or any(Path(name).name != name for name in sidecar.files):
-        raise _refused(folder, "its sidecar names files outside its folder", str(list(sidecar.files)))
+        raise refused("its sidecar names files outside its folder", str(list(sidecar.files)))
     for name, digest in sidecar.files.items():
         path = folder / name
         if not path.is_file():
-            raise _refused(folder, "a file is missing", name)
+            raise refused("a file is missing", name)
         if sha256_of(path) != digest:
-            raise _refused(folder, "a file was changed or cut off", name)
+            raise refused("a file was changed or cut off", name)
     if sidecar.preprocess_spec().sha256() != sidecar.preprocess_sha256:
-        raise _refused(folder, "its preprocessing does not match its hash", sidecar.preprocess_sha256)
+        raise refused("its preprocessing does not match its hash", sidecar.preprocess_sha256)
+    for what, got, wanted in (
+        ("it was built from another graph", sidecar.onnx_sha256, expected.onnx_sha256),
+        ("it was built for another preprocessing", sidecar.preprocess_sha256, expected.preprocess_sha256),
+        ("it is not the engine that was evaluated", sidecar.files[sidecar.engine], expected.engine_sha256),
+    ):
+        if wanted is not None and got != wanted:
+            raise refused(what, f"sha256 {got[:12]}…, not {wanted[:12]}…")
     return sidecar
 
 
-def load_engine(folder: Path, threads: int) -> tuple[Sidecar, Runner]:
-    """Check an engine against its sidecar and load it. Unavailable where this machine cannot run it."""
-    sidecar = read_sidecar(folder)
-    installed = backend_version(sidecar.backend)
-    if installed is None:
-        raise Unavailable(f"{sidecar.backend} is not installed: pip install 't2t-edge[{sidecar.backend}]'")
-    if installed != sidecar.version and sidecar.backend.startswith("tensorrt"):
-        raise _refused(folder, f"it was built by {sidecar.backend} {sidecar.version}", f"{installed} is installed")
+def load_engine(
+    folder: Path, threads: int, run: RunOptions | None = None, expected: Expected = _NOTHING
+) -> tuple[Sidecar, Runner]:
+    """Check an engine against its sidecar and what is `expected`, and load it. Unavailable where this machine cannot run it.
+
+    `threads` is for backends of the CPU, `run` for those of the GPU.
+    """
+    sidecar = read_sidecar(folder, expected)
     path = folder / sidecar.engine
+    options = BuildOptions(**sidecar.options or {})
+    if sidecar.backend.startswith("tensorrt"):
+        _check_made_here(sidecar, options, path, _Refusal(folder, expected))
+    if backend_version(sidecar.backend) is None:
+        raise Unavailable(f"{sidecar.backend} is not installed: pip install 't2t-edge[{sidecar.backend}]'")
+    weights = folder / WEIGHTS if options.strip_weights else None
     if sidecar.backend == "onnxruntime":
         return sidecar, onnxruntime_backend.load(path, threads)
     if sidecar.backend == "openvino":
         return sidecar, openvino_backend.load(path, threads)
     if sidecar.backend == "tensorrt":
-        tensorrt_backend.check_available_to_run()
-        return sidecar, tensorrt_backend.load(path)
-    tensorrt_rtx_backend.check_available_to_run()
-    return sidecar, tensorrt_rtx_backend.load(path)
+        return sidecar, tensorrt_backend.load(path, run, weights=weights, host_code=options.version_compatible)
+    return sidecar, tensorrt_rtx_backend.load(path, run, weights=weights)
+
+
+def _check_made_here(sidecar: Sidecar, options: BuildOptions, path: Path, refused: "_Refusal") -> None:
+    """Of a plan, which is machine code: flavour, operating system, version and GPU, before anything reads it.
+
+    TensorRT-RTX's are made on other machines than they run on: its `load` asks the runtime for the GPU.
+    """
+    with path.open("rb") as file:
+        rtx = file.read(len(_RTX_MAGIC)) == _RTX_MAGIC
+    if rtx != (sidecar.backend == "tensorrt_rtx"):
+        raise refused(
+            f"its sidecar says {sidecar.backend}", f"a plan of {'TensorRT-RTX' if rtx else 'another flavour'}"
+        )
+    if sidecar.machine != machine():
+        raise refused(f"it was built on {sidecar.machine}", f"this machine is {machine()}")
+    installed = backend_version(sidecar.backend)
+    if installed is not None and not _runs_on(installed, sidecar.version, options):
+        raise refused(f"it was built by {sidecar.backend} {sidecar.version}", f"{installed} is installed")
+    if sidecar.backend == "tensorrt" and installed is not None:
+        here = compute_capability()
+        if not _fits(here, sidecar.compute_capability, options):
+            built_for = sidecar.compute_capability or "a GPU it does not name"
+            raise refused(f"it was built for compute capability {built_for}", f"this GPU has {here}")
+
+
+def _runs_on(installed: str, built: str, options: BuildOptions) -> bool:
+    """The same release, or for a version-compatible engine a later one of the same major version."""
+    if installed == built:
+        return True
+    here, there = (tuple(int(part) for part in text.split(".")[:3]) for text in (installed, built))
+    return options.version_compatible and here[0] == there[0] and here > there
+
+
+def _fits(here: str, built_for: str | None, options: BuildOptions) -> bool:
+    """The same compute capability, or for an engine of `ampere_plus` any from 8.0 on."""
+    if options.hardware == "ampere_plus" and built_for is not None:
+        return int(here.split(".")[0]) >= 8
+    return here == built_for
 
 
 def machine() -> str:
@@ -159,10 +269,29 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _refused(folder: Path, what: str, got: str) -> InputError:
-    return InputError(
-        f"the engine in {folder} is refused: {what}",
-        got=got,
-        allowed="an engine as `t2t-edge build` wrote it, on this machine",
-        next_step=f"rm -r '{folder.parent}' && t2t-edge build",
-    )
+@dataclass(frozen=True)
+class _Refusal:
+    """Makes the error for an engine: what is wrong, and the command that builds this very engine again."""
+
+    folder: Path
+    expected: Expected
+
+    def __call__(self, what: str, got: str) -> InputError:
+        return InputError(
+            f"the engine in {self.folder} is refused: {what}", got=got,
+            allowed="an engine as `build` wrote it, for this machine",
+            next_step=self.expected.rebuild or rebuild_command(self.folder),
+        )  # fmt: skip
+
+
+def rebuild_command(folder: Path) -> str:
+    """What builds the engine `runs/<run>/build/<engine>` again. The recipe is the one the run was last made from."""
+    build = folder.parent
+    run_folder = build.parent
+    try:
+        recipe = (run_folder / RECIPE_PATH).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        recipe = "RECIPE"  # a run of an earlier release, or one copied in part
+    names = {"--recipe": recipe, "--runs": str(run_folder.parent), "--run": run_folder.name}
+    options = " ".join(f"{option} {shlex.quote(value)}" for option, value in names.items())
+    return f"rm -r {shlex.quote(str(build))} && t2t-edge build {options}"

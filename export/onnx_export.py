@@ -17,9 +17,10 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.explain import find_culprit, first_lines
 from export.quiet import quiet
+from export.runner import INPUT as INPUT
+from export.runner import OUTPUT as OUTPUT
 from export.unfold import replace_unfolds
 
-INPUT, OUTPUT = "images", "logits"
 MODULE_KEY, CLASS_KEY = "t2t_edge.module", "t2t_edge.class"
 PREPROCESS_KEY, CLASSES_KEY = "t2t_edge.preprocess", "t2t_edge.classes"
 

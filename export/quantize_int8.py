@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
+from calib.calibration_source import Track, silent
 from calib.policy import Decision, PolicyName, decide
 from export.layers import read_layers, tensor_shapes
 from export.qdq import INT8_MAX, MIN_SCALE, Weights, insert_qdq
@@ -59,12 +60,19 @@ def quantize_int8(
 
 
 def find_ranges(
-    proto: onnx.ModelProto, decisions: Sequence[Decision], calibration: CalibrationSet, options: QuantizeOptions
+    proto: onnx.ModelProto,
+    decisions: Sequence[Decision],
+    calibration: CalibrationSet,
+    options: QuantizeOptions,
+    track: Track = silent,
 ) -> Quantized:
-    """Calibrate every activation that `decisions` quantize, in one pass; layers with a faint activation are left out."""
+    """Calibrate every activation that `decisions` quantize, in one pass; layers with a faint activation are left out.
+
+    `track` shows how far along the pass is.
+    """
     tensors = activations(proto, decisions)
     names = list(dict.fromkeys(name for group in tensors.values() for name in group))
-    batches = calibration_batches(proto, names, calibration)
+    batches = calibration_batches(proto, names, calibration, track)
     return leave_out_faint(
         decisions, tensors, collect_ranges(proto, names, batches, options.method, options.percentile)
     )
@@ -125,9 +133,12 @@ def activations(proto: onnx.ModelProto, decisions: Sequence[Decision]) -> dict[s
 
 
 def calibration_batches(
-    proto: onnx.ModelProto, tensors: Sequence[str], calibration: CalibrationSet
+    proto: onnx.ModelProto, tensors: Sequence[str], calibration: CalibrationSet, track: Track = silent
 ) -> Iterator[NDArray[np.uint8]]:
-    """The calibration images in batches whose activations fit into `MAX_TAPPED_BYTES`."""
+    """The calibration images in batches whose activations fit into `MAX_TAPPED_BYTES`; `track` counts images."""
     shapes = tensor_shapes(proto)
     values = sum(int(np.prod(shapes[name][1:])) for name in tensors if name in shapes)
-    yield from calibration.batches(max(1, min(64, MAX_TAPPED_BYTES // max(4 * values, 1))))
+    size = max(1, min(64, MAX_TAPPED_BYTES // max(4 * values, 1)))
+    starts = track(range(0, len(calibration), size), f"ranges of {len(tensors)} activations")
+    for _, images in zip(starts, calibration.batches(size), strict=True):
+        yield images

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
+INPUT, OUTPUT = "images", "logits"  # of every network: uint8 (N, H, W, 3) in, float (N, classes) out
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,39 @@ class Engine:
 
 class Unavailable(Exception):
     """This backend cannot build or run on this machine; the text is the reason, in one line."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a GPU runs an engine: as a CUDA graph where that can be captured; `spin`: the CPU waits busily, not asleep."""
+
+    cuda_graph: bool = True
+    spin: bool = False
+
+
+@dataclass(frozen=True)
+class RunMode:
+    """How a GPU ran an engine. `graphs`: batch size → "" where it ran as a CUDA graph, else why it did not.
+
+    `sync` is how the CPU waited, spin or blocking; `transfers`: times hold the copies to and from the GPU.
+    """
+
+    graphs: dict[int, str]
+    sync: str
+    transfers: bool
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """Milliseconds of one call by the GPU's clock; their sum is what trtexec calls latency."""
+
+    copy_in: float
+    compute: float
+    copy_out: float
+
+    @property
+    def total(self) -> float:
+        return self.copy_in + self.compute + self.copy_out
 
 
 class Runner(Protocol):

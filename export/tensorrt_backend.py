@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
-from export.runner import Engine, Unavailable
-from export.tensorrt_build import WORKSPACE_BYTES, finish_build, prepare_build
-from export.tensorrt_runner import TensorRtRunner, check_gpu
+from export.cuda_calls import Cuda, check_gpu
+from export.runner import Engine, RunOptions, Unavailable
+from export.tensorrt_build import finish_build, prepare_build
+from export.tensorrt_options import BuildOptions
+from export.tensorrt_progress import Progress
+from export.tensorrt_runner import TensorRtRunner
+from export.tensorrt_timing_cache import attach_cache, cache_path, save_cache
 
 OLDEST = (10, 3)
 _INSTALL = "pip install 't2t-edge[tensorrt]' (on a Jetson: apt-get install python3-libnvinfer)"
@@ -39,22 +43,37 @@ def check_available_to_run() -> None:
 
 
 def build(
-    onnx_path: Path, engine_path: Path, *, batch_sizes: tuple[int, int, int], workspace_bytes: int = WORKSPACE_BYTES
-) -> Engine:
+    onnx_path: Path, engine_path: Path, *, batch_sizes: tuple[int, int, int], options: BuildOptions | None = None,
+    progress: Progress | None = None,
+) -> Engine:  # fmt: skip
     """Build an engine for this machine's GPU, for batches from the first to the last of `batch_sizes`.
 
-    `batch_sizes` are minimum, typical (the one TensorRT tunes for) and maximum. Raises Unavailable, or InputError for
-    an ONNX that TensorRT cannot parse or build.
+    `batch_sizes` are minimum, typical (the one TensorRT tunes for) and maximum. Raises Unavailable, also for FP8 on a GPU
+    without it, or InputError for an ONNX that TensorRT cannot parse or build.
     """
     check_available_to_build()
     import tensorrt as trt
 
-    return finish_build(prepare_build(trt, onnx_path, batch_sizes, workspace_bytes), engine_path)
+    options, progress, cuda = options or BuildOptions(), progress or Progress(), Cuda()
+    major, minor = cuda.compute_capability()
+    prepared = prepare_build(trt, onnx_path, batch_sizes, options, (major, minor))
+    if not options.timing_cache:
+        return finish_build(prepared, engine_path, progress)
+    path = cache_path("tensorrt", str(trt.__version__), f"{cuda.gpu_name()} sm{major}{minor}")
+    attach_cache(prepared.config, path, progress)
+    engine = finish_build(prepared, engine_path, progress)
+    save_cache(prepared.config, path, progress)
+    return engine
 
 
-def load(engine_path: Path) -> TensorRtRunner:
-    """A runner of an engine. An engine is executable code: check where it comes from before loading it."""
+def load(
+    engine_path: Path, options: RunOptions | None = None, *, weights: Path | None = None, host_code: bool = False
+) -> TensorRtRunner:
+    """A runner of an engine. An engine is executable code: check where it comes from before loading it.
+
+    `weights` is the ONNX of a weight-stripped engine; `host_code` allows a version-compatible one to bring its own code.
+    """
     check_available_to_run()
     import tensorrt as trt
 
-    return TensorRtRunner(trt, engine_path)
+    return TensorRtRunner(trt, engine_path, options, weights=weights, host_code=host_code)

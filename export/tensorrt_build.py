@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export.runner import Engine
+from export.onnx_nodes import name_modules, read_modules
+from export.runner import Engine, Unavailable
 from export.tensorrt_layers import count_precisions, describe_graph, product_nodes
+from export.tensorrt_options import BuildOptions, apply_options
+from export.tensorrt_progress import Progress, Stop, create_monitor
 
-# Enough for any layer of a ViT, and small enough to leave room on a Jetson, whose memory the CPU shares.
-WORKSPACE_BYTES = 1 << 30
+FP8_FROM = (8, 9)  # the first compute capability with FP8 tensor cores: Ada; Orin is 8.7
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class EngineBuild:
     parser: Any
     config: Any
     messages: Messages
+    onnx_path: Path
+
+    def reason(self) -> str:
+        """What TensorRT said, with the module of every node it names."""
+        return name_modules(self.messages.reason(), read_modules(self.onnx_path))
 
 
 class BuildError(InputError):
@@ -60,10 +67,13 @@ def create_logger(trt: Any, messages: Messages) -> Any:
     return MessageLogger()
 
 
-def prepare_build(trt: Any, onnx_path: Path, batch_sizes: tuple[int, int, int], workspace_bytes: int) -> EngineBuild:
+def prepare_build(
+    trt: Any, onnx_path: Path, batch_sizes: tuple[int, int, int], options: BuildOptions, capability: tuple[int, int]
+) -> EngineBuild:
     """Parse `onnx_path` and configure a build for batches of `batch_sizes` (minimum, typical, maximum) images.
 
-    Raises InputError for an ONNX that TensorRT cannot parse or whose inputs do not take these batches.
+    `capability` is the compute capability of the GPU to build for. Raises InputError for an ONNX that TensorRT cannot
+    parse or whose inputs do not take these batches, Unavailable for what the GPU or this release does not have.
     """
     messages = Messages()
     logger = create_logger(trt, messages)
@@ -72,11 +82,11 @@ def prepare_build(trt: Any, onnx_path: Path, batch_sizes: tuple[int, int, int], 
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     _parse(parser, network, onnx_path)
+    _check_fp8(trt, network, capability)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    apply_options(trt, config, options)
     _add_profile(builder, network, config, batch_sizes)
-    return EngineBuild(trt, builder, network, parser, config, messages)
+    return EngineBuild(trt, builder, network, parser, config, messages, onnx_path)
 
 
 def _parse(parser: Any, network: Any, onnx_path: Path) -> None:
@@ -86,17 +96,44 @@ def _parse(parser: Any, network: Any, onnx_path: Path) -> None:
     # Some files that are no ONNX at all parse, as an empty network.
     if parser.parse_from_file(str(onnx_path)) and network.num_inputs and network.num_outputs:
         return
-    reasons = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
+    modules = read_modules(onnx_path)
+    reasons = [_describe(parser.get_error(index), modules) for index in range(parser.num_errors)]
     raise InputError(
         f"TensorRT cannot parse {onnx_path}", got="; ".join(reasons) or "it holds no network",
         allowed="an ONNX file whose operators and types TensorRT supports", next_step="t2t-edge export",
     )  # fmt: skip
 
 
-def _describe(error: Any) -> str:
+def _describe(error: Any, modules: dict[str, str]) -> str:
+    """`node node_00038 (MatMul) of module blocks.3.attn.qkv: …`."""
     text = " ".join(error.desc().split())
-    node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
-    return f"node {node}: {text}" if node else text
+    name, operator = error.node_name(), error.node_operator()
+    if not (name or operator):
+        return text
+    node = f"{name} ({operator})" if name and operator else name or operator
+    module = f" of module {modules[name]}" if name in modules else ""
+    return f"node {node}{module}: {text}"
+
+
+def _check_fp8(trt: Any, network: Any, capability: tuple[int, int]) -> None:
+    if capability >= FP8_FROM or not _has_fp8(trt, network):
+        return
+    raise Unavailable(
+        f"FP8 needs a GPU of compute capability {_dotted(FP8_FROM)} (Ada) or later, this engine is for "
+        f"{_dotted(capability)}: take int8-fp16 there"
+    )
+
+
+def _has_fp8(trt: Any, network: Any) -> bool:
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if any(layer.get_output_type(output) == trt.DataType.FP8 for output in range(layer.num_outputs)):
+            return True
+    return False
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
 
 
 def _add_profile(builder: Any, network: Any, config: Any, batch_sizes: tuple[int, int, int]) -> None:
@@ -124,11 +161,12 @@ def _add_profile(builder: Any, network: Any, config: Any, batch_sizes: tuple[int
         )  # fmt: skip
 
 
-def finish_build(build: EngineBuild, engine_path: Path) -> Engine:
-    """Build the engine and write it to `engine_path`, whole or not at all. Raises BuildError where TensorRT refuses."""
-    plan = build.builder.build_serialized_network(build.network, build.config)
-    if plan is None:
-        raise BuildError("TensorRT cannot build this network", got=build.messages.reason())
+def finish_build(build: EngineBuild, engine_path: Path, progress: Progress) -> Engine:
+    """Build the engine and write it to `engine_path`, whole or not at all.
+
+    Raises BuildError where TensorRT refuses, KeyboardInterrupt where ctrl-C stopped the build.
+    """
+    plan = _serialized(build, progress)
     partial = engine_path.with_name(f"partial-{engine_path.name}")
     try:
         with partial.open("wb") as file:
@@ -140,3 +178,18 @@ def finish_build(build: EngineBuild, engine_path: Path) -> Engine:
     # FP32 products run on TF32 tensor cores where this flag is on, which is TensorRT's default.
     tf32 = bool(build.config.get_flag(build.trt.BuilderFlag.TF32))
     return Engine(engine_path, layers, {"tf32": tf32, "graph": describe_graph(build.messages.layer_reports)})
+
+
+def _serialized(build: EngineBuild, progress: Progress) -> Any:
+    failures: list[BaseException] = []
+    with Stop().listening() as stop:
+        build.config.progress_monitor = create_monitor(build.trt, progress, stop, failures)
+        plan = build.builder.build_serialized_network(build.network, build.config)
+        stopped = stop.asked()
+    if failures:
+        raise failures[0]
+    if stopped:  # also where the build was done before it heard of it: who presses ctrl-C wants no more
+        raise KeyboardInterrupt
+    if plan is None:
+        raise BuildError("TensorRT cannot build this network", got=build.reason())
+    return plan

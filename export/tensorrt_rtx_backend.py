@@ -5,24 +5,18 @@ The libraries come with ONNX Runtime's plugin package, the Python bindings with 
 
 import ctypes
 import importlib.util
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export.runner import Engine, Unavailable
-from export.tensorrt_build import (
-    WORKSPACE_BYTES,
-    BuildError,
-    Messages,
-    create_logger,
-    finish_build,
-    prepare_build,
-)
-from export.tensorrt_runner import TensorRtRunner, check_gpu
+from export.child_process import ChildDied, call_in_child
+from export.cuda_calls import check_gpu
+from export.runner import Engine, RunOptions, Unavailable
+from export.tensorrt_build import BuildError, Messages, create_logger, finish_build, prepare_build
+from export.tensorrt_options import BuildOptions
+from export.tensorrt_progress import Progress
+from export.tensorrt_runner import TensorRtRunner
 
 _LIBRARY_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _BINDINGS = "tensorrt-rtx-cu12-bindings"
@@ -57,54 +51,69 @@ def targets() -> tuple[str, ...]:
 
 def build(
     onnx_path: Path, engine_path: Path, *, batch_sizes: tuple[int, int, int], target: str,
-    workspace_bytes: int = WORKSPACE_BYTES,
+    options: BuildOptions | None = None, progress: Progress | None = None,
 ) -> Engine:  # fmt: skip
     """Build an engine for GPUs of architecture `target`, for batches from the first to the last of `batch_sizes`.
 
     `batch_sizes` are minimum, typical and maximum. Raises Unavailable, also for a precision that `target` lacks, or
-    InputError for an ONNX that TensorRT-RTX cannot parse or build.
+    InputError for an ONNX that TensorRT-RTX cannot parse or build, and for options that only TensorRT has.
     """
     trt = _load_module()
+    options, progress = options or BuildOptions(), progress or Progress()
     if target not in _target_names(trt):
         raise InputError(
             "TensorRT-RTX does not build for this target", got=target, allowed=", ".join(_target_names(trt)),
             next_step="edit targets in the recipe",
         )  # fmt: skip
+    _check_options(options)
     # In a process of its own: after a build that failed, TensorRT-RTX 1.7.1 builds the next engine of the same process
     # for the target of the failed one, without a word.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(_build_here, onnx_path, engine_path, batch_sizes, target, workspace_bytes).result()
-        except BrokenProcessPool as error:
-            raise BuildError(f"TensorRT-RTX crashed while it built {onnx_path}", got=str(error)) from error
+    try:
+        return call_in_child(_build_here, (onnx_path, engine_path, batch_sizes, target, options), progress)
+    except ChildDied as error:
+        raise BuildError(f"TensorRT-RTX crashed while it built {onnx_path}", got=str(error)) from error
+
+
+def _check_options(options: BuildOptions) -> None:
+    if options.hardware != "this_gpu" or options.version_compatible:
+        raise InputError(
+            "tensorrt_rtx builds for a target, and has no hardware or version compatibility",
+            got=f"hardware: {options.hardware}, version_compatible: {options.version_compatible}",
+            allowed="targets: [sm86, …]", next_step="take them out of the recipe's build options",
+        )  # fmt: skip
+    if options.strip_weights:
+        check_gpu()  # without one, 1.7.1 fails inside its graph compiler
 
 
 def _build_here(
-    onnx_path: Path, engine_path: Path, batch_sizes: tuple[int, int, int], target: str, workspace_bytes: int
-) -> Engine:
+    onnx_path: Path, engine_path: Path, batch_sizes: tuple[int, int, int], target: str, options: BuildOptions,
+    progress: Progress,
+) -> Engine:  # fmt: skip
     trt = _load_module()
-    prepared = prepare_build(trt, onnx_path, batch_sizes, workspace_bytes)
+    capability = (int(target[2:-1]), int(target[-1]))
+    prepared = prepare_build(trt, onnx_path, batch_sizes, options, capability)  # no timing cache: RTX has none
     config = prepared.config
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(trt.ComputeCapability.__members__[target.upper()], 0):
-        raise BuildError(f"TensorRT-RTX refuses the target {target}", got=prepared.messages.reason())
+        raise BuildError(f"TensorRT-RTX refuses the target {target}", got=prepared.reason())
     try:
-        return finish_build(prepared, engine_path)
+        return finish_build(prepared, engine_path, progress)
     except BuildError as error:
         if target == "sm75" and "for Turing (SM75)" in prepared.messages.reason():
             raise Unavailable(f"sm75 lacks a type this network uses: {prepared.messages.reason()}") from error
         raise
 
 
-def load(engine_path: Path) -> TensorRtRunner:
+def load(engine_path: Path, options: RunOptions | None = None, *, weights: Path | None = None) -> TensorRtRunner:
     """A runner of an engine. An engine is executable code: check where it comes from before loading it.
 
-    Raises Unavailable where this machine's GPU is not one that the engine was built for.
+    `weights` is the ONNX of a weight-stripped engine. Raises Unavailable where this machine's GPU is not one that the
+    engine was built for.
     """
     check_available_to_run()
     trt = _load_module()
     _check_made_for_this_gpu(trt, engine_path)
-    return TensorRtRunner(trt, engine_path)
+    return TensorRtRunner(trt, engine_path, options, weights=weights)
 
 
 def _check_made_for_this_gpu(trt: Any, engine_path: Path) -> None:

@@ -1,9 +1,13 @@
 """What a stage leaves behind: a folder with a manifest that is written last, so that a manifest means *complete*."""
 
+import hashlib
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from export.engines import sha256_of
@@ -54,19 +58,42 @@ def write_manifest(
     versions: dict[str, str | None],
     notes: dict[str, Any],
     seconds: float,
+    images: Mapping[str, str] = MappingProxyType({}),
+    source: str = "",
 ) -> None:
     """List every file of `folder` and write the manifest, in one move."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     names = [path.relative_to(folder).as_posix() for path in files]
     manifest = {
-        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "versions": versions,
+        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "images": dict(images),
+        "source": source, "versions": versions,
         "seconds": round(seconds, 1), "notes": notes,
         "outputs": {name: sha256_of(path) for name, path in zip(names, files, strict=True)},
         "sizes": {name: path.stat().st_size for name, path in zip(names, files, strict=True)},
     }  # fmt: skip
-    partial = folder / f".{MANIFEST}.partial"
+    write_json(folder / MANIFEST, manifest)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all, also where the power fails."""
+    partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
+        json.dump(value, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, folder / MANIFEST)
+    os.replace(partial, path)
+
+
+def swap_folder(partial: Path, folder: Path) -> None:
+    """Put the finished folder in place; the earlier one goes only when the new one stands."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def hash_of(value: Any) -> str:
+    """sha256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

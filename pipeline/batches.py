@@ -1,6 +1,7 @@
 """Read a split in preprocessed batches, with progress, and know which images evaluation uses."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +9,12 @@ from numpy.typing import NDArray
 from calib.images import ImageSplit, read_split
 from calib.preprocess import Image, Preprocess, load_batch
 from pipeline.progress import track
-from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:  # the device side has no pydantic
+    from pipeline.recipe import Recipe
 
 
-def evaluation_split(recipe: Recipe, classes: tuple[str, ...]) -> ImageSplit:
+def evaluation_split(recipe: "Recipe", classes: tuple[str, ...]) -> ImageSplit:
     """The `val` images; their classes must be those of the checkpoint."""
     return read_split(recipe.data.root, "val", classes)
 

@@ -1,12 +1,17 @@
-"""Stage 8: latency and throughput of every engine that runs here, interleaved, so that drift hits all alike."""
+"""Stage 8: latency, throughput, memory and energy of every engine that runs here.
+
+Latency is the wall clock of one whole call, one ruler for all backends; engines take turns, so that drift hits all alike.
+Where an engine runs on a GPU, the GPU's own times of the same calls stand beside it.
+"""
 
 import json
 import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,51 +19,102 @@ from numpy.typing import NDArray
 from calib.images import read_split
 from calib.preprocess import load_batch
 from export.engines import load_engine
-from export.onnx_export import INPUT
-from export.runner import Runner, Unavailable
+from export.runner import INPUT, DeviceTimes, Runner, RunOptions, Unavailable
+from export.tensorrt_runner import TensorRtRunner
 from pipeline.artifact import Artifact
 from pipeline.machine import describe_machine
+from pipeline.peak_memory import engine_memory
+from pipeline.power import EnergyMeter, describe_power
 from pipeline.progress import track
-from pipeline.recipe import BenchmarkPart, Recipe
+
+if TYPE_CHECKING:  # the device side has no pydantic
+    from pipeline.recipe import Recipe
 
 _REWARM = 3  # untimed calls when an engine's turn comes, so that another engine's spinning threads do not count
+_PERCENTILES = (50, 90, 99)
 
 
-def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `benchmark.json` into `folder`: per engine latency at batch 1 and images per second at each batch size."""
+@dataclass
+class Candidates:
+    """The engines that run here: runners, their largest batches and their folders, by name."""
+
+    runners: dict[str, Runner] = field(default_factory=dict)
+    limits: dict[str, int | None] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+
+
+class Timing(Protocol):
+    """How to measure: see the recipe's `benchmark`."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def warmup_ms(self) -> int: ...
+    @property
+    def energy_seconds(self) -> float: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+
+
+def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Write `benchmark.json` into `folder`: per engine latency at batch 1, images per second at each batch size, memory,
+    energy, and how the engine was run."""
     part = recipe.benchmark
     with ExitStack() as stack:
-        runners: dict[str, Runner] = {}
-        limits: dict[str, int | None] = {}
+        found = Candidates()
         spec = None
         for row in inputs["build"].notes["engines"]:
             if row["status"] != "built":
                 continue
+            engine, name = inputs["build"].folder / row["name"], row["name"]
             try:
-                sidecar, runner = load_engine(inputs["build"].folder / row["name"], part.threads)
+                sidecar, runner = load_engine(engine, part.threads, RunOptions(part.cuda_graph, part.spin))
             except Unavailable:  # the evaluation says why, in the report
                 continue
-            runners[row["name"]] = stack.enter_context(runner)
-            limits[row["name"]] = sidecar.max_batch
+            found.runners[name] = stack.enter_context(runner)
+            found.limits[name], found.folders[name] = sidecar.max_batch, engine
             spec = sidecar.preprocess_spec()
         if spec is None:
             raise RuntimeError("no engine of this run can run on this machine")
         split = read_split(recipe.data.root, "val")
-        paths = [split.paths[index % len(split)] for index in range(max(part.batch_sizes))]
-        seconds = measure(runners, load_batch(paths, spec), part, limits)
-    benchmark = {
-        "machine": describe_machine(inputs["build"].notes["engines"]),
-        "mode": {"threads": part.threads, "warmup": part.warmup, "rounds": part.rounds, "calls": part.calls},
-        "variants": {name: _summary(times) for name, times in seconds.items()},
-    }  # fmt: skip
+        images = load_batch([split.paths[index % len(split)] for index in range(max(part.batch_sizes))], spec)
+        benchmark = benchmark_engines(found, images, part, inputs["build"].notes["engines"])
     (folder / "benchmark.json").write_text(json.dumps(benchmark, indent=1), encoding="utf-8")
     return {"load_average": os.getloadavg()[0]}
 
 
+def benchmark_engines(
+    found: Candidates, images: NDArray[np.uint8], part: Timing, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What benchmark.json holds. `images` are as many as the largest batch, `rows` the engines of the build."""
+    with ExitStack() as stack:
+        on_device: dict[str, list[DeviceTimes]] = {}
+        seconds = measure(found.runners, images, part, found.limits, on_device)
+        meter = EnergyMeter(stack)
+        return {
+            "machine": describe_machine(rows) | {"power": describe_power(meter.nvml)},
+            "mode": _mode(part),
+            "variants": {
+                name: _summary(times, on_device.get(name, [])) | _costs(name, found, images, part, meter)
+                for name, times in seconds.items()
+            },
+        }  # fmt: skip
+
+
 def measure(
-    runners: Mapping[str, Runner], images: NDArray[np.uint8], part: BenchmarkPart, limits: Mapping[str, int | None]
-) -> dict[str, dict[int, list[float]]]:
-    """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round."""
+    runners: Mapping[str, Runner], images: NDArray[np.uint8], part: Timing, limits: Mapping[str, int | None],
+    on_device: dict[str, list[DeviceTimes]] | None = None,
+) -> dict[str, dict[int, list[float]]]:  # fmt: skip
+    """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round.
+
+    `on_device`, where given, gets the GPU's times of the same calls at batch 1.
+    """
     turns = [
         (name, size)
         for size in part.batch_sizes
@@ -67,27 +123,79 @@ def measure(
     ]
     seconds: dict[str, dict[int, list[float]]] = {name: {} for name in runners}
     for name, size in turns:
-        _time_calls(runners[name], images[:size], part.warmup)
+        _warm_up(runners[name], images[:size], part)
         seconds[name][size] = []
     for _ in track(range(part.rounds), "benchmarking"):
         for name, size in turns:
             _time_calls(runners[name], images[:size], _REWARM)
-            seconds[name][size] += _time_calls(runners[name], images[:size], part.calls)
+            kept = on_device.setdefault(name, []) if on_device is not None and size == 1 else None
+            seconds[name][size] += _time_calls(runners[name], images[:size], part.calls, kept)
     return seconds
 
 
-def _time_calls(runner: Runner, images: NDArray[np.uint8], calls: int) -> list[float]:
+def _warm_up(runner: Runner, images: NDArray[np.uint8], part: Timing) -> None:
+    """`warmup` calls, and at least `warmup_ms`: a GPU takes so long to reach its clocks."""
+    end = time.perf_counter() + part.warmup_ms * 1e-3
+    _time_calls(runner, images, part.warmup)
+    while time.perf_counter() < end:
+        _time_calls(runner, images, 1)
+
+
+def _time_calls(
+    runner: Runner, images: NDArray[np.uint8], calls: int, kept: list[DeviceTimes] | None = None
+) -> list[float]:
     seconds = []
     for _ in range(calls):
         start = time.perf_counter()
         runner.infer({INPUT: images})
         seconds.append(time.perf_counter() - start)
+        if kept is not None and isinstance(runner, TensorRtRunner):
+            kept.append(runner.device_times())
     return seconds
 
 
-def _summary(times: dict[int, list[float]]) -> dict[str, Any]:
-    latency = None
-    if 1 in times:
-        latency = {f"p{percent}": float(np.percentile(times[1], percent)) * 1e3 for percent in (50, 90, 99)}
+def _mode(part: Timing) -> dict[str, Any]:
+    """How speed was measured; the report says the rest of these in its own words."""
+    return {
+        "threads": part.threads, "warmup": part.warmup, "rounds": part.rounds, "calls": part.calls,
+        "warmup_ms_at_least": part.warmup_ms, "latency": "wall clock of one call, copies to and from a GPU in it",
+    }  # fmt: skip
+
+
+def _summary(times: dict[int, list[float]], on_device: list[DeviceTimes]) -> dict[str, Any]:
+    latency = _percentiles([1e3 * seconds for seconds in times[1]]) if 1 in times else None
     rates = {str(size): size / float(np.median(values)) for size, values in times.items()}
-    return {"latency_ms": latency, "images_per_s": rates, "peak_memory_bytes": None, "energy_mj": None}
+    spread = {str(size): np.percentile(values, range(101)) * 1e3 for size, values in times.items()}
+    return {
+        "latency_ms": latency, "images_per_s": rates, "device_latency_ms": _device_latency(on_device),
+        "percentiles_ms": {size: [float(f"{value:.5g}") for value in values] for size, values in spread.items()},
+    }  # fmt: skip
+
+
+def _device_latency(times: list[DeviceTimes]) -> dict[str, float] | None:
+    """As trtexec has it: copy in, compute and copy out by CUDA events; the parts are medians."""
+    if not times:
+        return None
+    parts = {name: float(np.median([asdict(one)[name] for one in times])) for name in asdict(times[0])}
+    return _percentiles([one.total for one in times]) | parts
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    return {f"p{percent}": float(np.percentile(values, percent)) for percent in _PERCENTILES}
+
+
+def _costs(name: str, found: Candidates, images: NDArray[np.uint8], part: Timing, meter: EnergyMeter) -> dict[str, Any]:
+    """Memory at the largest batch measured, energy of an image at each batch size, and how a GPU ran the engine."""
+    runner, limit = found.runners[name], found.limits[name]
+    sizes = [size for size in part.batch_sizes if limit is None or size <= limit]
+    on_gpu = isinstance(runner, TensorRtRunner)
+    energy = {
+        str(size): meter.measure(runner, images[:size], part.energy_seconds, on_gpu=on_gpu)
+        for size in sizes if part.energy_seconds
+    }  # fmt: skip
+    return {
+        "peak_memory_bytes": engine_memory(found.folders[name], runner, images[: max(sizes)], part.threads) if sizes else None,
+        "energy_mj": energy["1"]["mj_per_image"] if "1" in energy else None,
+        "energy": energy,
+        "run_mode": asdict(runner.mode) if isinstance(runner, TensorRtRunner) else None,
+    }  # fmt: skip

@@ -2,48 +2,57 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.engines import EngineSpec, Sidecar, build_engine
-from export.onnx_export import read_metadata
 from export.runner import Unavailable
+from export.tensorrt_options import BuildOptions
 from pipeline.artifact import Artifact
-from pipeline.recipe import Recipe
+from pipeline.progress import show_build
+
+if TYPE_CHECKING:  # the device side has no pydantic
+    from pipeline.recipe import Recipe
 
 
-def engine_specs(recipe: Recipe) -> list[EngineSpec]:
+def engine_specs(recipe: "Recipe") -> list[EngineSpec]:
     """Every engine the recipe asks for, in its order."""
     return [
-        EngineSpec(part.backend, precision, target, part.batch_sizes)
+        EngineSpec(part.backend, precision, target, part.batch_sizes, BuildOptions(**part.options.model_dump()))
         for part in recipe.build
         for precision in part.precisions
         for target in part.targets or (None,)
     ]
 
 
-def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `<engine>/` folders into `folder`; notes["engines"] has one row for each, built or not."""
+    import onnx
+
+    from export.onnx_export import read_metadata
+
     spec, classes = read_metadata(onnx.load(inputs["quantize"].path("fp32.onnx")))
     rows = []
     for engine in engine_specs(recipe):
-        row = _build(engine, inputs["quantize"].path(f"{engine.precision}.onnx"), folder, spec, classes)
+        row = build_row(engine, inputs["quantize"].path(f"{engine.precision}.onnx"), folder, spec, classes)
         detail = row["reason"] or ", ".join(f"{count} {name}" for name, count in (row["layers"] or {}).items() if count)
         print(f"           {engine.name:<32} {row['status']}: {detail}", flush=True)
         rows.append(row)
     return {"engines": rows}
 
 
-def _build(engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, classes: list[str]) -> dict[str, Any]:
+def build_row(
+    engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, classes: list[str]
+) -> dict[str, Any]:
+    """Build into `folder/<engine>`; the row says what it is, or why there is none."""
     row: dict[str, Any] = {
         "name": engine.name, "backend": engine.backend, "precision": engine.precision, "target": engine.target,
         "status": "built", "reason": "", "layers": None, "size_bytes": None, "sha256": None,
     }  # fmt: skip
     try:
-        sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes)
+        with show_build(f"building {engine.name}") as progress:
+            sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes, progress)
     except Unavailable as reason:
         return row | {"status": "unavailable", "reason": str(reason)}
     except (RuntimeError, InputError) as error:

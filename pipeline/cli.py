@@ -1,16 +1,26 @@
 """The command line. Exit status: 0 done, 1 failed, 2 wrong use or input, 3 the accuracy gate failed."""
 
 import argparse
-import errno
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calib.errors import InputError
+from export.engines import RECIPE_PATH
+from pipeline.cli_completion import SHELLS, print_completion
+from pipeline.cli_examples import finish_parser
+from pipeline.cli_json import one_document, run_noted
+from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status
+from pipeline.predict_options import add_predict_options
+from pipeline.report_options import add_report_options
 
-DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 STAGE_HELP = {
     "train": "train the network, or take over model.checkpoint",
@@ -31,38 +41,11 @@ STAGE_HELP = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except InputError as error:
-        if os.environ.get("T2T_EDGE_TRACEBACK"):
-            raise
-        return _say(f"error: {error}", WRONG_INPUT)
-    except KeyboardInterrupt:
-        return _say(INTERRUPTED, FAILED)
-    except SystemError as error:  # ctrl-C while Python code ran inside a C function that returned a result all the same
-        if not isinstance(error.__cause__, KeyboardInterrupt):
-            raise
-        return _say(INTERRUPTED, FAILED)
-    except BrokenPipeError:  # whoever read the output is gone (`t2t-edge doctor | head`); Python would complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return _say(
-            f"error: the disk is full\n  got: {error}\n  next: free some space (df -h .), then run the same command: "
-            "finished stages are kept", FAILED,
-        )  # fmt: skip
-    except RuntimeError as error:
-        if os.environ.get("T2T_EDGE_TRACEBACK"):
-            raise
-        return _say(f"error: {error}\n  next: T2T_EDGE_TRACEBACK=1 with the same command shows where", FAILED)
-
-
-def _say(text: str, status: int) -> int:
-    if int(os.environ.get("RANK", 0)) == 0:  # under torchrun one process speaks for all
-        print(text, file=sys.stderr)
+    options.arguments = arguments
+    with one_document(options) as document:
+        document["exit_status"] = status = exit_status(lambda: run_noted(_run, options), INTERRUPTED)
     return status
 
 
@@ -81,17 +64,39 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--explain", action="store_true", help="list every layer: precision, why, scale, range"
             )
-    command = commands.add_parser("predict", help="class and probability of images, with a run's recommended engine")
-    command.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+        if name == "report":
+            add_report_options(command)
+    command = commands.add_parser(
+        "predict", help="class and probability of images, videos and streams, with a run's recommended engine"
+    )
     command.add_argument("--run", default="demo", help="default: %(default)s")
     command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
-    command.add_argument("--engine", help="another engine of the run, by its name in the report; it must have passed")
-    command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: all cores")
-    commands.add_parser(
+    add_predict_options(command)
+    command = commands.add_parser(
+        "bundle", help="one folder for a Jetson or GPU: builds, checks, measures and predicts there"
+    )
+    command.add_argument("--run", default="demo", help="default: %(default)s")
+    command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    command.add_argument("--output", type=Path, help="default: runs/RUN/bundle")
+    command.add_argument("--engine", help="only this engine's precision, by the engine's name in the report")
+    command.add_argument(
+        "--images",
+        type=int,
+        default=1000,
+        help="evaluation images that go along, for the gate there; default: %(default)s",
+    )
+    command = commands.add_parser(
         "doctor", help="what is installed, what this machine can build and run, and how to mend the rest"
     )
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
     command = commands.add_parser("models", help="every network: parameters and MACs, beside what papers print")
     command.add_argument("--markdown", action="store_true", help="print the table as docs/models.md holds it")
+    command = commands.add_parser(
+        "completion", help="a script that lets Tab complete commands, options, runs and engines"
+    )
+    command.add_argument("shell", choices=SHELLS)
+    command.set_defaults(commands=commands.choices)
+    finish_parser(commands.choices)
     return parser
 
 
@@ -99,48 +104,94 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "doctor":
         from pipeline.doctor import print_doctor
 
-        return DONE if print_doctor() else FAILED
+        return DONE if print_doctor(options.json) else FAILED
     if options.command == "models":
-        from pipeline.model_table import print_models
+        from pipeline.model_table import print_models, table_rows
 
-        print_models(options.markdown)
+        if options.json:
+            options.document["models"] = table_rows()
+        else:
+            print_models(options.markdown)
+        return DONE
+    if options.command == "completion":
+        print_completion(options.shell, options.commands)
         return DONE
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
+    if options.command == "report" and options.compare:
+        from pipeline.report_command import compare_reports
+
+        compare_reports(options)
+        return DONE
     folder = options.runs / options.run
     if options.command == "predict":
-        return _predict(options, folder)
+        from pipeline.predict import find_engine
+        from pipeline.predict_command import predict_command
+
+        program = f"t2t-edge predict --run {shlex.quote(options.run)}"
+        return predict_command(options, lambda: find_engine(folder, options.engine), program)
+    if options.command == "bundle":
+        return _bundle(options, folder)
+    from pipeline.outcome import print_outcome, stage_outcome
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
     recipe = load_recipe(options.recipe)
     last = "report" if options.command == "run" else options.command
+    if options.dry_run:
+        return _dry_run(options, recipe, folder, last)
+    _remember(folder, options.recipe)
     artifact = run_stages(recipe, folder, last)
     if last == "quantize" and options.explain and int(os.environ.get("RANK", 0)) == 0:
         from pipeline.quantize_table import print_explanation
 
         print_explanation(artifact)
-    if last != "report" or int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("RANK", 0)) > 0:
+        return DONE
+    outcome = stage_outcome(options, last, artifact)
+    options.document |= outcome
+    print_outcome(outcome)
+    if last != "report":
         return DONE
     from pipeline.report import print_table
 
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
+    options.document["report"] = report
     print_table(report)
+    if options.command == "report" and (options.save or options.table):
+        from pipeline.report_command import keep_reports
+        from pipeline.report_compare import read_compared
+
+        keep_reports(read_compared([folder]), options)
     return DONE if report["recommended"] else GATE_FAILED
 
 
-def _predict(options: argparse.Namespace, folder: Path) -> int:
-    from pipeline.predict import find_engine, find_images, predict
+def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: str) -> int:
+    from dataclasses import asdict
 
-    images = find_images(options.paths)
-    engine = find_engine(folder, options.engine)
-    failed = 0
-    for prediction in predict(engine, images, options.threads):
-        if prediction.probability is None:
-            failed += 1
-            print(f"{prediction.path}: {prediction.problem}", file=sys.stderr)
-        else:
-            print(f"{prediction.path}  {prediction.label}  {100 * prediction.probability:.1f} %")
-    if failed:
-        return _say(f"{failed} of {len(images)} images could not be read", WRONG_INPUT)
+    from pipeline.dry_run import plan_stages, print_plan
+
+    planned = plan_stages(recipe, folder, last)
+    print_plan(planned)
+    command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} --run {shlex.quote(options.run)}"
+    print(f"  nothing was written; next: {command}")
+    options.document |= {"dry_run": True, "stages": [asdict(row) for row in planned], "next": command}
+    return DONE
+
+
+def _remember(run_folder: Path, recipe: Path) -> None:
+    """Note which recipe the run is made from, for messages that name the command to run again."""
+    path = run_folder / RECIPE_PATH
+    if int(os.environ.get("RANK", 0)) == 0 and not (path.is_file() and path.read_text(encoding="utf-8") == str(recipe)):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(recipe), encoding="utf-8")
+
+
+def _bundle(options: argparse.Namespace, folder: Path) -> int:
+    from pipeline.bundle import write_bundle
+
+    command = "t2t-edge bundle " + shlex.join(options.arguments[1:])
+    bundle = write_bundle(folder, options.output or folder / "bundle", options.engine, options.images, command.strip())
+    options.document |= {"folder": str(bundle), "next": "./t2t run"}
+    print(f"{bundle}: copy this folder to the device, then there: ./t2t run")
     return DONE

@@ -23,12 +23,15 @@ _TAIL = 4096  # bytes: the end of a compressed image tells nearly all different 
 Paths = tuple[Path, ...]
 
 
-def open_dataset(data: DataPart) -> tuple[ImageSplit, ImageSplit]:
+def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, ImageSplit]:
     """The train and val images of `data.root`.
 
-    Where `data.root` is no folder but a file `<root>.npz` stands beside it, that is written out as image folders first.
+    Where `data.root` is no folder but a file `<root>.npz` stands beside it, that is written out as image folders first,
+    or is an InputError without `unpack`.
     """
     archive = data.root.with_name(f"{data.root.name}.npz")
+    if not unpack and not data.root.is_dir() and archive.is_file():
+        raise InputError("the images are not unpacked yet", got=f"{archive}; a run writes them to {data.root}")
     if not data.root.is_dir() and archive.is_file():
         with _lock(archive):
             if not data.root.is_dir():  # another process may have been first

@@ -1,44 +1,188 @@
-"""`t2t-edge doctor`: what is installed here, what it can build and run, and the command that mends the rest."""
+"""`doctor`, on a host and on a device: what is here, what is missing, versions known to be bad, and how to mend each."""
 
+import json
 import platform
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
+from calib.preprocess import opencv_version
 from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
+from export.cuda_device import compute_capability
 from export.engines import backend_version
 from export.runner import Unavailable
+from pipeline.jetson import jetpack_release, jetson_model, l4t_release, memory_bytes, power_mode
+from pipeline.known_bad import known_problem
 from pipeline.machine import cpu_name, gpu_name, int8_instructions
 from pipeline.versions import installed_versions
 
-HOST_PACKAGES = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "opencv-python-headless", "numpy", "PyYAML")
+HOST_PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxsim", "nvidia-modelopt", "pydantic", "PyYAML")
+_GIB = 1 << 30
+_LITTLE_MEMORY = 8 * _GIB  # a Jetson with less memory and swap than this together runs out while TensorRT builds
+Check = Callable[[], None]
+# Of each backend, what to check before building and before running.
+_CHECKS: dict[str, tuple[Check, Check]] = {
+    "tensorrt": (tensorrt_backend.check_available_to_build, tensorrt_backend.check_available_to_run),
+    "tensorrt_rtx": (tensorrt_rtx_backend.check_available_to_build, tensorrt_rtx_backend.check_available_to_run),
+    "onnxruntime": (onnxruntime_backend.check_available, onnxruntime_backend.check_available),
+    "openvino": (openvino_backend.check_available, openvino_backend.check_available),
+}
+_TENSORRT = "on a Jetson: sudo apt-get install python3-libnvinfer && pip install cuda-bindings; elsewhere: "
+# How to install each, on a host and on a device.
+_FIXES = {
+    "tensorrt": (_TENSORRT + "pip install -e '.[tensorrt]'", _TENSORRT + "pip install tensorrt cuda-bindings"),
+    "tensorrt_rtx": (
+        "x86 Linux only: make setup",
+        "x86 Linux only: pip install tensorrt-rtx-cu12-bindings onnxruntime-ep-nv-tensorrt-rtx-cu12 cuda-bindings",
+    ),
+    "onnxruntime": ("make setup", "pip install onnxruntime"),
+    "openvino": ("make setup", "pip install openvino"),
+}
 
 
-def print_doctor() -> bool:
+@dataclass(frozen=True)
+class Finding:
+    """A row: `status` is ok, missing, bad (known to fail or mislead), or note; `fix` is a command or an edit."""
+
+    group: str
+    item: str
+    found: str
+    status: str
+    detail: str = ""
+    fix: str = ""
+
+
+def examine(device: bool) -> list[Finding]:
+    """Everything there is to say; on a `device` nothing of the training side is asked for."""
+    return [*_machine(), *_jetson(), *_packages(device), *_backends(device)]
+
+
+def print_doctor(as_json: bool, device: bool = False) -> bool:
     """Print the table; False where not even one engine can run here."""
-    print(f"Python {platform.python_version()} on {platform.system()}-{platform.machine()}")
-    print(f"CPU    {cpu_name()}")
-    if not int8_instructions():
-        print("       without INT8 instructions, INT8 engines are hardly faster than FP32 on this CPU")
-    print(f"GPU    {gpu_name() or 'none (nvidia-smi finds no NVIDIA GPU)'}")
-    print()
-    for name, version in installed_versions(HOST_PACKAGES).items():
-        print(f"{name:<24} {version or 'missing: make setup'}")
-    print()
-    checks: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
-        "onnxruntime": (onnxruntime_backend.check_available, onnxruntime_backend.check_available),
-        "openvino": (openvino_backend.check_available, openvino_backend.check_available),
-        "tensorrt": (tensorrt_backend.check_available_to_build, tensorrt_backend.check_available_to_run),
-        "tensorrt_rtx": (tensorrt_rtx_backend.check_available_to_build, tensorrt_rtx_backend.check_available_to_run),
-    }
-    runs = 0
-    for backend, (build, run) in checks.items():
-        can_build, can_run = _reason(build), _reason(run)
-        runs += not can_run
-        print(f"{backend:<14} {backend_version(backend) or '-':<14} build: {can_build or 'yes'}")
-        print(f"{'':<29} run:   {can_run or 'yes'}")
-    return runs > 0
+    findings = examine(device)
+    runs = any(row.group == "engine" and row.status in ("ok", "bad") for row in findings)
+    if as_json:
+        print(json.dumps({"schema": 1, "can_run": runs, "findings": [asdict(row) for row in findings]}, indent=1))
+        return runs
+    width = max(len(row.item) for row in findings)
+    group = None
+    for row in findings:
+        if row.group != group:
+            group = row.group
+            print(_TITLES[group])
+        print(f"  {row.item:<{width}}  {row.status:<8} {row.found}")
+        for text in (row.detail, f"fix: {row.fix}" if row.fix else ""):
+            if text:
+                print(f"  {'':<{width}}  {'':<8} {text}")
+    wrong = sum(row.status == "bad" for row in findings)
+    print(f"{'Engines can run here' if runs else 'No engine can run here'}; known to be bad: {wrong}")
+    return runs
 
 
-def _reason(check: Callable[[], None]) -> str:
+_TITLES = {
+    "machine": "Machine", "jetson": "Jetson", "package": "Packages", "engine": "Engines",
+}  # fmt: skip
+
+
+def _machine() -> list[Finding]:
+    rows = [Finding("machine", "python", platform.python_version(), "ok"),
+            Finding("machine", "system", f"{platform.system()}-{platform.machine()}", "ok")]  # fmt: skip
+    slow = (
+        "" if int8_instructions() else "without INT8 instructions, INT8 engines are hardly faster than FP32 on this CPU"
+    )
+    rows.append(Finding("machine", "cpu", cpu_name(), "note" if slow else "ok", slow))
+    gpu = gpu_name()
+    if gpu is None:
+        return [*rows, Finding("machine", "gpu", "none", "note", "nvidia-smi finds no NVIDIA GPU")]
+    return [*rows, _gpu(gpu)]
+
+
+def _gpu(name: str) -> Finding:
+    try:
+        return Finding("machine", "gpu", f"{name}, compute capability {compute_capability()}", "ok")
+    except Unavailable as reason:
+        return Finding(
+            "machine", "gpu", name, "missing", str(reason), "pip install cuda-bindings (12.* for a CUDA 12 driver)"
+        )
+
+
+def _jetson() -> list[Finding]:
+    model, l4t, memory = jetson_model(), l4t_release(), memory_bytes()
+    total, swap = memory.get("MemTotal", 0), memory.get("SwapTotal", 0)
+    shown = f"{total / _GIB:.1f} GiB, {memory.get('MemAvailable', 0) / _GIB:.1f} free; swap {swap / _GIB:.1f} GiB"
+    if model is None:
+        return [Finding("machine", "memory", shown, "ok")] if total else []
+    jetpack = jetpack_release(l4t)
+    rows = [
+        Finding("jetson", "model", model, "ok"),
+        Finding("jetson", "L4T", f"{l4t or 'unknown'} (JetPack {jetpack or 'not in our table'})", "ok" if jetpack else "note",
+                "" if jetpack else "docs/jetson.md lists the releases that were looked at"),
+    ]  # fmt: skip
+    mode = power_mode()
+    slow = mode is not None and not mode.startswith("MAXN")
+    rows.append(Finding("jetson", "power mode", mode or "nvpmodel does not tell", "note" if slow else "ok",
+                        "latency is measured in this mode, and is not that of MAXN" if slow else "",
+                        "sudo nvpmodel -m 0 && sudo jetson_clocks" if slow else ""))  # fmt: skip
+    little = total + swap < _LITTLE_MEMORY
+    rows.append(Finding("jetson", "memory", shown, "note" if little else "ok",
+                        "CPU and GPU share it: TensorRT may run out while it builds" if little else "",
+                        "sudo fallocate -l 8G /swap && sudo chmod 600 /swap && sudo mkswap /swap && sudo swapon /swap"
+                        if little else ""))  # fmt: skip
+    return rows
+
+
+def _packages(device: bool) -> list[Finding]:
+    rows = [_opencv()]
+    names = ("numpy", "cuda-bindings") if device else ("numpy", "cuda-bindings", *HOST_PACKAGES)
+    versions = installed_versions(names)
+    for name, version in versions.items():
+        if version is None:
+            fix = f"pip install {name}" if device or name == "cuda-bindings" else "make setup"
+            rows.append(Finding("package", name, "-", "note" if name == "cuda-bindings" else "missing",
+                                "only TensorRT needs it" if name == "cuda-bindings" else "", fix))  # fmt: skip
+        else:
+            rows.append(_judge("package", name, version, versions))
+    return rows
+
+
+def _judge(group: str, name: str, version: str, others: dict[str, str | None]) -> Finding:
+    problem = known_problem(name, version, others)
+    if problem is None:
+        return Finding(group, name, version, "ok")
+    return Finding(group, name, version, "bad", problem.what, problem.fix)
+
+
+def _opencv() -> Finding:
+    try:
+        return Finding("package", "opencv", opencv_version(), "ok")
+    except ImportError as error:  # none, or one that needs a display's libraries, or another numpy
+        return Finding(
+            "package", "opencv", "-", "missing", " ".join(str(error).split()), "pip install opencv-python-headless"
+        )
+
+
+def _backends(device: bool) -> list[Finding]:
+    return [_backend(backend, checks, device) for backend, checks in _CHECKS.items()]
+
+
+def _backend(backend: str, checks: tuple[Check, Check], device: bool) -> Finding:
+    version = backend_version(backend)
+    build, run = (_reason(check) for check in checks)
+    if not run:
+        assert version is not None and not build
+        return _judge("engine", backend, version, {})
+    if device:
+        run = without_extra(run)
+    detail = f"builds engines, cannot run them: {run}" if not build else run
+    return Finding("engine", backend, version or "-", "missing" if build else "note", detail,
+                   _FIXES[backend][device] if version is None else "")  # fmt: skip
+
+
+def without_extra(reason: str) -> str:
+    """Why a backend is not here, without the extra of ours to install, which a device has not."""
+    return reason.partition(": pip install 't2t-edge")[0]
+
+
+def _reason(check: Check) -> str:
     try:
         check()
     except Unavailable as reason:

@@ -8,31 +8,34 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.preprocess import Preprocess
-from export.engines import load_engine
-from export.onnx_export import INPUT, OUTPUT
-from export.runner import Runner, Unavailable
+from export.engines import Expected, load_engine
+from export.runner import INPUT, OUTPUT, Runner, Unavailable
 from pipeline.artifact import Artifact
 from pipeline.batches import batches, evaluation_split
-from pipeline.recipe import Recipe
 from pipeline.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
+
+if TYPE_CHECKING:  # the device side has no pydantic
+    from pipeline.recipe import Recipe
 
 Logits = NDArray[np.float32]
 MIN_ENGINE_AGREEMENT = 97.0  # percent of images on which an engine and ONNX Runtime must agree on the same graph
 
 
-def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `evaluation.json` and `logits.npz` (one array for each engine that ran) into `folder`."""
     with np.load(inputs["export"].path("reference.npz"), allow_pickle=False) as stored:
         reference, labels = stored["logits"], stored["labels"]
     rows = inputs["build"].notes["engines"]
     logits, reasons, classes = _infer_all(recipe, inputs, rows)
-    variants = [_variant(row, logits, reasons, reference, labels, recipe.gate.min_relative_top1) for row in rows]
+    variants = [
+        evaluate_variant(row, logits, reasons, reference, labels, recipe.gate.min_relative_top1) for row in rows
+    ]
     evaluation = {
         "reference": {
             "name": "PyTorch FP32", "top1": accuracy(reference, labels), "top5": accuracy(reference, labels, k=5),
@@ -49,7 +52,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 
 
 def _infer_all(
-    recipe: Recipe, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
+    recipe: "Recipe", inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
 ) -> tuple[dict[str, Logits], dict[str, str], tuple[str, ...]]:
     """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the rest do not."""
     from export import onnxruntime_backend
@@ -64,7 +67,9 @@ def _infer_all(
             if row["status"] != "built":
                 continue
             try:
-                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads)
+                graph_sha256 = inputs["quantize"].outputs[f"{row['precision']}.onnx"]
+                expected = Expected(onnx_sha256=graph_sha256)
+                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected=expected)
             except Unavailable as reason:
                 reasons[row["name"]] = str(reason)
                 continue
@@ -94,11 +99,11 @@ def infer_in_chunks(runner: Runner, images: NDArray[np.uint8], max_batch: int | 
     ]
 
 
-def _variant(
+def evaluate_variant(
     row: dict[str, Any], logits: Mapping[str, Logits], reasons: Mapping[str, str], reference: Logits,
     labels: NDArray[np.int64], min_relative_top1: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """One row of the report's evaluation half."""
+    """One row of the report's evaluation half: `row` of the build, `logits` of its engine and of `graph:<precision>`."""
     variant = {
         key: row[key] for key in ("name", "backend", "precision", "target", "reason", "size_bytes", "layers", "sha256")
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.engines import backend_version
+from pipeline.jetson import jetson_model, l4t_release
 
 _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")  # x86 and Arm dot products of bytes
 
@@ -36,7 +37,9 @@ def _cpu_facts() -> dict[str, str]:
 
 
 def gpu_name() -> str | None:
-    """The first NVIDIA GPU as nvidia-smi names it, None without one."""
+    """A Jetson's model, else the first NVIDIA GPU as nvidia-smi names it, None without one."""
+    if model := jetson_model():
+        return model
     if shutil.which("nvidia-smi") is None:
         return None
     answer = subprocess.run(
@@ -49,5 +52,5 @@ def gpu_name() -> str | None:
 def describe_machine(engines: list[dict[str, Any]]) -> dict[str, Any]:
     """`machine` of the report."""
     versions = {backend: backend_version(backend) for backend in sorted({row["backend"] for row in engines})}
-    found = {name: version for name, version in versions.items() if version is not None}
+    found = {name: version for name, version in (versions | {"l4t": l4t_release()}).items() if version is not None}
     return {"cpu": cpu_name(), "gpu": gpu_name(), "versions": {"python": platform.python_version(), **found}}

@@ -1,6 +1,7 @@
 """`t2t-edge models`: every network the project ships and those it is compared with, counted, beside what papers print."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import timm
 import torch
@@ -109,6 +110,16 @@ def differs(counted: int, published: str, unit: float) -> bool:
 def table_cells() -> list[list[str]]:
     """The table, a list of cells for every row."""
     return [_cells(row, timm_cost(row.model, row.image_size)) for row in ROWS]
+
+
+def table_rows() -> list[dict[str, Any]]:
+    """The table for programs: parameters and MACs as counted, and what was published, null where nothing was."""
+    rows = []
+    for row in ROWS:
+        cost = timm_cost(row.model, row.image_size)
+        published = None if row.published is None else asdict(row.published)
+        rows.append({"model": row.model, "image_size": row.image_size, **asdict(cost), "published": published})
+    return rows
 
 
 def _cells(row: Row, cost: Cost) -> list[str]:

@@ -1,32 +1,220 @@
-"""Predict with the recommended engine of a run: numpy, OpenCV and an engine runtime are enough."""
+"""Predict with an engine of a run: numpy, OpenCV and an engine runtime are enough.
+
+from pipeline.predict import Predictor
+for prediction in Predictor("runs/demo").stream("photos/"):
+    print(prediction.source, prediction.label, prediction.probability)
+"""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib.errors import InputError
-from calib.preprocess import IMAGE_SUFFIXES, load_image, preprocess
-from export.engines import load_engine
-from export.runner import Unavailable
+from calib.preprocess import Image, preprocess
+from export.engines import SIDECAR, Expected, load_engine
+from export.runner import INPUT, OUTPUT, Unavailable
+from pipeline.predict_sources import Frame, Source, open_sources, read_frame
+from pipeline.predict_stream import Pipeline
 
-INPUT, OUTPUT = "images", "logits"
+BATCH = 8  # images at a time, unless a source is live: then 1, for the sake of latency
+NOT_FINITE = "the engine gives NaN or Inf for it"
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and its softmax probability, 0–1."""
+
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's best class and its softmax probability (0–1), or why there is none."""
+    """The likeliest classes of one image or frame, best first; or why there are none.
 
-    path: Path
-    label: str | None
-    probability: float | None
+    `frame` counts from 0 and `seconds` is the place in the video; both None for an image. `image` is the RGB original
+    (H, W, 3) where it was asked for, `target` what an annotated copy is called.
+    """
+
+    source: str
+    top: tuple[Guess, ...] = ()
+    frame: int | None = None
+    seconds: float | None = None
     problem: str | None = None
+    target: str = ""
+    image: Image | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest class, None where there is a problem."""
+        return self.top[0].label if self.top else None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the likeliest class, 0–1, None where there is a problem."""
+        return self.top[0].probability if self.top else None
+
+    @property
+    def name(self) -> str:
+        """`photo.jpg`, or `video.avi frame 12`."""
+        return self.source if self.frame is None else f"{self.source} frame {self.frame}"
 
 
-def find_engine(run_folder: Path, name: str | None) -> Path:
-    """The folder of the recommended engine of a run, or of the engine `name`."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A batch on its way: predictions yet without classes, and the good ones' preprocessed images (n, H, W, 3)."""
+
+    blank: list[Prediction]
+    images: NDArray[np.uint8] | None
+
+
+class Predictor:
+    """An engine, ready to classify. One thread at a time; a context manager, where its memory is to be freed early.
+
+    `folder` is a run (`runs/demo`), of which `engine` or the recommended one is taken, or the folder of an engine.
+    `expected` is what is known of an engine that is given by its folder; a run's report knows it of its own.
+    `threads` are the engine's on a CPU, `workers` decode and preprocess; both are the machine's cores by default.
+    InputError where there is no such engine, it did not pass the accuracy gate, or it cannot run on this machine.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        engine: str | None = None,
+        top: int = 1,
+        batch: int | None = None,
+        threads: int | None = None,
+        workers: int | None = None,
+        expected: Expected | None = None,
+    ):
+        cores = os.cpu_count() or 1
+        path = Path(folder)
+        if engine is None and (path / SIDECAR).is_file():
+            self.folder, known = path, expected or Expected()
+        else:
+            self.folder, known = find_engine(path, engine)
+        _check_counts({"top": top, "batch": batch, "threads": threads, "workers": workers})
+        try:
+            self._sidecar, self.runner = load_engine(self.folder, threads or cores, expected=known)
+        except Unavailable as reason:
+            raise InputError(
+                "the engine cannot run on this machine", got=str(reason), next_step="t2t-edge doctor"
+            ) from reason
+        self.classes = self._sidecar.classes
+        self.dropped = 0  # frames of live sources that came while the engine was busy, in the latest stream
+        self.preprocess = self._sidecar.preprocess_spec()
+        self._top, self._batch, self._workers = top, batch, workers or cores
+        most = self._sidecar.max_batch
+        if most is not None and batch is not None and batch > most:
+            self.close()
+            raise InputError(
+                "the batch is larger than the engine's largest", got=batch, allowed=f"1 to {most}",
+                next_step="lower --batch, or raise build.batch_sizes in the recipe and build again",
+            )  # fmt: skip
+
+    def predict(self, image: Image) -> Prediction:
+        """Classify one RGB uint8 image (H, W, 3)."""
+        blank = [Prediction("array")]
+        return self._classify(_Loaded(blank, preprocess(image, self.preprocess)[np.newaxis]))[0]
+
+    def stream(self, *sources: str | os.PathLike[str]) -> Iterator[Prediction]:
+        """Classify every image and frame of `sources` (see `pipeline.predict_sources.ALLOWED`) in order.
+
+        A bad one is a Prediction with a problem, and the rest go on. InputError, at once, for a source that is not there.
+        """
+        return self.stream_opened(open_sources(sources))
+
+    def stream_opened(
+        self, sources: Sequence[Source], *, keep_images: bool = False
+    ) -> Generator[Prediction, None, None]:
+        """`stream` of what `open_sources` gave, which it closes; `keep_images` leaves the originals in the predictions."""
+        live = any(source.live for source in sources)
+        pipeline = Pipeline(
+            _frames(sources), self._batch_size(live), lambda frames: self._load(frames, keep_images), self._classify,
+            workers=self._workers, live=live,
+        )  # fmt: skip
+        with closing(pipeline.results()) as batches:  # the threads end with this generator, not with the garbage
+            for predictions in batches:
+                self.dropped = pipeline.dropped
+                yield from predictions
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.runner.__exit__(None, None, None)
+
+    def __enter__(self) -> "Predictor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _batch_size(self, live: bool) -> int:
+        return self._batch or (1 if live else min(BATCH, self._sidecar.max_batch or BATCH))
+
+    def _load(self, frames: list[Frame], keep_images: bool) -> _Loaded:
+        """Decode and preprocess; an image that cannot be decoded is left out and says so."""
+        blank, images = [], []
+        for frame in frames:
+            problem, original = frame.problem, None
+            if problem is None:
+                try:
+                    original = read_frame(frame)
+                    images.append(preprocess(original, self.preprocess))
+                except InputError as error:
+                    problem = error.what
+            kept = original if keep_images else None
+            blank.append(Prediction(frame.source, (), frame.index, frame.seconds, problem, frame.target, kept))
+        return _Loaded(blank, np.stack(images) if images else None)
+
+    def _classify(self, loaded: _Loaded) -> list[Prediction]:
+        """Fill in the classes of a batch."""
+        if loaded.images is None:
+            return loaded.blank
+        logits = self.runner.infer({INPUT: loaded.images})[OUTPUT].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of what is not finite, which is told below
+            probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probabilities /= probabilities.sum(axis=1, keepdims=True)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top]
+        rows = iter(range(len(logits)))
+        return [
+            blank if blank.problem is not None else self._filled(blank, probabilities[row], best[row])
+            for blank in loaded.blank
+            for row in ([next(rows)] if blank.problem is None else [-1])
+        ]
+
+    def _filled(self, blank: Prediction, probabilities: NDArray[np.float64], best: NDArray[np.int64]) -> Prediction:
+        if not np.isfinite(probabilities).all():
+            return replace(blank, problem=NOT_FINITE)
+        return replace(blank, top=tuple(Guess(self.classes[index], float(probabilities[index])) for index in best))
+
+
+def _frames(sources: Sequence[Source]) -> Generator[Frame, None, None]:
+    try:
+        for source in sources:
+            yield from source.frames()
+    finally:
+        for source in sources:
+            source.close()
+
+
+def _check_counts(counts: dict[str, int | None]) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"--{name} is a number of at least 1", got=count)
+
+
+def find_engine(run_folder: Path, name: str | None, next_step: str | None = None) -> tuple[Path, Expected]:
+    """The folder of the recommended engine of a run, or of the engine `name`, and what the report says of it."""
     path = run_folder / "report" / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -34,7 +222,7 @@ def find_engine(run_folder: Path, name: str | None) -> Path:
         runs = ", ".join(sorted(str(found.parents[1].name) for found in run_folder.parent.glob("*/report/report.json")))
         raise InputError(
             "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",
-            next_step=f"make export RUN={run_folder.name}",
+            next_step=next_step or f"make export RUN={run_folder.name}",
         ) from error  # fmt: skip
     passed = [variant["name"] for variant in report["variants"] if variant["status"] == "pass"]
     chosen = name or (report["recommended"] or {}).get("name")
@@ -47,40 +235,6 @@ def find_engine(run_folder: Path, name: str | None) -> Path:
             allowed=", ".join(passed) or "none",
             next_step=f"read {path.with_suffix('.md')}",
         )
-    return run_folder / "build" / str(chosen)
-
-
-def find_images(paths: list[Path]) -> list[Path]:
-    """Images among `paths`, folders searched to any depth, in order."""
-    images: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise InputError("this folder has no images", got=path, allowed=", ".join(IMAGE_SUFFIXES))
-            images += found
-        elif path.is_file():
-            images.append(path)
-        else:
-            raise InputError("no such image or folder", got=path, next_step="check the path")
-    return images
-
-
-def predict(engine_folder: Path, images: list[Path], threads: int) -> Iterator[Prediction]:
-    """Predict image by image; one that cannot be read becomes a Prediction with a problem, and the rest go on."""
-    try:
-        sidecar, loaded = load_engine(engine_folder, threads)
-    except Unavailable as reason:
-        raise InputError("the engine cannot run on this machine", got=str(reason)) from reason
-    spec = sidecar.preprocess_spec()
-    with loaded as runner:
-        for path in images:
-            try:
-                image = preprocess(load_image(path), spec)
-            except InputError as error:
-                yield Prediction(path, None, None, error.what)
-                continue
-            logits = runner.infer({INPUT: image[np.newaxis]})[OUTPUT][0].astype(np.float64)
-            exponents = np.exp(logits - logits.max())
-            best = int(logits.argmax())
-            yield Prediction(path, sidecar.classes[best], float(exponents[best] / exponents.sum()))
+    (variant,) = [variant for variant in report["variants"] if variant["name"] == chosen]
+    expected = Expected(preprocess_sha256=report["preprocess_sha256"], engine_sha256=variant["sha256"])
+    return run_folder / "build" / str(chosen), expected

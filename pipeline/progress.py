@@ -1,23 +1,69 @@
 """Progress of a long step: a bar on a terminal, a line now and then in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TypeVar
 
+from export.tensorrt_progress import Progress
+
 Item = TypeVar("Item")
+_LOG_SECONDS = 15.0
 
 
 def track(items: Sequence[Item], title: str) -> Iterator[Item]:
-    """Yield `items`, showing how far along they are."""
-    if sys.stdout.isatty():
+    """Yield `items`, showing how far along they are; under torchrun one process speaks for all."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        yield from items
+        return
+    if sys.stdout.isatty() and find_spec("rich") is not None:  # a device has none
         from rich.progress import track as rich_track
 
         yield from rich_track(items, description=f"           {title}", transient=True)
         return
     said = time.monotonic()
     for index, item in enumerate(items):
-        if time.monotonic() - said > 15:
+        if time.monotonic() - said > _LOG_SECONDS:
             print(f"           {title}: {index} of {len(items)}", flush=True)
             said = time.monotonic()
         yield item
+
+
+@contextmanager
+def show_build(title: str) -> Iterator[Progress]:
+    """Shows a builder's own progress; the bar appears with the first step, so a backend that tells none shows none."""
+    if not sys.stdout.isatty() or find_spec("rich") is None:
+        yield Progress(_Log(title).step, _say)
+        return
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), transient=True
+    )
+    task = bars.add_task(f"           {title}", total=1.0, visible=False)
+
+    def step(fraction: float, phase: str) -> None:
+        bars.update(task, completed=fraction, description=f"           {title}: {phase.lower()}", visible=True)
+
+    with bars:
+        yield Progress(step, _say)
+
+
+class _Log:
+    """A line now and then, for where there is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.said = title, time.monotonic()
+
+    def step(self, fraction: float, phase: str) -> None:
+        if time.monotonic() - self.said > _LOG_SECONDS:
+            print(f"           {self.title}: {100 * fraction:.0f} %, {phase.lower()}", flush=True)
+            self.said = time.monotonic()
+
+
+def _say(line: str) -> None:
+    print(f"           {line}", flush=True)

@@ -25,6 +25,7 @@ from pipeline.artifact import Artifact
 from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.distributed import open_world
 from pipeline.loader import Normalise
+from pipeline.progress import track
 from pipeline.qat import train_student
 from pipeline.recipe import QuantizePart, Recipe
 from pipeline.statistics import agreement
@@ -68,7 +69,7 @@ def make_student(
     """
     part = recipe.quantize
     decisions = decide(read_layers(proto), part.policy, part.include, part.exclude)
-    found = find_ranges(proto, decisions, calibration, _options(part))
+    found = find_ranges(proto, decisions, calibration, _options(part), track)
     model = build_model(checkpoint, recipe.model)
     images = calibration.first(CHECKED_IMAGES)
     spec = Preprocess.from_dict(checkpoint.preprocess)

@@ -19,6 +19,7 @@ from export.quantize_int8 import Quantized, QuantizeOptions, find_ranges, write_
 from export.smooth import sweep_alpha
 from export.sparsify import sparsify_24
 from pipeline.artifact import Artifact
+from pipeline.progress import track
 from pipeline.qat_stage import read_ranges
 from pipeline.recipe import QuantizePart, Recipe
 
@@ -60,7 +61,7 @@ def quantize_graph(
     if part.method == "smoothquant":
         proto, smoothing = smooth(proto, part, calibration)
         notes |= smoothing
-    found = find_ranges(proto, decisions_for(proto, part), calibration, quantize_options(part))
+    found = find_ranges(proto, decisions_for(proto, part), calibration, quantize_options(part), track)
     return QuantizedGraph(proto, found, base == "fp8", part.weight_bits, notes=notes)
 
 
@@ -113,7 +114,7 @@ def _sparse(proto: onnx.ModelProto, part: QuantizePart) -> tuple[onnx.ModelProto
 def _trained(part: QuantizePart, qat: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
     """The network of quantization-aware training with the ranges that it was trained with: those of the FP32 graph."""
     before = onnx.load(source)
-    found = find_ranges(before, decisions_for(before, part), calibration, quantize_options(part))
+    found = find_ranges(before, decisions_for(before, part), calibration, quantize_options(part), track)
     activations, weight_amax = read_ranges(qat.path("ranges.json"))
     if activations != {name: found_range.amax for name, found_range in found.ranges.items()}:
         raise RuntimeError("quantization-aware training used other ranges than this calibration set has")
@@ -131,5 +132,5 @@ def _searched(part: QuantizePart, search: Artifact, source: Path, calibration: C
                  *mix.get(of.layer.name, ((), False)))
         for of in decide(read_layers(proto), "full")
     ]  # fmt: skip
-    found = find_ranges(proto, decisions, calibration, quantize_options(part))
+    found = find_ranges(proto, decisions, calibration, quantize_options(part), track)
     return QuantizedGraph(proto, found, weight_bits=part.weight_bits, notes=search.notes)

@@ -186,6 +186,17 @@ class QatPart(_Part):
     seed: int = 0
 
 
+class BuildOptionsPart(_Part):
+    """How TensorRT builds; docs/tensorrt.md has the reason for each."""
+
+    workspace_mib: Annotated[int, Field(ge=16)] = 1024
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    timing_cache: bool = True
+    hardware: Literal["this_gpu", "same_compute_capability", "ampere_plus"] = "this_gpu"
+    version_compatible: bool = False
+    strip_weights: bool = False
+
+
 class EnginePart(_Part):
     """Engines of one backend: a precision each, for `tensorrt_rtx` times a target (`sm86`) each."""
 
@@ -193,6 +204,7 @@ class EnginePart(_Part):
     precisions: tuple[Precision, ...]
     targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
     batch_sizes: tuple[Positive, Positive, Positive] = (1, 1, 8)
+    options: BuildOptionsPart = BuildOptionsPart()
 
     @model_validator(mode="after")
     def _targets(self) -> "EnginePart":
@@ -200,6 +212,10 @@ class EnginePart(_Part):
             raise ValueError("targets go with backend tensorrt_rtx, and it needs at least one, such as sm86")
         if self.backend in ("onnxruntime", "openvino") and any(name.startswith("fp8") for name in self.precisions):
             raise ValueError("fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels")
+        if self.backend in ("onnxruntime", "openvino") and self.options != BuildOptionsPart():
+            raise ValueError("options are TensorRT's: onnxruntime and openvino have none")
+        if self.backend == "tensorrt_rtx" and (self.options.hardware != "this_gpu" or self.options.version_compatible):
+            raise ValueError("hardware and version_compatible go with tensorrt: tensorrt_rtx builds for its targets")
         low, typical, high = self.batch_sizes
         if not low <= typical <= high:
             raise ValueError("batch_sizes are minimum, typical and maximum, in rising order")
@@ -211,10 +227,18 @@ class EvaluatePart(_Part):
 
 
 class BenchmarkPart(_Part):
-    """`rounds` interleaved rounds of `calls` timed calls per engine and batch size, after `warmup` calls."""
+    """`rounds` interleaved rounds of `calls` timed calls per engine and batch size, after `warmup` calls.
+
+    The warm-up takes `warmup_ms` milliseconds at least. On a GPU, engines run as a `cuda_graph` where they can, and the
+    CPU waits asleep unless `spin` is set. Energy is measured over `energy_seconds` of load; 0 measures none.
+    """
 
     batch_sizes: tuple[Positive, ...] = (1, 8)
     warmup: Positive = 10
+    warmup_ms: Annotated[int, Field(ge=0)] = 200
+    cuda_graph: bool = True
+    spin: bool = False
+    energy_seconds: Annotated[float, Field(ge=0)] = 2.0
     rounds: Positive = 10
     calls: Positive = 30
     threads: Positive = 2

@@ -1,148 +1,28 @@
 """The report: what evaluation and benchmark measured, as report.json, report.md, report.html and tradeoff.png."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import TYPE_CHECKING, Any
 
 from pipeline.report_format import (
     batch_sizes,
-    class_count,
     drop,
     latency,
     megabytes,
     number,
-    one_line,
-    percent,
     rate,
     reasons,
     recommendation,
 )
-from pipeline.report_html import how_measured, html_page
-from pipeline.statistics import pareto_front
+from pipeline.report_html import html_page
+from pipeline.report_markdown import markdown_page
+from pipeline.report_rows import join_report
+from pipeline.report_schema import check_report
 from pipeline.tradeoff import draw_tradeoff
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Percent = Annotated[float, Field(ge=0, le=100)]
-Difference = Annotated[float, Field(ge=-100, le=100)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-BatchSize = Annotated[str, Field(pattern=r"^[1-9][0-9]*$")]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _Dataset(_Part):
-    name: Text
-    classes: Annotated[int, Field(gt=0)] | Annotated[list[Text], Field(min_length=1)]  # how many, or their names
-    eval_images: Count
-    calibration_images: Count
-
-
-class _Machine(_Part):
-    cpu: Text
-    gpu: Text | None
-    versions: dict[str, str]
-
-
-class _Gate(_Part):
-    min_relative_top1: Annotated[float, Field(ge=0, le=1)]
-
-
-class _Latency(_Part):
-    p50: Positive
-    p90: Positive
-    p99: Positive
-
-
-class _Layers(_Part):
-    int8: Count
-    fp16: Count
-    fp32: Count
-
-
-class _Variant(_Part):
-    name: Text
-    precision: Text
-    backend: Text
-    status: Literal["pass", "fail", "unavailable", "error"]
-    reason: str
-    top1: Percent | None
-    top5: Percent | None
-    delta_top1_pp: Difference | None
-    ci95_pp: Annotated[list[Difference], Field(min_length=2, max_length=2)] | None
-    agreement: Percent | None
-    latency_ms: _Latency | None
-    images_per_s: dict[BatchSize, Positive | None] | None
-    size_bytes: Count | None
-    peak_memory_bytes: Count | None
-    energy_mj: Annotated[float, Field(ge=0)] | None
-    layers: _Layers | None
-    pareto: bool
-    artifact: Text | None
-    sha256: Sha256 | None
-
-    @model_validator(mode="after")
-    def _status_fits(self) -> "_Variant":
-        judged = (self.top1, self.top5, self.delta_top1_pp, self.ci95_pp, self.agreement)
-        if self.status in ("pass", "fail") and None in judged:
-            raise ValueError(f"{self.name} has status {self.status} but not all of its accuracy")
-        if self.status == "pass" and None in (self.artifact, self.sha256):
-            raise ValueError(f"{self.name} passes, so it needs its artifact and sha256")
-        if self.status == "unavailable" and (self.top1 is not None or self.latency_ms is not None):
-            raise ValueError(f"{self.name} is unavailable, yet has measurements")
-        if self.status != "pass" and not self.reason.strip():
-            raise ValueError(f"{self.name} has status {self.status} and no reason")
-        return self
-
-
-class _Recommended(_Part):
-    name: Text
-    backend: Text
-
-
-class _Report(_Part):
-    schema_: Annotated[Literal[1], Field(alias="schema")]
-    run: Text
-    model: Text
-    dataset: _Dataset
-    machine: _Machine
-    preprocess_sha256: Sha256
-    gate: _Gate
-    variants: list[_Variant]
-    recommended: _Recommended | None
-
-
-def check_report(report: dict[str, Any]) -> None:
-    """Raise ValueError, naming every problem, unless `report` has exactly report.json's keys, types and ranges.
-
-    Also wrong: one name twice, NaN or infinity anywhere, a `pareto` flag or a recommendation that the numbers do not
-    give.
-    """
-    try:
-        _Report.model_validate(report)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc'])) or 'report'}: {p['msg']}" for p in error.errors()]
-        raise ValueError("this is not a report:\n  " + "\n  ".join(problems)) from error
-    names = [variant["name"] for variant in report["variants"]]
-    if len(set(names)) != len(names):
-        raise ValueError(f"this is not a report: variant names must differ, got {names}")
-    front, flagged = _pareto_names(report["variants"]), {v["name"] for v in report["variants"] if v["pareto"]}
-    if front != flagged:
-        raise ValueError(f"this is not a report: the Pareto front is {sorted(front)}, flagged is {sorted(flagged)}")
-    if report["recommended"] != _recommended(report["variants"]):
-        raise ValueError(
-            f"this is not a report: it recommends {report['recommended']}, "
-            f"its numbers {_recommended(report['variants'])}"
-        )
 
 
 def build_report(
@@ -158,153 +38,35 @@ def build_report(
 
     ValueError when the two do not belong together or hold what a report may not (see `check_report`).
     """
-    measured: dict[str, Any] = benchmark["variants"]
-    names = [variant["name"] for variant in evaluation["variants"]]
-    if unknown := sorted(set(measured) - set(names)):
-        raise ValueError(f"the benchmark measured {unknown}, the evaluation knows {names}: run both stages again")
-    sizes = sorted({size for values in measured.values() for size in values["images_per_s"] or {}}, key=int)
-    variants = [_variant(variant, measured.get(variant["name"]), sizes) for variant in evaluation["variants"]]
-    front = _pareto_names(variants)
-    for variant in variants:
-        variant["pareto"] = variant["name"] in front
-    report = {
-        "schema": 1,
-        "run": run,
-        "model": model,
-        "dataset": {key: evaluation["dataset"][key] for key in _Dataset.model_fields},
-        "machine": {key: benchmark["machine"][key] for key in _Machine.model_fields},
-        "preprocess_sha256": preprocess_sha256,
-        "gate": {"min_relative_top1": min_relative_top1},
-        "variants": variants,
-        "recommended": _recommended(variants),
-    }
+    report = join_report(
+        run=run, model=model, evaluation=evaluation, benchmark=benchmark, preprocess_sha256=preprocess_sha256,
+        min_relative_top1=min_relative_top1,
+    )  # fmt: skip
     check_report(report)
     return report
 
 
-def _variant(evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list[str]) -> dict[str, Any]:
-    """One row of the report; every measured variant has every batch size, null where it was not run at that one."""
-    speed = measured or {"latency_ms": None, "images_per_s": None, "peak_memory_bytes": None, "energy_mj": None}
-    rates = speed["images_per_s"]
-    values = {
-        **evaluated,
-        "latency_ms": speed["latency_ms"],
-        "images_per_s": {size: rates.get(size) for size in sizes} if rates else None,
-        "peak_memory_bytes": speed["peak_memory_bytes"],
-        "energy_mj": speed["energy_mj"],
-        "pareto": False,  # known once all rows are there
-    }
-    return {key: values[key] for key in _Variant.model_fields}
-
-
-def _comparable(variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that pass the gate and were timed."""
-    return [variant for variant in variants if variant["status"] == "pass" and variant["latency_ms"]]
-
-
-def _pareto_names(variants: list[dict[str, Any]]) -> set[str]:
-    candidates = _comparable(variants)
-    return {candidates[i]["name"] for i in pareto_front([(v["latency_ms"]["p50"], v["top1"]) for v in candidates])}
-
-
-def _recommended(variants: list[dict[str, Any]]) -> dict[str, str] | None:
-    """The fastest of those that pass (p50 at batch 1); of equally fast ones the more accurate."""
-    candidates = _comparable(variants)
-    if not candidates:
-        return None
-    best = min(candidates, key=lambda v: (v["latency_ms"]["p50"], -v["top1"]))
-    return {"name": best["name"], "backend": best["backend"]}
-
-
 def write_report(
     report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any],
-    sections: Sequence[str] = (),
+    sections: Sequence[str] = (), thumbnails: Mapping[str, bytes] | None = None, recipe: str = "",
 ) -> None:  # fmt: skip
     """Write report.json, report.md, report.html and tradeoff.png into `folder`.
 
     `reference` is the evaluation's ({"name", "top1", "top5"}), `mode` the benchmark's ({"threads", "warmup", "rounds",
-    "calls"}), `sections` further HTML for report.html. The files are written
+    "calls"}); `sections`, `thumbnails` and `recipe` are for report.html (see `html_page`). The files are written
     one by one: give a temporary folder to have all or none.
     """
     check_report(report)
     picture = draw_tradeoff(report, reference)
     texts = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": _markdown_page(report, reference, mode),
-        "report.html": html_page(report, reference, mode, picture, sections),
+        "report.md": markdown_page(report, reference, mode),
+        "report.html": html_page(report, reference, mode, picture, sections, thumbnails, recipe),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tradeoff.png").write_bytes(picture)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def markdown_table(report: dict[str, Any]) -> str:
-    """The engines as a Markdown table, then the reason of every engine that has one; ends with a line end."""
-    sizes = batch_sizes(report)
-    head = ["Engine", "Backend", "Precision", "Top-1 %", "Δ top-1 pp [95 %]", "Agreement %", "p50 ms"]
-    head += [*(f"img/s b{size}" for size in sizes), "Size MB", "Status"]
-    lines = [_markdown_row(head), _markdown_row(["---"] * 3 + ["---:"] * (len(head) - 4) + ["---"])]
-    for variant in report["variants"]:
-        chosen = variant["name"] == (report["recommended"] or {}).get("name")
-        name = _markdown(variant["name"])
-        cells = [f"**{name}**" if chosen else name, _markdown(variant["backend"]), _markdown(variant["precision"])]
-        cells += [number(variant["top1"]), drop(variant), number(variant["agreement"]), latency(variant)]
-        cells += [*(rate(variant, size) for size in sizes), megabytes(variant["size_bytes"]), _markdown_status(variant)]
-        lines.append(_markdown_row(cells))
-    lines += [""] + [f"- {_markdown(names)} ({status}): {_markdown(why)}" for names, status, why in reasons(report)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_status(variant: dict[str, Any]) -> str:
-    mark = {"pass": "pass", "fail": "❌ **fail**", "error": "❌ **error**", "unavailable": "unavailable"}
-    return mark[variant["status"]] + (", Pareto" if variant["pareto"] else "")
-
-
-def _markdown(text: str) -> str:
-    """Text that Markdown and the HTML inside it leave as it is, on one line, table cells included."""
-    text = one_line(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for sign in "`*[]|~":
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def _code(text: str) -> str:
-    """A Markdown code span, fenced with more backticks in a row than the text holds."""
-    text, fence = one_line(text), "`"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{text}{fence}" if fence == "`" else f"{fence} {text} {fence}"
-
-
-def _markdown_page(report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any]) -> str:
-    conclusion, command = recommendation(report)
-    machine, dataset = report["machine"], report["dataset"]
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
-    return f"""# {_markdown(report["run"])}: {_markdown(report["model"])} on {_markdown(dataset["name"])}
-
-**{_markdown(conclusion)}.** Next: {_code(command)}
-
-{_markdown(reference["name"])}: {number(reference["top1"])} % top-1, {number(reference["top5"])} % top-5, \
-{class_count(report)} classes, {dataset["eval_images"]:,} images. Gate: {percent(report["gate"]["min_relative_top1"])} \
-of its top-1.
-
-{markdown_table(report)}
-![Accuracy against latency](tradeoff.png)
-
-## How this was measured
-
-{"".join(f"- {_markdown(sentence)}{chr(10)}" for sentence in how_measured(report, reference, mode))}
-## Machine
-
-- CPU: {_markdown(machine["cpu"])}
-- GPU: {_markdown(machine["gpu"] or "none")}
-- Versions: {_markdown(versions)}
-"""
 
 
 def print_table(report: dict[str, Any], console: "Console | None" = None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.report_format import MISSING, number, one_line
+from pipeline.report_page import table_head
 from pipeline.visualize_summary import graph_text, read_summary, setters_text, snr_text
 
 
@@ -67,9 +68,8 @@ def _picture_text(summary: dict[str, Any]) -> str:
 def _table(summary: dict[str, Any]) -> str:
     heads = ("Block", "Output", "Dead", "Exploding", "SNR", "Levels", "Scale", "Most of the error")
     rows = "".join(_row(block) for block in summary["blocks"])
-    cells = "".join(f"<th scope=col>{name}</th>" for name in heads)
     return (
-        f'<div class="scroll"><table class="channels"><thead><tr>{cells}</tr></thead>'
+        f'<div class="scroll"><table class="channels">{table_head(heads, heads[6:])}'
         f'<tbody class="blocks">{rows}</tbody></table></div>'
     )
 

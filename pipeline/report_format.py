@@ -1,9 +1,35 @@
 """How a report's values read: shared by the terminal, Markdown and HTML, so that the three never disagree."""
 
 import shlex
+from dataclasses import dataclass
 from typing import Any
 
 MISSING = "–"  # what was not measured
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What a reader of a report runs next; `again` also says with what."""
+
+    predict: str
+    benchmark: str
+    rerun: str
+    doctor: str
+    again: str
+
+
+DEVICE_COMMANDS = Commands(
+    "./t2t predict IMAGE", "./t2t benchmark", "./t2t run", "./t2t doctor", "./t2t run, in the bundle"
+)
+
+
+def host_commands(run: str) -> Commands:
+    """Of a run on the host."""
+    name = shlex.quote(run)
+    return Commands(
+        f"t2t-edge predict --run {name} IMAGE", f"make bench RUN={name}", f"make export RUN={name}", "t2t-edge doctor",
+        f"make export RUN={name}, with RECIPE= this run's recipe",
+    )  # fmt: skip
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -80,23 +106,44 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
-def recommendation(report: dict[str, Any]) -> tuple[str, str]:
-    """What the report comes to, and the next command to run."""
-    run, chosen = shlex.quote(report["run"]), report["recommended"]
+def recommendation(report: dict[str, Any], commands: Commands | None = None) -> tuple[str, str]:
+    """What the report comes to, and the next command to run: a host's unless `commands` says otherwise."""
+    commands, chosen = commands or host_commands(report["run"]), report["recommended"]
     if chosen:
         (variant,) = [v for v in report["variants"] if v["name"] == chosen["name"]]
         return (
             f"Recommended: {variant['name']}, {number(variant['top1'])} % top-1, {latency(variant)} ms at batch 1",
-            f"t2t-edge predict --run {run} IMAGE",
+            commands.predict,
         )
     found = {variant["status"] for variant in report["variants"]}
     if "pass" in found:
-        return "Recommended: none, because no engine that passes was measured for speed", f"make bench RUN={run}"
+        return "Recommended: none, because no engine that passes was measured for speed", commands.benchmark
     if "fail" in found:
         gate = percent(report["gate"]["min_relative_top1"])
         return (
             f"Recommended: none, because no engine keeps {gate} of FP32's top-1. Add fp16 or fp32 to `precisions` "
             "in the recipe, or raise `calibrate.images`, then run it again",
-            f"make export RUN={run}",
+            commands.rerun,
         )
-    return "Recommended: none, because no engine ran here. See what each backend needs", "t2t-edge doctor"
+    return "Recommended: none, because no engine ran here. See what each backend needs", commands.doctor
+
+
+def how_measured(
+    report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any], commands: Commands | None = None
+) -> list[str]:
+    """Sentences on how accuracy and speed were measured, and how to do it again."""
+    dataset, share = report["dataset"], report["gate"]["min_relative_top1"]
+    more = {key: value for key, value in mode.items() if key not in ("threads", "warmup", "rounds", "calls")}
+    details = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in more.items())
+    return [
+        f"Accuracy: every engine and {reference['name']} saw the same {dataset['eval_images']:,} images of "
+        f"{dataset['name']}, through one preprocessing (sha256 {report['preprocess_sha256'][:12]}…). The interval is a "
+        "paired bootstrap, 95 %. Agreement is the share of images with the same top-1 class. A NaN or an infinity "
+        "among an image's logits counts as wrong.",
+        f"Gate: top-1 of at least {percent(share)} of {reference['name']}'s, here {number(reference['top1'] * share)} "
+        "%. What fails it is shown, never recommended.",
+        f"Calibration of the INT8 engines: {dataset['calibration_images']:,} training images.",
+        f"Speed: {mode['rounds']} rounds of {mode['calls']} calls for each engine and batch size, engines taking "
+        f"turns, after {mode['warmup']} warm-up calls, {mode['threads']} threads{details}. Latency is that of batch 1.",
+        f"To reproduce: {(commands or host_commands(report['run'])).again}.",
+    ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.report_format import MISSING, number, one_line, quantity
+from pipeline.report_page import table_head
 
 _HEADS = ("Tried", "INT8 layers", "Products", "Top-1 %", "Drop pp", "Agreement %", "p50 ms", "× FP32's time", "Verdict")
 
@@ -20,11 +21,10 @@ def search_section(search: dict[str, Any] | None) -> str:
     """HTML of the section; "" where no search was run."""
     if search is None:
         return ""
-    cells = "".join(f"<th scope=col>{name}</th>" for name in _HEADS)
     rows = "".join(_row(row, row["nodes"] == search["chosen"]["nodes"]) for row in search["path"])
     return f"""<h2>The search for auto</h2>
 <p>{escape(search["conclusion"])}</p>
-<div class="scroll"><table class="channels"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>
+<div class="scroll"><table class="channels">{table_head(_HEADS, _HEADS[-1:])}<tbody>{rows}</tbody></table></div>
 <p class="note">{escape(_how(search))}</p>
 {_groups(search)}
 """

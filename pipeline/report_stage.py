@@ -1,17 +1,25 @@
-"""Stage 9: the report, from what evaluation and benchmark measured."""
+"""Stage 9: the report, from what the other stages measured."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from calib.preprocess import Preprocess
 from pipeline.artifact import Artifact
+from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
 from pipeline.recipe import Recipe
 from pipeline.report import build_report, write_report
+from pipeline.report_calibration import calibration_section, read_audit
+from pipeline.report_details import add_details, flipped, read_comparisons
 from pipeline.report_features import features_section, read_features
+from pipeline.report_layers import layers_section, read_decisions
 from pipeline.report_search import read_search, search_section
+from pipeline.report_sensitivity import read_sensitivity, sensitivity_section
+from pipeline.thumbnails import thumbnails
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -19,14 +27,29 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     evaluation = json.loads(inputs["evaluate"].path("evaluation.json").read_text(encoding="utf-8"))
     benchmark = json.loads(inputs["benchmark"].path("benchmark.json").read_text(encoding="utf-8"))
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
+    spec = Preprocess.from_dict(checkpoint.preprocess)
+    split = evaluation_split(recipe, tuple(checkpoint.classes))
     report = build_report(
         run=folder.parent.name, model=recipe.model.label, evaluation=evaluation, benchmark=benchmark,
-        preprocess_sha256=Preprocess.from_dict(checkpoint.preprocess).sha256(),
-        min_relative_top1=recipe.gate.min_relative_top1,
+        preprocess_sha256=spec.sha256(), min_relative_top1=recipe.gate.min_relative_top1,
     )  # fmt: skip
-    sections = [
-        features_section(read_features(inputs["visualize"]) if "visualize" in inputs else None),
-        search_section(read_search(inputs["search"]) if "search" in inputs else None),
-    ]
-    write_report(report, folder, evaluation["reference"], benchmark["mode"], sections)
+    comparisons = read_comparisons(inputs["export"], inputs["evaluate"], split)
+    report = add_details(report, evaluation["reference"], comparisons, benchmark)
+    images = flipped(report, split.root)
+    pictures = dict(zip(images, thumbnails(images.values(), spec), strict=True))
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    write_report(
+        report, folder, evaluation["reference"], benchmark["mode"], _sections(report, inputs), pictures, text
+    )  # fmt: skip
     return {"recommended": report["recommended"]}
+
+
+def _sections(report: dict[str, Any], inputs: Mapping[str, Artifact]) -> list[str]:
+    """What the stages around the engines have to say; "" for a stage that this recipe did not run."""
+    return [
+        layers_section(report["variants"], read_decisions(inputs["quantize"])),
+        features_section(read_features(inputs["visualize"]) if "visualize" in inputs else None),
+        sensitivity_section(read_sensitivity(inputs["sensitivity"]) if "sensitivity" in inputs else None),
+        search_section(read_search(inputs["search"]) if "search" in inputs else None),
+        calibration_section(read_audit(inputs["calibrate"])),
+    ]

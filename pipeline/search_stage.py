@@ -25,6 +25,7 @@ from pipeline.artifact import Artifact
 from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
 from pipeline.evaluate_stage import infer_in_chunks
+from pipeline.progress import track
 from pipeline.quantize_graphs import quantize_options
 from pipeline.recipe import QuantizePart, Recipe
 from pipeline.report_format import number, quantity
@@ -96,7 +97,7 @@ def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
     _check_images(fp32, split, limits)
     proto = onnx.load(source)
     decisions = candidate_decisions(read_layers(proto), recipe.quantize)
-    found = find_ranges(proto, decisions, calibration, quantize_options(recipe.quantize))
+    found = find_ranges(proto, decisions, calibration, quantize_options(recipe.quantize), track)
     return Material(source, proto, spec, classes, found, split, fp32, limits)
 
 

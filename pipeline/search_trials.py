@@ -19,9 +19,10 @@ from export.engines import EngineSpec, Sidecar, build_engine, load_engine
 from export.layers import count_precisions
 from export.quantize_int8 import Quantized, write_quantized
 from export.runner import Runner
+from export.tensorrt_options import BuildOptions
 from pipeline.benchmark_stage import measure
 from pipeline.evaluate_stage import infer_in_chunks
-from pipeline.recipe import BenchmarkPart, Recipe
+from pipeline.recipe import Recipe
 from pipeline.search_images import SearchSplit, spread_rows
 from pipeline.search_path import Row
 
@@ -165,9 +166,11 @@ class Trials:
 
     def _build(self, path: Path, name: str) -> Sidecar:
         backend = self._recipe.search.backend
-        sizes = next((part.batch_sizes for part in self._recipe.build if part.backend == backend), (1, 1, 8))
+        wanted = [part for part in self._recipe.build if part.backend == backend]
+        sizes = wanted[0].batch_sizes if wanted else (1, 1, 8)
+        options = BuildOptions(**wanted[0].options.model_dump()) if wanted else BuildOptions()
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        spec = EngineSpec(backend, name, None, (1, sizes[1], sizes[2]))
+        spec = EngineSpec(backend, name, None, (1, sizes[1], sizes[2]), options)
         return build_engine(spec, path, self._folder / name, self._material.spec, list(self._material.classes))
 
     def _load(self, folder: Path) -> tuple[Sidecar, Runner]:
@@ -181,9 +184,7 @@ class Trials:
         first = part.model_copy(update={"batch_sizes": (1,), "rounds": 1, "calls": _LEAST_CALLS})
         quick = sum(float(np.median(times[1])) for times in measure(pair, image, first, limits).values())
         calls = max(_LEAST_CALLS, min(part.calls, int(SECONDS / (part.rounds * quick))))
-        mode = BenchmarkPart(
-            batch_sizes=(1,), warmup=part.warmup, rounds=part.rounds, calls=calls, threads=part.threads
-        )
+        mode = part.model_copy(update={"batch_sizes": (1,), "calls": calls, "warmup_ms": 0})  # they are warm
         seconds = measure(pair, image, mode, limits)
         return timing(seconds["mix"][1], seconds["fp32"][1], part.rounds)
 

@@ -85,7 +85,7 @@ def _find_ranges(
     ranges = read_ranges(folders, key)
     if ranges is None:
         print(f"           ranges of activations on {len(calibration)} images", flush=True)
-        ranges = find_ranges(proto, decisions, calibration, options).ranges
+        ranges = find_ranges(proto, decisions, calibration, options, track).ranges
     write_ranges(folders[0], key, ranges)
     return leave_out_faint(decisions, activations(proto, decisions), ranges)
 

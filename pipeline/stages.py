@@ -1,7 +1,5 @@
 """The stages in order, and how one is run: skipped when nothing it depends on changed, whole or not at all."""
 
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -26,7 +24,7 @@ from pipeline import (
     train_stage,
     visualize_stage,
 )
-from pipeline.artifact import Artifact, read_artifact, write_manifest
+from pipeline.artifact import Artifact, hash_of, read_artifact, swap_folder, write_manifest
 from pipeline.dataset import open_dataset
 from pipeline.recipe import Recipe
 from pipeline.versions import installed_versions
@@ -91,9 +89,48 @@ STAGES = (
     Stage(
         "benchmark", benchmark_stage.run, ("data", "benchmark"), ("build",), uses_images=True, uses_backends=True
     ),
-    Stage("report", report_stage.run, ("data", "model", "gate"), ("train", "search", "evaluate", "visualize", "benchmark")),
+    Stage(
+        "report", report_stage.run, tuple(Recipe.model_fields),  # the page shows the recipe
+        ("train", "export", "calibrate", "sensitivity", "search", "quantize", "evaluate", "visualize", "benchmark"),
+        uses_images=True,
+    ),
 )  # fmt: skip
 _VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stage's result depends on: recipe parts, hashes of inputs, of images and of their source, backends' versions."""
+
+    stage: str
+    parts: dict[str, Any]
+    inputs: dict[str, str]
+    images: dict[str, str]
+    backends: dict[str, str | None]
+    source: str
+
+    @property
+    def key(self) -> str:
+        """A stage is complete when its manifest has this key."""
+        return hash_of([self.stage, self.parts, self.inputs, self.images, self.backends, self.source])
+
+
+def identify(stage: Stage, recipe: Recipe, inputs: Inputs, *, unpack: bool = True) -> Identity:
+    """What `stage` depends on now. Without `unpack`, images that are still packed are an InputError: nothing is written."""
+    splits = open_dataset(recipe.data, unpack=unpack) if stage.uses_images else ()
+    return Identity(
+        stage.name,
+        {part: recipe.model_dump(mode="json")[part] for part in stage.parts},
+        {name: hash_of(artifact.outputs) for name, artifact in inputs.items()},
+        {split.root.name: split.fingerprint() for split in splits},
+        {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {},
+        source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else "",
+    )
+
+
+def interrupted(stage: Stage, folder: Path) -> bool:
+    """Whether an earlier run of the stage left work that it goes on from, if nothing has changed since."""
+    return stage.resumes and (_partial(folder) / _KEY).is_file()
 
 
 def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str], None] = print) -> Artifact:
@@ -102,7 +139,7 @@ def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str],
     Under torchrun only rank 0 does so and speaks; the others help it in the stages that train, and wait for the rest.
     """
     done: dict[str, Artifact] = {}
-    wanted = _wanted(recipe, last)
+    wanted = wanted_stages(recipe, last)
     if _rank() > 0:
         wanted = wanted[: max(index for index, stage in enumerate(wanted) if stage.trains) + 1]
     for stage in wanted:
@@ -110,7 +147,7 @@ def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str],
     return done[wanted[-1].name]
 
 
-def _wanted(recipe: Recipe, last: str) -> list[Stage]:
+def wanted_stages(recipe: Recipe, last: str) -> list[Stage]:
     """The stages up to `last` that the recipe wants; `last` itself, and what it reads, even where it does not."""
     names = [stage.name for stage in STAGES]
     asked = STAGES[names.index(last)]
@@ -130,12 +167,8 @@ def _run_or_skip(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], run_folder: Path, say: Callable[[str], None]
 ) -> Artifact:
     inputs = {name: done[name] for name in stage.inputs if name in done}
-    parts = {part: recipe.model_dump(mode="json")[part] for part in stage.parts}
-    input_hashes = {name: _hash(artifact.outputs) for name, artifact in inputs.items()}
-    images = {split.root.name: split.fingerprint() for split in open_dataset(recipe.data)} if stage.uses_images else {}
-    source = source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else ""
-    backends = {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {}
-    key = _hash([stage.name, parts, input_hashes, images, backends, source])
+    identity = identify(stage, recipe, inputs)
+    key = identity.key
     folder = run_folder / stage.name
     artifact = read_artifact(folder)
     if artifact is not None and artifact.key == key:
@@ -152,10 +185,10 @@ def _run_or_skip(
     seconds = time.monotonic() - started
     (partial / _KEY).unlink()
     write_manifest(
-        partial, stage=stage.name, key=key, recipe=parts, inputs=input_hashes,
-        versions=installed_versions(_VERSIONS) | backends, notes=notes, seconds=seconds,
+        partial, stage=stage.name, key=key, recipe=identity.parts, inputs=identity.inputs, images=identity.images,
+        source=identity.source, versions=installed_versions(_VERSIONS) | identity.backends, notes=notes, seconds=seconds,
     )  # fmt: skip
-    _swap(partial, folder)
+    swap_folder(partial, folder)
     say(f"{stage.name:>9}: done in {seconds:.0f} s ({folder})")
     artifact = read_artifact(folder)
     assert artifact is not None
@@ -188,17 +221,3 @@ def _prepare_partial(folder: Path, key: str, resumes: bool) -> Path:
     partial.mkdir(parents=True)
     (partial / _KEY).write_text(key, encoding="utf-8")
     return partial
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Put the finished folder in place; the earlier one goes only when the new one stands."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

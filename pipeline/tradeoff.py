@@ -2,21 +2,23 @@
 
 import io
 import math
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report_format import percent
+from pipeline.statistics import pareto_front
+from pipeline.tradeoff_labels import Box, Point, place_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
-Point = tuple[float, float]
-
 # Okabe and Ito's colours, which colour-blind readers tell apart; red is kept for failures.
 _COLOURS = {"onnxruntime": "#0072B2", "openvino": "#009E73", "tensorrt": "#E69F00", "tensorrt_rtx": "#AA4499"}
 _OTHER, _FAILED, _GATE, _REFERENCE, _FRONT = "#555555", "#C1121F", "#C1121F", "#333333", "#B4BDC8"
+_RUN_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#AA4499", "#56B4E9", "#8C6D1F", "#555555", "#000000")
+_NAMED_RUNS = 3  # with more, the labels would not fit: the colours tell them apart
 _DPI = 160
 _MARKER = 9.0  # points
 
@@ -27,43 +29,70 @@ def draw_tradeoff(report: dict[str, Any], reference: dict[str, Any]) -> bytes:
     A failed variant far below the gate is drawn at the lower edge with an arrow and its accuracy, so that it does not
     squeeze the others together.
     """
+    title = f"{report['model']} on {report['dataset']['name']}, {report['dataset']['eval_images']:,} images"
+    levels = (reference["name"], reference["top1"], report["gate"]["min_relative_top1"])
+    return _draw(report["variants"], title, levels, {})
+
+
+def draw_comparison(reports: Sequence[dict[str, Any]], labels: Sequence[str], title: str) -> bytes:
+    """PNG bytes (1280 × 800 pixels): the variants of several reports in one picture, a colour for each, one Pareto front."""
+    colours = dict(zip(labels, cycle(_RUN_COLOURS), strict=False))
+    rows = [
+        variant | {"name": f"{label}: {variant['name']}" if len(labels) <= _NAMED_RUNS else variant["name"],
+                   "colour": colours[label]}
+        for report, label in zip(reports, labels, strict=True)
+        for variant in report["variants"]
+        if variant["latency_ms"] and variant["top1"] is not None
+    ]  # fmt: skip
+    passing = [row for row in rows if row["status"] == "pass"]
+    front = {id(passing[i]) for i in pareto_front([(row["latency_ms"]["p50"], row["top1"]) for row in passing])}
+    return _draw([row | {"pareto": id(row) in front} for row in rows], title, None, colours)
+
+
+def _draw(
+    variants: Sequence[dict[str, Any]], title: str, levels: tuple[str, float, float] | None, runs: Mapping[str, str]
+) -> bytes:
+    """The picture; `levels` are the reference's name and top-1 and the gate's share of it, `runs` colours to explain."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [v for v in report["variants"] if v["latency_ms"] and v["top1"] is not None]
-    gate = reference["top1"] * report["gate"]["min_relative_top1"]
+    shown = [v for v in variants if v["latency_ms"] and v["top1"] is not None]
+    lines = [levels[1], levels[1] * levels[2]] if levels else []
     figure = Figure(figsize=(8, 5), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.1, 0.17, 0.735, 0.70))
-    low, high = _accuracy_window(shown, reference["top1"], gate)
+    axes = figure.add_axes((0.1, 0.17, 0.735 if levels else 0.87, 0.70))
+    low, high = _accuracy_window(shown, lines)
     axes.set_ylim(low, high)
     _latency_axis(axes, [v["latency_ms"]["p50"] for v in shown])
-    _label_axes(axes, report, unshown=len(report["variants"]) - len(shown))
-    _draw_levels(figure, axes, reference, gate, percent(report["gate"]["min_relative_top1"]))
+    _label_axes(axes, title, len(shown), len(variants))
+    if levels:
+        _draw_levels(figure, axes, {"name": levels[0], "top1": levels[1]}, lines[1], percent(levels[2]))
     front = _draw_front(axes, shown)
     points = [(v["latency_ms"]["p50"], max(v["top1"], low + 0.02 * (high - low))) for v in shown]
     for variant, point in zip(shown, points, strict=True):
         _draw_marker(axes, variant, point, below=variant["top1"] < low)
-    _draw_legend(figure, axes)
-    lines = [((axes.get_xlim()[0], height), (axes.get_xlim()[1], height)) for height in (reference["top1"], gate)]
+    _draw_legend(figure, axes, runs)
+    across = [((axes.get_xlim()[0], height), (axes.get_xlim()[1], height)) for height in lines]
     labels = [(_label(v, below=v["top1"] < low), _colour(v)) for v in shown]
-    _draw_labels(figure, axes, points, labels, lines + front)
+    _draw_labels(figure, axes, points, labels, across + front)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
 
 
 def _colour(variant: dict[str, Any]) -> str:
-    return _COLOURS.get(variant["backend"], _OTHER) if variant["status"] == "pass" else _FAILED
+    own: str = variant.get("colour") or _COLOURS.get(variant["backend"], _OTHER)
+    return own if variant["status"] == "pass" else _FAILED
 
 
 def _label(variant: dict[str, Any], below: bool) -> str:
     return f"{variant['name']} ({variant['top1']:.1f} %)" if below else str(variant["name"])
 
 
-def _accuracy_window(shown: list[dict[str, Any]], reference: float, gate: float) -> Point:
-    """Lower and upper end of the accuracy axis: what passes, the two lines, and failures no further than that again."""
-    core = [v["top1"] for v in shown if v["status"] == "pass"] + [reference, gate]
+def _accuracy_window(shown: list[dict[str, Any]], lines: list[float]) -> Point:
+    """Lower and upper end of the accuracy axis: what passes, the lines, and failures no further than that again."""
+    core = [v["top1"] for v in shown if v["status"] == "pass"] + lines
+    core = core or [v["top1"] for v in shown] or [0.0, 100.0]
     span = max(max(core) - min(core), 0.5)
     near = [v["top1"] for v in shown if v["top1"] >= min(core) - 1.5 * span]
     low, high = min(core + near), max(core + near)
@@ -89,19 +118,18 @@ def _latency_axis(axes: "Axes", latencies: list[float]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _label_axes(axes: "Axes", report: dict[str, Any], unshown: int) -> None:
+def _label_axes(axes: "Axes", title: str, shown: int, count: int) -> None:
     axes.set_xlabel("latency p50 at batch 1, ms (less is better)", fontsize=10)
     axes.set_ylabel("top-1, % (more is better)", fontsize=10)
-    title = f"{report['model']} on {report['dataset']['name']}, {report['dataset']['eval_images']:,} images"
     axes.set_title(title, fontsize=12, loc="left", pad=22, parse_math=False)
     axes.grid(True, color="#E6E6E6", linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if unshown == len(report["variants"]):
+    if not shown:
         axes.text(0.5, 0.5, "no engine was measured on this machine", transform=axes.transAxes, ha="center")
-    elif unshown:
-        note = f"{len(report['variants']) - unshown} engines measured, {unshown} not measured on this machine"
+    elif shown < count:
+        note = f"{shown} engines measured, {count - shown} not measured on this machine"
         axes.text(0, 1.03, note, transform=axes.transAxes, fontsize=8.5, color="#555555")
 
 
@@ -149,20 +177,28 @@ def _draw_marker(axes: "Axes", variant: dict[str, Any], point: Point, below: boo
     )  # fmt: skip
 
 
-def _draw_legend(figure: "Figure", axes: "Axes") -> None:
+def _draw_legend(figure: "Figure", axes: "Axes", runs: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
 
     def key(label: str, marker: str, face: str, edge: str) -> Line2D:
         return Line2D([], [], label=label, marker=marker, linestyle="none", markersize=7,
                       markerfacecolor=face, markeredgecolor=edge, markeredgewidth=1.5)  # fmt: skip
 
+    named = [key(name, "o", colour, colour) for name, colour in runs.items()]
     keys = [
-        key("passes (colour: backend)", "o", _OTHER, _OTHER),
+        *(named or [key("passes (colour: backend)", "o", _OTHER, _OTHER)]),
         key("fails the gate", "o", "white", _FAILED),
         key("fails, below this picture", "v", "white", _FAILED),
         Line2D([], [], label="Pareto front", color=_FRONT, linewidth=2.4),
     ]
-    figure.legend(handles=keys, loc="lower center", ncols=4, fontsize=8.5, frameon=False, handletextpad=0.5)
+    figure.legend(
+        handles=keys,
+        loc="lower center",
+        ncols=4,
+        fontsize=8.5 if len(keys) <= 4 else 7,
+        frameon=False,
+        handletextpad=0.5,
+    )
 
 
 def _draw_labels(
@@ -208,63 +244,3 @@ def _stroke(axes: "Axes", line: tuple[Point, Point], scale: float) -> Box:
     """Pixels that a level or upright line covers."""
     (x0, y0), (x1, y1) = (axes.transData.transform(end) for end in line)
     return min(x0, x1) - scale, min(y0, y1) - scale, max(x0, x1) + scale, max(y0, y1) + scale
-
-
-def place_labels(
-    anchors: list[Point],
-    sizes: list[tuple[float, float]],
-    bounds: Box,
-    strokes: list[Box],
-    radius: float,
-    gap: float,
-) -> list[Point]:
-    """Centres for labels of the given (width, height) beside markers of `radius` at `anchors`; all in pixels.
-
-    Greedy, then improved label by label: each takes the place nearest its marker with the least overlap of the other
-    labels, of any marker, and of what is outside `bounds`; crossing one of `strokes` is worth a small detour.
-    """
-    clear = radius + gap
-    markers = [(x - radius, y - radius, x + radius, y + radius) for x, y in anchors]
-    places: list[Point | None] = [None] * len(anchors)
-    for _ in range(4):
-        for index, (anchor, size) in enumerate(zip(anchors, sizes, strict=True)):
-            others = [_box(place, sizes[i], gap) for i, place in enumerate(places) if i != index and place is not None]
-            taken = others + markers
-            places[index] = min(
-                _candidates(anchor, size, clear),
-                key=lambda place: (
-                    _cost(place, anchor, size, taken, bounds, gap)
-                    + 4 * clear * sum(_overlap(_box(place, size, 0), stroke) > 0 for stroke in strokes)
-                ),
-            )
-    return [place for place in places if place is not None]
-
-
-def _candidates(anchor: Point, size: tuple[float, float], clear: float) -> list[Point]:
-    """Centres all around the marker, `clear` of it and then further out; right, left, above and below come first."""
-    width, height = size
-    found = []
-    for distance in (clear, 2.5 * clear, 4.5 * clear, 7 * clear, 10 * clear):
-        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-            reach = distance if x == 0 or y == 0 else distance * 0.75
-            found.append((anchor[0] + x * (reach + width / 2), anchor[1] + y * (reach + height / 2)))
-    return found
-
-
-def _box(centre: Point, size: tuple[float, float], gap: float) -> Box:
-    x, y, half_width, half_height = *centre, size[0] / 2 + gap / 2, size[1] / 2 + gap / 2
-    return x - half_width, y - half_height, x + half_width, y + half_height
-
-
-def _cost(place: Point, anchor: Point, size: tuple[float, float], taken: list[Box], bounds: Box, gap: float) -> float:
-    """Pixels of distance; what is covered or outside costs more than any distance does, by its share of the label."""
-    box = _box(place, size, gap)
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    covered = sum(_overlap(box, other) for other in taken) + area - _overlap(box, bounds)
-    beside = max(abs(place[0] - anchor[0]) - size[0] / 2, 0) + max(abs(place[1] - anchor[1]) - size[1] / 2, 0)
-    return beside + (200 + 2000 * covered / area if covered > 1e-6 * area else 0)
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Common area, square pixels."""
-    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)

@@ -1,5 +1,7 @@
 """Small real images and a small real network for all tests."""
 
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -7,10 +9,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from golden import fill
 
 import models  # noqa: F401  (registers the models)
 from calib.preprocess import Preprocess
+from pipeline.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +50,39 @@ def small_model() -> torch.nn.Module:
     model = timm.create_model("t2t_vit_mini", num_classes=3).eval()
     model.load_state_dict(fill(model.state_dict()))
     return model
+
+
+@pytest.fixture(scope="session")
+def tiny_run(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `images/`, `recipes/demo.yaml` and a finished run `runs/demo`: t2t_vit_mini after one epoch.
+
+    Hardly trained, so the gate lets everything pass.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(image_root, folder / "images")
+    (folder / "recipes").mkdir()
+    recipe = {
+        "schema": 1,
+        "data": {"name": "three classes", "root": "images"},
+        "model": {"name": "t2t_vit_mini", "image_size": 32},
+        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
+        "train": {
+            "epochs": 1, "batch_size": 20, "warmup_epochs": 0, "mixup": 0, "cutmix": 0, "auto_augment": None,
+            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "ema_decay": 0, "workers": 0,
+        },
+        "calibrate": {"images": 24},
+        "quantize": {"precisions": ["fp32", "int8"]},
+        "build": [{"backend": "onnxruntime", "precisions": ["fp32", "int8"]}],
+        "evaluate": {"batch_size": 10},
+        "visualize": {"images": 8},
+        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "rounds": 1, "calls": 2, "threads": 1},
+        "gate": {"min_relative_top1": 0.0},
+    }  # fmt: skip
+    (folder / "recipes" / "demo.yaml").write_text(yaml.safe_dump(recipe))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["run"]) == 0
+    finally:
+        os.chdir(before)
+    return folder

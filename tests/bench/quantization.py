@@ -8,6 +8,7 @@ on the same engine, taking turns. The first row is what nvidia-modelopt does by 
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -47,7 +48,9 @@ from pipeline.stages import run_stages
 from pipeline.statistics import accuracy, agreement, correct_rows, paired_interval
 from pipeline.weights import build_model
 
+MODELOPT = {"modelopt's defaults": {}, "modelopt, max": {"calibration_method": "max"}}  # its default is entropy
 METHODS = ("max", "entropy", "percentile", "mse", "smoothquant")
+FOUR_BITS = {"policy": "full", "weight_bits": 4}  # where quantization after training loses most
 COUNTS = (32, 128, 512)  # calibration images
 BATCH = 100
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -80,8 +83,9 @@ class Bench:
 
     def __init__(self, name: str, images: int, threads: int, runs: Path):
         self.recipe, self.threads = load_network(name), threads
-        run_stages(self.recipe, runs / name, "calibrate")
-        train, export, calibrate = (read_artifact(runs / name / stage) for stage in ("train", "export", "calibrate"))
+        self.folder = runs / name
+        run_stages(self.recipe, self.folder, "calibrate")
+        train, export, calibrate = (read_artifact(self.folder / stage) for stage in ("train", "export", "calibrate"))
         assert train and export and calibrate
         self.checkpoint = read_checkpoint(train.path("checkpoint.pt"))
         self.source = export.path("fp32.onnx")
@@ -127,7 +131,8 @@ def measure_network(name: str, options: argparse.Namespace, done: Rows) -> Any:
 def labels(name: str) -> list[str]:
     grid = [f"{policy} / {method}" for policy in POLICIES for method in METHODS]
     counts = [f"weights / {method} / {count}" for method in ("max", "percentile", "entropy") for count in COUNTS[:-1]]
-    return ["modelopt's defaults", "fp32", "fp16", *grid, *(counts if name == next(iter(NETWORKS)) else [])]
+    four = ["full / max / 4-bit weights", "full / trained / 4-bit weights"]
+    return [*MODELOPT, "fp32", "fp16", *grid, *four, *(counts if name == next(iter(NETWORKS)) else [])]
 
 
 def maker(bench: Bench, label: str) -> Callable[[Path], dict[str, Any]]:
@@ -137,8 +142,12 @@ def maker(bench: Bench, label: str) -> Callable[[Path], dict[str, Any]]:
     if label == "fp16":
         pinned = [layer.name for layer in performer_kernel(read_layers(bench.proto))]
         return lambda path: cast_fp16(bench.source, path, bench.calibration, pinned) or {}
-    if label.startswith("modelopt"):
-        return lambda path: modelopt_defaults(bench, path)
+    if label in MODELOPT:
+        return lambda path: modelopts(bench, MODELOPT[label], path)
+    if label == "full / trained / 4-bit weights":
+        return lambda path: trained(bench, path)
+    if label == "full / max / 4-bit weights":
+        return lambda path: quantized(bench, bench.part(**FOUR_BITS), None, path)
     policy, method, *count = label.split(" / ")
     return lambda path: quantized(
         bench, bench.part(policy=policy, method=method), int(count[0]) if count else None, path
@@ -163,24 +172,39 @@ def quantized(bench: Bench, part: QuantizePart, count: int | None, path: Path) -
     return notes
 
 
+def trained(bench: Bench, path: Path) -> dict[str, Any]:
+    """The graph of the qat stage: one epoch with 4-bit weights and the policy `full` in the loop."""
+    quantize = bench.part(precisions=["fp32", "int8", "int8-qat"], **FOUR_BITS)
+    qat = bench.recipe.qat.model_copy(update={"epochs": 1, "lr": 1e-4})
+    artifact = run_stages(bench.recipe.model_copy(update={"quantize": quantize, "qat": qat}), bench.folder, "qat")
+    shutil.copyfile(artifact.path("int8.onnx"), path)
+    return {}
+
+
 def some_of(calibration: CalibrationSet, count: int) -> CalibrationSet:
     """Every so-many-th image: the set is sorted by class, so each class keeps its share."""
     chosen = np.linspace(0, len(calibration) - 1, count).round().astype(int).tolist()
     return CalibrationSet(calibration.take(chosen), calibration.labels[chosen])
 
 
-def modelopt_defaults(bench: Bench, path: Path) -> dict[str, Any]:
-    """nvidia-modelopt's ONNX defaults on the export of the authors' form; of other networks on their plain export."""
+def modelopts(bench: Bench, options: dict[str, str], path: Path) -> dict[str, Any]:
+    """nvidia-modelopt's ONNX quantization of the export of the authors' form; of other networks' plain export.
+
+    InputError (what it stopped with) where it does not come to an end.
+    """
     from modelopt.onnx.quantization import quantize
 
     model = build_model(bench.checkpoint, bench.recipe.model)
     plain = literal(model).eval() if isinstance(model, T2TViT) else model
     source = path.with_name("plain.onnx")
     export_onnx(plain, bench.spec, bench.checkpoint.classes, source)
-    quantize(
-        str(source), quantize_mode="int8", calibration_data={INPUT: bench.calibration.images}, calibration_eps=["cpu"],
-        high_precision_dtype="fp32", output_path=str(path), log_level="ERROR",
-    )  # fmt: skip
+    try:
+        quantize(
+            str(source), quantize_mode="int8", calibration_data={INPUT: bench.calibration.images},
+            calibration_eps=["cpu"], high_precision_dtype="fp32", output_path=str(path), log_level="ERROR", **options,
+        )  # fmt: skip
+    except Exception as error:  # whatever another tool stops with is its result here
+        raise InputError(f"modelopt stops: {type(error).__name__}: {error}") from error
     return {}
 
 

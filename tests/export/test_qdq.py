@@ -29,7 +29,7 @@ from export.quantize_int8 import (
     quantize_int8,
     write_quantized,
 )
-from export.ranges import BINS, RangeMethod, collect_ranges, mse_amax
+from export.ranges import BINS, RangeMethod, _Meter, collect_ranges, mse_amax
 from export.simplify import simplify_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]
@@ -251,6 +251,20 @@ def test_ranges_are_those_of_all_images(fp32: Path, calibration: CalibrationSet,
     assert (whole.amax == whole.high and whole.saturated == 0) == (method == "max")
     if method == "percentile":
         assert whole.saturated == pytest.approx(0.01, abs=0.002)
+
+
+def test_entropy_of_a_range_that_grew() -> None:
+    """A later batch with 40 times the range adds bins; joined, they hold every value, and the answer is that of one batch."""
+    generator = np.random.default_rng(0)
+    small, large = (generator.normal(scale=scale, size=50_000).astype(np.float32) for scale in (0.1, 4.0))
+    grown, whole = _Meter("entropy"), _Meter("entropy")
+    grown.add("x", small)
+    grown.add("x", large)
+    assert len(grown._histogram()[0]) > 10 * BINS
+    whole.add("x", np.concatenate([small, large]))
+    assert grown.range(99.0).amax == pytest.approx(whole.range(99.0).amax, rel=0.05)
+    counts, edges = grown._histogram()
+    assert len(counts) <= BINS and counts.sum() == 100_000 and len(edges) == len(counts) + 1
 
 
 def test_mse_is_the_least_of_all_thresholds() -> None:

@@ -1,5 +1,6 @@
 """TensorRT-RTX: real engines, built ahead of time for GPUs that this machine does not have."""
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calib.errors import InputError
 from export import tensorrt_backend, tensorrt_rtx_backend
+from export.cuda_calls import check_gpu
+from export.onnx_export import MODULE_KEY
 from export.runner import Unavailable
+from export.tensorrt_build import finish_build, prepare_build
 from export.tensorrt_layers import EngineGraph, count_precisions, describe_graph, parse_layers
-from export.tensorrt_runner import check_gpu
+from export.tensorrt_options import BuildOptions
+from export.tensorrt_progress import Progress
 
 BATCHES = (1, 1, 4)
 PRODUCTS = 3  # two Conv and one MatMul
@@ -29,7 +34,7 @@ class GraphWriter:
 
     def __init__(self, precision: str):
         half = precision == "fp16"
-        self.quantized = precision == "int8"
+        self.quantized = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}.get(precision)
         self.tensor_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
         self.numpy_type = np.float16 if half else np.float32
         self.nodes: list[onnx.NodeProto] = []
@@ -46,10 +51,11 @@ class GraphWriter:
 
     def quantized_pair(self, name: str, scale: float) -> str:
         """`name` through Q/DQ in an INT8 network, as it is in others."""
-        if not self.quantized:
+        if self.quantized is None:
             return name
         scale_name = self.weight(f"{name}_scale", np.array(scale, self.numpy_type))
-        zero = self.weight(f"{name}_zero", np.array(0, np.int8))
+        zero = f"{name}_zero"
+        self.weights.append(helper.make_tensor(zero, self.quantized, [], [0]))
         self.node("QuantizeLinear", [name, scale_name, zero], f"{name}_q")
         return self.node("DequantizeLinear", [f"{name}_q", scale_name, zero], f"{name}_dq")
 
@@ -104,6 +110,99 @@ def test_a_failed_build_does_not_spoil_the_next(tmp_path: Path) -> None:
     assert not (tmp_path / "old.plan").exists()
 
 
+@needs_rtx
+def test_a_build_tells_how_far_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    steps: list[tuple[float, str]] = []
+    progress = Progress(lambda *step: steps.append(step))
+    tensorrt_rtx_backend.build(
+        onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, target="sm86", progress=progress
+    )
+    fractions = [fraction for fraction, _ in steps]
+    assert len(steps) > 20 and fractions == sorted(fractions) and 0.5 < fractions[-1] <= 1
+
+    def interrupt(fraction: float, phase: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt_rtx_backend.build(
+            onnx_path, tmp_path / "late.plan", batch_sizes=BATCHES, target="sm86", progress=Progress(interrupt)
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine.plan", "net.onnx"]
+
+
+@needs_rtx
+def test_the_monitor_stops_the_builder_itself(tmp_path: Path) -> None:
+    """In this process, where the signal comes while the builder runs: the build ends, and ctrl-C is what is raised."""
+    trt = tensorrt_rtx_backend._load_module()
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    build = prepare_build(trt, onnx_path, BATCHES, BuildOptions(), (8, 6))
+    seen: list[str] = []
+
+    def press(fraction: float, phase: str) -> None:
+        seen.append(phase)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        finish_build(build, tmp_path / "engine.plan", Progress(press))
+    assert 3 <= len(seen) < 8
+    assert "Build canceled" in build.messages.reason()
+    assert not (tmp_path / "engine.plan").exists()
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    "options",
+    [
+        BuildOptions(workspace_mib=64, optimization_level=0),
+        BuildOptions(optimization_level=5),
+        BuildOptions(sparse_weights=True),
+    ],
+)
+def test_options_build(options: BuildOptions, tmp_path: Path) -> None:
+    onnx_path = GraphWriter("int8").write(tmp_path / "net.onnx")
+    engine = tensorrt_rtx_backend.build(
+        onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, target="sm86", options=options
+    )
+    assert engine.layers == {"int8": PRODUCTS, "fp16": 0, "fp32": 0}
+
+
+@needs_rtx
+@pytest.mark.parametrize("options", [BuildOptions(hardware="ampere_plus"), BuildOptions(version_compatible=True)])
+def test_options_that_rtx_does_not_have_are_refused(options: BuildOptions, tmp_path: Path) -> None:
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    with pytest.raises(InputError, match="tensorrt_rtx builds for a target"):
+        tensorrt_rtx_backend.build(
+            onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, target="sm86", options=options
+        )
+
+
+@needs_rtx
+def test_fp8_is_for_targets_that_have_it(tmp_path: Path) -> None:
+    onnx_path = GraphWriter("fp8").write(tmp_path / "net.onnx")
+    path = tmp_path / "engine.plan"
+    with pytest.raises(Unavailable, match=r"FP8 needs a GPU of compute capability 8\.9 .* this engine is for 8\.6"):
+        tensorrt_rtx_backend.build(onnx_path, path, batch_sizes=BATCHES, target="sm86")
+    engine = tensorrt_rtx_backend.build(onnx_path, path, batch_sizes=BATCHES, target="sm89")
+    assert engine.layers is not None and engine.layers["fp8"] > 0, engine.layers
+
+
+@needs_rtx
+def test_stripping_needs_a_gpu_with_rtx(tmp_path: Path) -> None:
+    if not _gpu_missing():
+        pytest.skip("this machine has a GPU")
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    with pytest.raises(Unavailable, match=r"NVIDIA (driver|GPU)|cuda-bindings|CUDA"):
+        tensorrt_rtx_backend.build(
+            onnx_path,
+            tmp_path / "engine.plan",
+            batch_sizes=BATCHES,
+            target="sm86",
+            options=BuildOptions(strip_weights=True),
+        )
+
+
 def _broken_file(path: Path) -> Path:
     path.write_bytes(b"this is no ONNX")
     return path
@@ -117,7 +216,9 @@ def _half_a_file(path: Path) -> Path:
 
 def _unknown_operator(path: Path) -> Path:
     proto = onnx.load(GraphWriter("fp32").write(path))
-    next(node for node in proto.graph.node if node.op_type == "Softmax").op_type = "Zoftmax"
+    node = next(node for node in proto.graph.node if node.op_type == "Softmax")
+    node.op_type = "Zoftmax"
+    node.metadata_props.add(key=MODULE_KEY, value="model.head.softmax")
     onnx.save(proto, path)
     return path
 
@@ -128,7 +229,11 @@ def _unknown_operator(path: Path) -> Path:
     [
         (_broken_file, "sm86", "(?s)cannot parse .*net.onnx.*holds no network"),
         (_half_a_file, "sm86", "(?s)cannot parse .*net.onnx.*Failed to parse the ONNX model"),
-        (_unknown_operator, "sm86", "(?s)cannot parse .*node Zoftmax node_probabilities"),
+        (
+            _unknown_operator,
+            "sm86",
+            r"(?s)cannot parse .*node node_probabilities \(Zoftmax\) of module head\.softmax: ",
+        ),
         (lambda path: path, "sm86", "there is no ONNX file"),
         (lambda path: GraphWriter("fp32").write(path), "sm87", "(?s)does not build for this target.*sm86, sm89"),
         (lambda path: GraphWriter("fp32").write(path, batch=2), "sm86", r"(?s)fixed batch of 2.*\[1, 1, 4\]"),
@@ -202,6 +307,23 @@ def test_a_tensorrt_engine_runs_and_agrees_with_onnxruntime(tmp_path: Path) -> N
         _check_against_onnxruntime(onnx_path, runner)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options",
+    [BuildOptions(strip_weights=True), BuildOptions(version_compatible=True), BuildOptions(hardware="ampere_plus")],
+)
+def test_a_tensorrt_engine_with_options_agrees_with_onnxruntime(options: BuildOptions, tmp_path: Path) -> None:
+    try:
+        tensorrt_backend.check_available_to_run()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    onnx_path = GraphWriter("fp16").write(tmp_path / "net.onnx")
+    engine = tensorrt_backend.build(onnx_path, tmp_path / "engine.plan", batch_sizes=BATCHES, options=options)
+    weights = onnx_path if options.strip_weights else None
+    with tensorrt_backend.load(engine.path, weights=weights, host_code=options.version_compatible) as runner:
+        _check_against_onnxruntime(onnx_path, runner)
+
+
 def _check_against_onnxruntime(onnx_path: Path, runner: Any) -> None:
     import onnxruntime
 
@@ -213,6 +335,12 @@ def _check_against_onnxruntime(onnx_path: Path, runner: Any) -> None:
         got = runner.infer({"images": images})["logits"]
         difference = np.abs(got - session.run(None, {"images": images})[0])
         assert difference.max() < 0.01, f"batch {batch}: max {difference.max():.4f}, mean {difference.mean():.4f}"
+    times = runner.device_times()
+    assert min(times.copy_in, times.compute, times.copy_out) > 0 and runner.device_memory_bytes > 0
+    assert runner.mode.graphs == dict.fromkeys((1, 2, 3, 4), ""), "a graph could not be captured"
+    made = [{"images": random.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)} for batch in (1, 3, 4, 2, 1)]
+    for feeds, outputs in zip(made, list(runner.infer_stream(iter(made))), strict=True):
+        np.testing.assert_array_equal(outputs["logits"], runner.infer(feeds)["logits"])
     with pytest.raises(ValueError, match="takes shapes from"):
         runner.infer({"images": np.zeros((5, 32, 32, 3), np.uint8)})
 

@@ -22,10 +22,12 @@ from export import engines
 from export.engines import SIDECAR, load_engine, read_sidecar
 from pipeline import export_stage, stages
 from pipeline.checkpoint import read_checkpoint
-from pipeline.cli import DONE, FAILED, GATE_FAILED, WRONG_INPUT, main
+from pipeline.cli import main
+from pipeline.device_cli import run_command
 from pipeline.evaluate_stage import failure_reason, fallback
+from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.recipe import ModelPart
-from pipeline.report import check_report
+from pipeline.report_schema import check_report
 from pipeline.weights import build_model
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +70,7 @@ def chain(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, command: str, *more: str) -> int:
-    options = [] if command == "predict" else ["--recipe", str(folder / "recipe.yaml")]
+    options = [] if command in ("predict", "bundle") else ["--recipe", str(folder / "recipe.yaml")]
     return main([command, *options, "--runs", str(folder / "runs"), "--run", "small", *more])
 
 
@@ -86,6 +88,16 @@ def test_report_is_complete_and_true_to_its_schema(chain: Path) -> None:
         assert rows[name]["status"] == "unavailable" and rows[name]["reason"] and rows[name]["top1"] is None
     assert rows["tensorrt_rtx-int8-fp16-sm86"]["layers"]["int8"] > 0  # a real engine, built without a GPU
     assert report["recommended"]["name"] in rows
+    assert rows["openvino-fp32"]["comparison"]["mcnemar_p"] == 1.0 and report["enough_images"]["images"] == 30
+    for row in rows.values():
+        kept = row.get("percentiles_ms")
+        assert (kept is None) == (row["latency_ms"] is None)
+        if kept:
+            assert kept["1"][50] == pytest.approx(row["latency_ms"]["p50"], rel=1e-4) and set(kept) == {"1", "8"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for heading in ("What the engines change", "How latency spreads", "Layer precisions", "Calibration set"):
+        assert f">{heading}</h2>" in page
+    assert "name: three classes" in page, "the recipe"
     assert {path.name for path in folder.iterdir()} >= {"report.json", "report.md", "report.html", "tradeoff.png"}
 
 
@@ -149,9 +161,23 @@ def test_predict_goes_on_after_a_bad_image(
 ) -> None:
     shutil.copy(next((image_root / "val" / "class_0").iterdir()), tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    assert run(chain, "predict", str(tmp_path)) == WRONG_INPUT
+    assert run(chain, "predict", str(tmp_path)) == DONE
     printed = capsys.readouterr()
+    assert "1 predicted" in printed.err and "1 skipped" in printed.err
     assert "good.png" in printed.out and "bad.png: this image cannot be decoded" in printed.err
+
+
+def test_the_bundle_of_a_real_network_works_on_a_device(chain: Path, tmp_path: Path) -> None:
+    """tests/pipeline/test_bundle.py has the rest, with a smaller network."""
+    output = tmp_path / "bundle"
+    assert run(chain, "bundle", "--images", "12", "--output", str(output)) == DONE
+    assert run_command(output, ["run", "--backend", "onnxruntime"]) == DONE
+    report = json.loads((output / "device" / "report" / "report.json").read_text())
+    check_report(report)
+    rows = {row["name"]: row for row in report["variants"]}
+    assert rows["onnxruntime-fp32"]["status"] == "pass" and rows["onnxruntime-fp32"]["agreement"] == 100
+    recipe = json.loads((output / "recipe.json").read_text())
+    assert "int8-fp16" in recipe["engines"]["tensorrt_rtx"]["precisions"] or "graph int8-fp16" in recipe["left_out"]
 
 
 def test_predict_needs_no_torch(chain: Path, image_root: Path) -> None:

@@ -1,0 +1,210 @@
+"""`t2t-edge bundle`: one folder that a Jetson or GPU owner copies, and that builds, checks and measures there.
+
+It holds graphs, never engines: TensorRT's are tied to version and GPU. The evaluation images go along preprocessed, so
+that host and device judge the very same bytes whatever their OpenCV; a few original files go along, too, so that the
+device's preprocessing is compared with the host's.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.errors import InputError
+from calib.images import ImageSplit, balanced_subset
+from calib.preprocess import Preprocess, load_batch
+from export.engines import sha256_of
+from pipeline.artifact import swap_folder, write_json
+from pipeline.bundle_choice import Choice, FinishedRun, choose, describe_graph, read_run
+from pipeline.bundle_contents import (
+    DEVICE,
+    EVALUATION,
+    GRAPHS,
+    IMAGES,
+    LABELS,
+    LIBRARY,
+    MANIFEST,
+    PREPROCESS,
+    RECIPE,
+    REFERENCE,
+    SAMPLES,
+    SCHEMA,
+    TRITON,
+    Recipe,
+    Sample,
+    Timing,
+    open_bundle,
+)
+from pipeline.bundle_modules import ENTRY, ROOT, device_modules
+from pipeline.bundle_readme import readme
+from pipeline.bundle_reference import graph_logits, reference_logits
+from pipeline.dataset import open_dataset
+from pipeline.evaluate_stage import Logits
+from pipeline.progress import track
+from pipeline.recipe import BenchmarkPart, DataPart
+from pipeline.triton_repository import TritonModel, model_name, write_model
+
+_SAMPLES = 10  # image files, at most one of each class
+_CHUNK = 50  # images at once
+
+
+def write_bundle(run_folder: Path, output: Path, engine: str | None, images: int, command: str) -> Path:
+    """Write the bundle of a finished run to `output`, whole or not at all; an earlier bundle goes when the new one stands.
+
+    At most `images` evaluation images go along. Raises InputError, and GateFailed where nothing passes.
+    """
+    run = read_run(run_folder)
+    _check_output(output, images)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _fill(partial, run, engine, images)
+        _write_manifest(partial, command)
+        open_bundle(partial, "all")
+        swap_folder(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def _check_output(output: Path, images: int) -> None:
+    if images < 1:
+        raise InputError("a bundle needs evaluation images", got=images, allowed="1 or more")
+    if (output / DEVICE).exists():
+        raise InputError(
+            "the earlier bundle holds what a device measured", got=output / DEVICE, allowed="a folder without",
+            next_step=f"move it away: mv '{output / DEVICE}' ELSEWHERE, or give another --output",
+        )  # fmt: skip
+    if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(
+            "there is something else where the bundle would go", got=output, allowed="a new folder, or an earlier bundle",
+            next_step="give another --output",
+        )  # fmt: skip
+
+
+def _fill(folder: Path, run: FinishedRun, engine: str | None, images: int) -> None:
+    spec, classes = _described(run)
+    split, chosen = _chosen_images(run, classes, images)
+    (folder / EVALUATION).mkdir()
+    pixels = _write_images(folder / IMAGES, split, chosen, spec)
+    logits, labels = reference_logits(run, chosen, pixels)
+    graphs, reasons = graph_logits(run, chosen, pixels)
+    choice = choose(run, engine, reasons)
+    _write_graphs(folder, run, choice)
+    kept = {name: graphs[name] for name in choice.precisions()}
+    arrays = {"logits": logits, "labels": labels} | {f"graph:{name}": values for name, values in kept.items()}
+    np.savez(folder / REFERENCE, **arrays)  # type: ignore[arg-type]
+    samples = _write_samples(folder, split, chosen, classes)
+    recipe = _recipe(run, choice, kept, logits, labels, samples)
+    write_json(folder / RECIPE, recipe.to_dict())
+    write_json(folder / PREPROCESS, spec.to_dict())
+    (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    largest = max(plan.batch_sizes[2] for plan in choice.engines.values())
+    model = TritonModel(model_name(recipe.run), "onnxruntime", spec, classes, largest)
+    write_model(model, folder / GRAPHS / f"{recipe.triton_precision}.onnx", folder / TRITON)
+    (folder / "README.md").write_text(readme(recipe), encoding="utf-8")
+    _write_code(folder)
+
+
+def _described(run: FinishedRun) -> tuple[Preprocess, tuple[str, ...]]:
+    """Preprocessing and classes, as the FP32 graph carries them."""
+    import onnx
+
+    from export.onnx_export import read_metadata
+
+    spec, classes = read_metadata(onnx.load(run.artifacts["export"].path("fp32.onnx")))
+    if any("\n" in name for name in classes):
+        raise InputError("a class name has a line end", got=[name for name in classes if "\n" in name])
+    return spec, tuple(classes)
+
+
+def _chosen_images(run: FinishedRun, classes: tuple[str, ...], images: int) -> tuple[ImageSplit, list[int]]:
+    """The evaluation images, and the indices of those that go along: as many of each class."""
+    _, split = open_dataset(DataPart(**run.parts["data"]))
+    if split.classes != classes:
+        raise InputError("the images have other classes than the network", got=split.classes, allowed=classes)
+    return split, balanced_subset(split, min(images, len(split)), seed=0)
+
+
+def _write_images(path: Path, split: ImageSplit, chosen: list[int], spec: Preprocess) -> NDArray[np.uint8]:
+    """The preprocessed images as a plain npy, which a device reads page by page and need not hold in its memory."""
+    shape = (len(chosen), spec.height, spec.width, 3)
+    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    for start in track(range(0, len(chosen), _CHUNK), "evaluation images"):
+        rows = chosen[start : start + _CHUNK]
+        stored[start : start + len(rows)] = load_batch([split.paths[row] for row in rows], spec)
+    stored.flush()
+    return np.asarray(stored)
+
+
+def _write_graphs(folder: Path, run: FinishedRun, choice: Choice) -> None:
+    (folder / GRAPHS).mkdir()
+    quantized = run.artifacts["quantize"]
+    for precision in choice.precisions():
+        name = f"{precision}.onnx"
+        shutil.copyfile(quantized.path(name), folder / GRAPHS / name)
+        if sha256_of(folder / GRAPHS / name) != quantized.outputs[name]:
+            raise InputError(
+                "a graph of this run was changed", got=quantized.path(name), allowed="what its manifest lists",
+                next_step=f"rm -r '{quantized.folder}' && make export RUN={run.folder.name}",
+            )  # fmt: skip
+
+
+def _write_samples(
+    folder: Path, split: ImageSplit, chosen: list[int], classes: tuple[str, ...]
+) -> tuple[Sample, ...]:  # fmt: skip
+    """The original file of the first chosen image of each class, for at most `_SAMPLES` classes."""
+    (folder / SAMPLES).mkdir()
+    first: dict[int, int] = {}
+    for row, index in enumerate(chosen):
+        first.setdefault(split.labels[index], row)
+    samples = []
+    for label, row in list(first.items())[:_SAMPLES]:
+        path = split.paths[chosen[row]]
+        file = f"{SAMPLES}/{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', classes[label])}{path.suffix.lower()}"
+        shutil.copyfile(path, folder / file)
+        samples.append(Sample(file, row, classes[label]))
+    return tuple(samples)
+
+
+def _recipe(
+    run: FinishedRun, choice: Choice, graphs: dict[str, Logits], logits: Logits, labels: NDArray[np.int64],
+    samples: tuple[Sample, ...],
+) -> Recipe:  # fmt: skip
+    dataset, timing = run.report["dataset"], BenchmarkPart(**run.parts["benchmark"])
+    best = (run.report["recommended"] or {}).get("name")
+    advised = [row["precision"] for row in run.report["variants"] if row["name"] == best]
+    served = [name for name in advised + list(graphs) if name in graphs and not name.startswith("fp8")]
+    return Recipe(
+        run=run.report["run"], model=run.report["model"], dataset=dataset["name"],
+        calibration_images=dataset["calibration_images"], eval_images=len(labels), host_eval_images=dataset["eval_images"],
+        min_relative_top1=run.report["gate"]["min_relative_top1"], batch_size=run.parts["evaluate"]["batch_size"],
+        timing=Timing.from_dict(timing.model_dump()), engines=choice.engines,
+        graphs={name: run.artifacts["quantize"].outputs[f"{name}.onnx"] for name in graphs},
+        host={name: describe_graph(values, logits, labels) for name, values in graphs.items()},
+        triton_precision=served[0], left_out=choice.left_out, samples=samples,
+    )  # fmt: skip
+
+
+def _write_code(folder: Path) -> None:
+    """Our files that the device runs, as they are in this checkout, and the command `t2t`."""
+    for place in device_modules():
+        target = folder / LIBRARY / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / place, target)
+    shutil.copyfile(ROOT / ENTRY, folder / "t2t")
+    (folder / "t2t").chmod(0o755)
+
+
+def _write_manifest(folder: Path, command: str) -> None:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: sha256_of(folder / name) for name in names}
+    recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    write_json(
+        folder / MANIFEST,
+        {"schema": SCHEMA, "kind": "t2t-edge bundle", "run": recipe["run"], "rebuild": command, "files": files},
+    )

@@ -1,0 +1,184 @@
+"""What a bundle holds, on the host that writes it and on the device that reads it; every file is checked before its use.
+
+`manifest.json` is written last and lists every other file with its sha256, so that a manifest means *complete*.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.errors import InputError
+from calib.preprocess import Preprocess
+from export.engines import EngineSpec, sha256_of
+from export.tensorrt_options import BuildOptions
+from pipeline.artifact import hash_of
+
+SCHEMA = 1
+MANIFEST, RECIPE, LABELS, PREPROCESS = "manifest.json", "recipe.json", "labels.txt", "preprocess.json"
+GRAPHS, EVALUATION, LIBRARY, SAMPLES, TRITON, DEVICE = "graphs", "evaluation", "lib", "samples", "triton", "device"
+IMAGES, REFERENCE = f"{EVALUATION}/images.npy", f"{EVALUATION}/reference.npz"
+BIG = (f"{GRAPHS}/", f"{EVALUATION}/", f"{TRITON}/")  # checked by the commands that read them
+DEVICE_BACKENDS = ("tensorrt", "tensorrt_rtx", "onnxruntime", "openvino")  # the first that is here is built
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The recipe's `benchmark`."""
+
+    batch_sizes: tuple[int, ...]
+    warmup: int
+    rounds: int
+    calls: int
+    threads: int
+    warmup_ms: int
+    cuda_graph: bool
+    spin: bool
+    energy_seconds: float
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Timing":
+        """Of the recipe, or what `asdict` wrote. Raises KeyError for less."""
+        named = {key.name: values[key.name] for key in fields(cls)}
+        return cls(**named | {"batch_sizes": tuple(values["batch_sizes"])})
+
+
+@dataclass(frozen=True)
+class BackendPlan:
+    """Which engines of a backend a device builds: one for each precision, for batches of `batch_sizes` images."""
+
+    precisions: tuple[str, ...]
+    batch_sizes: tuple[int, int, int]
+    options: BuildOptions
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image file in the bundle and its row of the evaluation images, preprocessed on the host."""
+
+    file: str
+    row: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The part of a run that a device needs. `host` is what the host found of each graph, `left_out` why others are not here."""
+
+    run: str
+    model: str
+    dataset: str
+    calibration_images: int
+    eval_images: int
+    host_eval_images: int
+    min_relative_top1: float
+    batch_size: int
+    timing: Timing
+    engines: dict[str, BackendPlan]
+    graphs: dict[str, str]
+    host: dict[str, dict[str, Any]]
+    triton_precision: str
+    left_out: dict[str, str]
+    samples: tuple[Sample, ...] = field(default_factory=tuple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """Read what `to_dict` wrote. Raises KeyError or TypeError for anything else."""
+        return cls(**values | {
+            "timing": Timing.from_dict(values["timing"]),
+            "engines": {name: BackendPlan(tuple(plan["precisions"]), _three(plan["batch_sizes"]),
+                                          BuildOptions(**plan["options"])) for name, plan in values["engines"].items()},
+            "samples": tuple(Sample(**sample) for sample in values["samples"]),
+        })  # fmt: skip
+
+
+def _three(values: list[int]) -> tuple[int, int, int]:
+    low, typical, high = values
+    return low, typical, high
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose small files, and the big ones that were asked for, are as the host wrote them."""
+
+    folder: Path
+    recipe: Recipe
+    spec: Preprocess
+    classes: tuple[str, ...]
+    key: str
+
+    def graph(self, precision: str) -> Path:
+        """The ONNX file of a precision."""
+        return self.folder / GRAPHS / f"{precision}.onnx"
+
+    def engine_specs(self, backend: str, target: str | None) -> list[EngineSpec]:
+        """The engines of a backend that the bundle allows; `target` is for `tensorrt_rtx`."""
+        plan = self.recipe.engines.get(backend)
+        if plan is None:
+            return []
+        return [EngineSpec(backend, name, target, plan.batch_sizes, plan.options) for name in plan.precisions]
+
+    def images(self) -> NDArray[np.uint8]:
+        """Preprocessed evaluation images, (N, H, W, 3), read from disk as they are used."""
+        return np.asarray(np.load(self.folder / IMAGES, mmap_mode="r", allow_pickle=False))
+
+    def reference(self) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+        """PyTorch's FP32 logits (N, classes), labels (N,), and ONNX Runtime's logits on each graph as `graph:<precision>`."""
+        with np.load(self.folder / REFERENCE, allow_pickle=False) as stored:
+            graphs = {name: stored[name] for name in stored.files if name.startswith("graph:")}
+            return stored["logits"], stored["labels"], graphs
+
+
+def open_bundle(folder: Path, *big: str) -> Bundle:
+    """Check every small file of a bundle and the `big` folders named (all with "all"), and read it. InputError if not whole."""
+    manifest = read_manifest(folder)
+    for name, digest in manifest["files"].items():
+        if not name.startswith(BIG) or "all" in big or name.split("/")[0] in big:
+            _check_file(folder, name, digest, manifest["rebuild"])
+    try:
+        recipe = Recipe.from_dict(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+        spec = Preprocess.from_dict(json.loads((folder / PREPROCESS).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise refused(folder, "its recipe cannot be read", str(error), manifest["rebuild"]) from error
+    classes = tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
+    return Bundle(folder, recipe, spec, classes, hash_of(manifest["files"]))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest alone. InputError where there is none or it is another release's."""
+    if not folder.is_dir():
+        raise refused(folder, "there is no such folder", str(folder), None)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        schema, files = manifest["schema"], manifest["files"]
+        whole = isinstance(files, dict) and {RECIPE, LABELS, PREPROCESS, IMAGES, REFERENCE} <= set(files)
+    except FileNotFoundError as error:
+        raise refused(folder, "it was not written to its end", f"{folder / MANIFEST} is missing", None) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise refused(folder, "its manifest cannot be read", str(error), None) from error
+    if schema != SCHEMA or not whole or any(".." in name.split("/") or name.startswith("/") for name in files):
+        raise refused(folder, "its manifest is not one of this release", f"schema {schema}", manifest.get("rebuild"))
+    return {"rebuild": None, **manifest}
+
+
+def _check_file(folder: Path, name: str, digest: str, rebuild: str | None) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise refused(folder, "a file is missing", name, rebuild)
+    if sha256_of(path) != digest:
+        raise refused(folder, "a file was changed or cut off", name, rebuild)
+
+
+def refused(folder: Path, what: str, got: str, rebuild: str | None) -> InputError:
+    """The error for a bundle that is not as the host wrote it."""
+    return InputError(
+        f"the bundle {folder} is refused: {what}", got=got, allowed="a bundle as `t2t-edge bundle` wrote it",
+        next_step=f"copy it again from the host, or make it there: {rebuild or 't2t-edge bundle --run RUN'}",
+    )  # fmt: skip

@@ -1,0 +1,76 @@
+"""Which of our own files a device needs: what the bundle's entry imports, followed from file to file.
+
+Imports inside functions count, too, unless they lead to what only a host can import (torch, onnx, pydantic, …): the
+stages' `run` functions share files with what a device calls.
+"""
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ENTRY = "pipeline/bundle_entry.py"  # becomes the bundle's command `t2t`
+OURS = ("calib", "export", "models", "pipeline")
+DEVICE_PACKAGES = {"numpy"}  # that a device's files import at module level
+
+
+def device_modules() -> list[Path]:
+    """Files relative to the checkout, `__init__.py`s included and the entry not, in order."""
+    found: set[Path] = set()
+    todo = [Path(ENTRY)]
+    while todo:
+        place = todo.pop()
+        if place in found:
+            continue
+        found.add(place)
+        top, inner = imported_names(ROOT / place)
+        todo += [*_files(top), place.with_name("__init__.py")]
+        todo += [file for file in _files(inner) if not host_packages(file)]
+    return sorted(found - {Path(ENTRY)})
+
+
+@cache
+def host_packages(place: Path) -> frozenset[str]:
+    """The packages a device lacks that importing this file imports, whole chain of module level imports included."""
+    seen: set[Path] = set()
+    packages: set[str] = set()
+    todo = [place]
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        names, _ = imported_names(ROOT / file)
+        packages |= {name.split(".")[0] for name in names}
+        todo += _files(names)
+    return frozenset(packages) - set(OURS) - DEVICE_PACKAGES - set(sys.stdlib_module_names)
+
+
+@cache
+def imported_names(path: Path) -> tuple[list[str], list[str]]:
+    """Dotted names that a file imports at module level, and inside functions; `package.name` for each name imported from."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = [name for node in tree.body for name in _names(node)]
+    inner = [
+        name for node in tree.body if not _for_type_checkers(node) for child in ast.walk(node) for name in _names(child)
+    ]
+    return top, inner
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def _for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _files(names: list[str]) -> list[Path]:
+    """Our own files among dotted names."""
+    places = [Path(*name.split(".")).with_suffix(".py") for name in names if name.split(".")[0] in OURS]
+    return [place for place in places if (ROOT / place).is_file()]

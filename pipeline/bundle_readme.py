@@ -1,0 +1,50 @@
+"""README.md of a bundle: what it is and the commands, for somebody who has nothing else of ours."""
+
+from pipeline.bundle_contents import Recipe
+
+
+def readme(recipe: Recipe) -> str:
+    """The text for one bundle."""
+    engines = "\n".join(f"| {name} | {', '.join(plan.precisions)} |" for name, plan in recipe.engines.items())
+    graphs = "\n".join(
+        f"| {name} | {found['top1']:.2f} | {found['delta_top1_pp']:+.2f} | {found['agreement']:.2f} |"
+        for name, found in recipe.host.items()
+    )
+    left_out = "\n".join(f"- {name}: {' '.join(reason.split())}" for name, reason in recipe.left_out.items())
+    gate = f"{100 * recipe.min_relative_top1:g} %"
+    count = f"{recipe.eval_images:,} of {recipe.host_eval_images:,}"
+    return f"""# {recipe.model} on {recipe.dataset} (run {recipe.run})
+
+Copy this folder to the device. It needs Python 3.10 or later, numpy, OpenCV, and TensorRT with cuda-bindings (or ONNX
+Runtime in its place); nothing else is installed, and nothing of the device is changed.
+
+```
+./t2t doctor           # what is here, what is missing and how to mend it
+./t2t run              # build → evaluate → benchmark → report; exit status 3 where no engine passes the gate
+./t2t predict IMAGE    # class and probability, with the engine that the report recommends
+./t2t check            # every file against the manifest
+```
+
+`run` is `build`, `evaluate`, `benchmark` and `report` in turn; `./t2t COMMAND --help` has their options. Results go to
+`device/` (or `--work DIR`): the report is `device/report/report.md` and `report.json`. An interrupted `build` goes on from
+the last finished engine.
+
+| Backend | Engines |
+| --- | --- |
+{engines}
+
+TensorRT is built where it is installed, else ONNX Runtime; `--backend` chooses. The gate: top-1 of at least {gate} of
+PyTorch FP32's, here on {count} evaluation images, preprocessed on the host. What the host found on these images with
+ONNX Runtime:
+
+| Graph | Top-1 % | Δ top-1 pp | Agreement with PyTorch FP32 % |
+| --- | ---: | ---: | ---: |
+{graphs}
+
+{f"Left out:{chr(10)}{chr(10)}{left_out}{chr(10)}{chr(10)}" if left_out else ""}\
+`triton/` is a model repository with the {recipe.triton_precision} graph for the server's ONNX Runtime backend; `report` writes
+`device/triton/` with the engine that passed.
+
+`graphs/` ONNX, `evaluation/` images and FP32 logits, `samples/` a few image files, `labels.txt`, `preprocess.json`,
+`recipe.json`, `lib/` our code, `manifest.json` sha256 of each file.
+"""

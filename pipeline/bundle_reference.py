@@ -1,0 +1,70 @@
+"""What every engine of a bundle is held against: logits of PyTorch, and of ONNX Runtime on each graph."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.errors import InputError
+from export.runner import INPUT, OUTPUT
+from pipeline.bundle_choice import FinishedRun, graph_failure
+from pipeline.evaluate_stage import Logits
+from pipeline.progress import track
+
+_CHUNK = 50  # images at once
+_SAME = 2e-3  # logits of the FP32 graph and PyTorch on the same image, as in the export stage
+
+
+def reference_logits(
+    run: FinishedRun, chosen: list[int], pixels: NDArray[np.uint8]
+) -> tuple[Logits, NDArray[np.int64]]:  # fmt: skip
+    """PyTorch's logits on the chosen images, and their labels; InputError where the images are no longer those."""
+    with np.load(run.artifacts["export"].path("reference.npz"), allow_pickle=False) as stored:
+        logits, labels = stored["logits"], stored["labels"]
+    if max(chosen) >= len(logits):
+        raise _other_images(run, f"at least {max(chosen) + 1} images, {len(logits)} were evaluated")
+    few = np.linspace(0, len(chosen) - 1, min(len(chosen), _CHUNK)).astype(int)
+    found = _infer(run, "fp32", pixels[few])
+    difference = float(np.abs(found - logits[chosen][few]).max())
+    if not difference <= _SAME:
+        raise _other_images(run, f"logits that differ by {difference:.3g} (allowed {_SAME:g})")
+    return logits[chosen], labels[chosen]
+
+
+def _other_images(run: FinishedRun, got: str) -> InputError:
+    return InputError(
+        f"the images in {run.parts['data']['root']} are not those this run was evaluated on", got=got,
+        next_step=f"make export RUN={run.folder.name}, with RECIPE= its recipe",
+    )  # fmt: skip
+
+
+def graph_logits(
+    run: FinishedRun, chosen: list[int], pixels: NDArray[np.uint8]
+) -> tuple[dict[str, Logits], dict[str, str]]:  # fmt: skip
+    """ONNX Runtime's logits of every graph on the chosen images, and why a graph fails the gate ("" if not).
+
+    The evaluation has judged most of them on all images; those that only GPU engines need are computed here.
+    """
+    with np.load(run.artifacts["export"].path("reference.npz"), allow_pickle=False) as stored:
+        reference, labels = stored["logits"], stored["labels"]
+    share = run.report["gate"]["min_relative_top1"]
+    logits: dict[str, Logits] = {}
+    reasons: dict[str, str] = {}
+    with np.load(run.artifacts["evaluate"].path("logits.npz"), allow_pickle=False) as stored:
+        for precision in dict.fromkeys(row["precision"] for row in run.report["variants"]):
+            if f"graph:{precision}" in stored.files:
+                everywhere = stored[f"graph:{precision}"]
+                logits[precision] = everywhere[chosen]
+                reasons[precision] = graph_failure(everywhere, reference, labels, share)
+            else:
+                logits[precision] = _infer(run, precision, pixels)
+                reasons[precision] = graph_failure(logits[precision], reference[chosen], labels[chosen], share)
+    return logits, reasons
+
+
+def _infer(run: FinishedRun, precision: str, pixels: NDArray[np.uint8]) -> Logits:
+    from export import onnxruntime_backend
+
+    path, fp8 = run.artifacts["quantize"].path(f"{precision}.onnx"), precision.startswith("fp8")
+    with onnxruntime_backend.load(path, run.parts["benchmark"]["threads"], literal=fp8) as runner:
+        parts = [runner.infer({INPUT: pixels[start : start + _CHUNK]})[OUTPUT]
+                 for start in track(range(0, len(pixels), _CHUNK), f"graph {precision}")]  # fmt: skip
+    return np.concatenate(parts).astype(np.float32)

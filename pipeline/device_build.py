@@ -1,0 +1,113 @@
+"""On a device: engines from a bundle's graphs, each whole or not at all; what stands and still fits is not built again."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from calib.errors import InputError
+from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
+from export.cuda_device import compute_capability
+from export.engines import EngineSpec, Expected, Sidecar, backend_version, machine, read_sidecar
+from export.runner import Unavailable
+from pipeline.artifact import swap_folder, write_json
+from pipeline.build_stage import build_row
+from pipeline.bundle_contents import DEVICE_BACKENDS, Bundle
+from pipeline.device_state import ROWS, DeviceState
+from pipeline.doctor import without_extra
+
+_CHECKS = {
+    "tensorrt": tensorrt_backend.check_available_to_build,
+    "tensorrt_rtx": tensorrt_rtx_backend.check_available_to_run,
+    "onnxruntime": onnxruntime_backend.check_available,
+    "openvino": openvino_backend.check_available,
+}
+
+
+def choose_backend(bundle: Bundle, asked: str | None) -> str:
+    """The backend that was asked for, or the first of TensorRT, TensorRT-RTX, ONNX Runtime, OpenVINO that works here."""
+    reasons = {}
+    for backend in [asked] if asked else [name for name in DEVICE_BACKENDS if name in bundle.recipe.engines]:
+        if backend not in bundle.recipe.engines:
+            raise InputError(
+                "the bundle has no engines of this backend", got=backend, allowed=", ".join(bundle.recipe.engines),
+                next_step="./t2t build",
+            )  # fmt: skip
+        try:
+            _CHECKS[backend]()
+            return backend
+        except Unavailable as reason:
+            reasons[backend] = without_extra(str(reason))
+            print(f"{backend}: {reasons[backend]}", flush=True)
+    raise InputError(
+        "no engine of this bundle can be built here", got="; ".join(f"{name}: {why}" for name, why in reasons.items()),
+        allowed="TensorRT 10.3 or newer with cuda-bindings, or ONNX Runtime", next_step="./t2t doctor",
+    )  # fmt: skip
+
+
+def build(bundle: Bundle, state: DeviceState, backend: str, names: list[str]) -> list[dict[str, Any]]:
+    """Build the engines of a backend, all or those `names`; every row, with those of earlier calls, is noted at once."""
+    specs = bundle.engine_specs(backend, _target(backend))
+    unknown = sorted(set(names) - {spec.name for spec in specs})
+    if unknown:
+        raise InputError(
+            "the bundle has no such engine", got=", ".join(unknown), allowed=", ".join(spec.name for spec in specs),
+            next_step="./t2t build",
+        )  # fmt: skip
+    wanted = [spec for spec in specs if not names or spec.name in names]
+    rows = {row["name"]: row for row in state.rows()}
+    planned = list(dict.fromkeys([*rows, *(spec.name for spec in wanted)]))
+    for spec in wanted:
+        rows.pop(spec.name, None)
+    for spec in wanted:
+        write_json(state.path(ROWS), {"bundle": bundle.key, "planned": planned, "rows": list(rows.values())})
+        rows[spec.name] = _keep_or_build(bundle, state, spec)
+    write_json(state.path(ROWS), {"bundle": bundle.key, "planned": planned, "rows": list(rows.values())})
+    return [rows[spec.name] for spec in wanted]
+
+
+def _target(backend: str) -> str | None:
+    return f"sm{compute_capability().replace('.', '')}" if backend == "tensorrt_rtx" else None
+
+
+def _keep_or_build(bundle: Bundle, state: DeviceState, spec: EngineSpec) -> dict[str, Any]:
+    folder = state.engine(spec.name)
+    sidecar = _standing(bundle, spec, folder)
+    if sidecar is not None:
+        print(f"{spec.name}: unchanged", flush=True)
+        return _row(spec, sidecar, folder)
+    print(f"{spec.name}: building (TensorRT takes minutes on a Jetson)" if "tensorrt" in spec.backend else
+          f"{spec.name}: building", flush=True)  # fmt: skip
+    scratch = folder.parent / ".partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        row = build_row(spec, bundle.graph(spec.precision), scratch, bundle.spec, list(bundle.classes))
+        if row["status"] == "built":
+            swap_folder(scratch / spec.name, folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(f"{spec.name}: {row['status']}{': ' + row['reason'] if row['reason'] else ''}", flush=True)
+    return row
+
+
+def _standing(bundle: Bundle, spec: EngineSpec, folder: Path) -> Sidecar | None:
+    """The sidecar of an engine that was built here from the bundle's graph and can be used as it is."""
+    expected = Expected(bundle.recipe.graphs[spec.precision], bundle.spec.sha256())
+    try:
+        sidecar = read_sidecar(folder, expected)
+    except InputError:  # none, half or damaged: built (again)
+        return None
+    largest = spec.batch_sizes[2] if "tensorrt" in spec.backend else None
+    here = compute_capability() if "tensorrt" in spec.backend else None
+    found = (sidecar.version, sidecar.machine, sidecar.compute_capability, sidecar.max_batch)
+    return sidecar if found == (backend_version(spec.backend), machine(), here, largest) else None
+
+
+def _row(spec: EngineSpec, sidecar: Sidecar, folder: Path) -> dict[str, Any]:
+    return {
+        "name": spec.name, "backend": spec.backend, "precision": spec.precision, "target": spec.target,
+        "status": "built", "reason": "", "layers": sidecar.layers, "sha256": sidecar.files[sidecar.engine],
+        "size_bytes": sum((folder / name).stat().st_size for name in sidecar.files),
+    }  # fmt: skip

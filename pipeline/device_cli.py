@@ -1,0 +1,119 @@
+"""The commands of a bundle, on the device. Exit status as `t2t-edge`: 3 where no engine passes the accuracy gate."""
+
+import argparse
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from export.engines import Expected
+from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
+from pipeline.device_build import build, choose_backend
+from pipeline.device_measure import benchmark, evaluate, report
+from pipeline.device_state import DeviceState
+from pipeline.doctor import print_doctor
+from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
+from pipeline.predict import find_engine
+from pipeline.predict_command import predict_command
+from pipeline.predict_options import add_predict_options
+from pipeline.report_format import DEVICE_COMMANDS, recommendation
+from pipeline.report_markdown import markdown_table
+
+INTERRUPTED = "interrupted: finished engines are kept; the same command goes on from there"
+_HELP = {
+    "run": "build, evaluate, benchmark and report",
+    "build": "build the engines; those that stand and still fit are kept",
+    "evaluate": "check every engine's accuracy against FP32's; the gate",
+    "benchmark": "measure every engine's latency and images per second",
+    "report": "write report.json and report.md, and the recommended engine's Triton model",
+    "check": "compare every file of the bundle with its manifest",
+}
+
+
+def run_command(folder: Path, arguments: list[str] | None = None) -> int:
+    """Run one command of the bundle in `folder`; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    return exit_status(lambda: _run(folder, options), INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="t2t", description="Build, check, measure and use a network on this machine. Start with: ./t2t run"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in _HELP.items():
+        command = commands.add_parser(name, help=text, description=text)
+        _add_work(command)
+        if name in ("run", "build"):
+            command.add_argument("--backend", choices=DEVICE_BACKENDS, help="default: TensorRT, else ONNX Runtime")
+        if name == "build":
+            command.add_argument("--engine", action="append", default=[], help="only this one; may be given again")
+        if name in ("run", "evaluate", "benchmark"):
+            command.add_argument("--threads", type=int, help="of CPU engines; default: as the host had")
+    command = commands.add_parser("predict", help="class and probability of images, with the recommended engine")
+    add_predict_options(command)
+    _add_work(command)
+    command = commands.add_parser("doctor", help="what is here, what is missing and how to mend it")
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
+    return parser
+
+
+def _add_work(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--work", type=Path, help=f"where results go; default: {DEVICE}/ in the bundle")
+
+
+def _run(folder: Path, options: argparse.Namespace) -> int:
+    if options.command == "doctor":
+        return DONE if print_doctor(options.json, device=True) else FAILED
+    needed = {"run": (GRAPHS, EVALUATION), "build": (GRAPHS,), "evaluate": (EVALUATION,), "benchmark": (EVALUATION,),
+              "check": ("all",)}  # fmt: skip
+    bundle = open_bundle(folder, *needed.get(options.command, ()))
+    if options.command == "check":
+        print(f"{folder}: whole, every file as the host wrote it")
+        return DONE
+    state = DeviceState(bundle, options.work or folder / DEVICE, _command(folder))
+    if options.command == "predict":
+        return _predict(state, options)
+    status = DONE
+    steps = ("build", "evaluate", "benchmark", "report") if options.command == "run" else (options.command,)
+    for step in steps:
+        status = _step(step, state, options)
+        if status not in (DONE, GATE_FAILED):
+            return status
+    return status
+
+
+def _command(folder: Path) -> str:
+    """How to call the bundle from here."""
+    return "./t2t" if folder.resolve() == Path.cwd().resolve() else shlex.quote(str(folder / "t2t"))
+
+
+def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
+    if step == "build":
+        rows = build(state.bundle, state, choose_backend(state.bundle, options.backend), getattr(options, "engine", []))
+        return DONE if any(row["status"] == "built" for row in rows) else say("no engine could be built", FAILED)
+    if step == "report":
+        found = report(state)
+        print(markdown_table(found))
+        conclusion, command = recommendation(found, DEVICE_COMMANDS)
+        print(f"{conclusion}.\nNext: {command}\n{state.work / 'report' / 'report.md'}")
+        return DONE if found["recommended"] else GATE_FAILED
+    threads = options.threads or state.bundle.recipe.timing.threads
+    if step == "benchmark":
+        benchmark(state, threads)
+        print(f"benchmark: {state.work / 'benchmark.json'}")
+        return DONE
+    assert step == "evaluate", step
+    variants = evaluate(state, threads)
+    for row in variants:
+        accuracy = "" if row["top1"] is None else f"  top-1 {row['top1']:.2f}, Δ {row['delta_top1_pp']:+.2f} pp"
+        print(f"{row['name']}: {row['status']}{accuracy}{': ' + row['reason'] if row['reason'] else ''}")
+    return DONE if any(row["status"] == "pass" for row in variants) else say("no engine passes the gate", GATE_FAILED)
+
+
+def _predict(state: DeviceState, options: argparse.Namespace) -> int:
+    def find() -> tuple[Path, Expected]:
+        state.finished_rows()  # of this bundle, not of one that was here before
+        engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
+        return engine, replace(evaluated, rebuild=f"{state.command} run")
+
+    return predict_command(options, find, f"{state.command} predict")

@@ -1,0 +1,147 @@
+"""On a device: evaluation, benchmark and report of its engines, with the host's gate, statistics and report.json."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.preprocess import load_image, opencv_version, preprocess
+from export.engines import load_engine
+from export.runner import RunOptions, Unavailable
+from pipeline.artifact import write_json
+from pipeline.benchmark_stage import Candidates, benchmark_engines
+from pipeline.bundle_contents import TRITON, Bundle
+from pipeline.device_state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
+from pipeline.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
+from pipeline.progress import track
+from pipeline.report_format import DEVICE_COMMANDS
+from pipeline.report_markdown import markdown_page
+from pipeline.report_rows import join_report
+from pipeline.statistics import accuracy
+from pipeline.triton_repository import PLATFORMS, TritonModel, model_name, write_model
+
+_MAX_MEAN_LEVELS = 2.0  # of 255: JPEG decoders and resizers round differently, another preprocessing is far off
+
+
+def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
+    """Write `evaluation.json`; returns its variants. One engine is in memory at a time."""
+    bundle = state.bundle
+    levels = compare_preprocessing(bundle)
+    reference, labels, graphs = bundle.reference()
+    rows = state.finished_rows()
+    logits: dict[str, Logits] = dict(graphs)
+    reasons: dict[str, str] = {}
+    for row in rows:
+        if row["status"] != "built":
+            continue
+        try:
+            logits[row["name"]] = _infer_all(state, row, threads)
+        except Unavailable as reason:
+            reasons[row["name"]] = str(reason)
+    share = bundle.recipe.min_relative_top1
+    variants = [evaluate_variant(row, logits, reasons, reference, labels, share) for row in rows]
+    recipe = bundle.recipe
+    top1, top5 = accuracy(reference, labels), accuracy(reference, labels, k=5)
+    write_json(state.path(EVALUATION_JSON), {
+        "engines": state.engines_key(), "reference": {"name": "PyTorch FP32", "top1": top1, "top5": top5},
+        "dataset": {"name": recipe.dataset, "classes": len(bundle.classes), "eval_images": len(labels),
+                    "calibration_images": recipe.calibration_images},
+        "preprocessing": levels, "variants": variants,
+    })  # fmt: skip
+    return variants
+
+
+def _infer_all(state: DeviceState, row: dict[str, Any], threads: int) -> Logits:
+    images, size = state.bundle.images(), state.bundle.recipe.batch_size
+    sidecar, runner = load_engine(state.engine(row["name"]), threads, expected=state.expected(row))
+    parts: list[Logits] = []
+    with runner:
+        for start in track(range(0, len(images), size), f"evaluating {row['name']}"):
+            parts += infer_in_chunks(runner, np.asarray(images[start : start + size]), sidecar.max_batch)
+    return np.concatenate(parts)
+
+
+def compare_preprocessing(bundle: Bundle) -> dict[str, float]:
+    """How far this machine's preprocessing of the sample files is from the host's, in levels of 255: mean and largest.
+
+    RuntimeError where it is more than decoders' rounding: `predict` would then not see what was evaluated.
+    """
+    images = bundle.images()
+    differences = [
+        np.abs(preprocess(load_image(bundle.folder / sample.file), bundle.spec).astype(int) - images[sample.row])
+        for sample in bundle.recipe.samples
+    ]
+    mean = max(float(difference.mean()) for difference in differences)
+    if mean > _MAX_MEAN_LEVELS:
+        raise RuntimeError(
+            f"OpenCV {opencv_version()} here preprocesses images otherwise than the host did: up to {mean:.1f} of 255 "
+            f"levels apart on average in an image (allowed {_MAX_MEAN_LEVELS:g})"
+        )
+    return {"mean_levels": mean, "max_levels": float(max(difference.max() for difference in differences))}
+
+
+def benchmark(state: DeviceState, threads: int) -> None:
+    """Write `benchmark.json`: as on the host, engines taking turns; with energy and power mode where the machine tells."""
+    timing, rows = replace(state.bundle.recipe.timing, threads=threads), state.finished_rows()
+    with ExitStack() as stack:
+        found = Candidates()
+        for row in rows:
+            if row["status"] != "built":
+                continue
+            name, run = row["name"], RunOptions(timing.cuda_graph, timing.spin)
+            try:
+                sidecar, runner = load_engine(state.engine(name), threads, run, state.expected(row))
+            except Unavailable:  # the evaluation says why
+                continue
+            found.runners[name] = stack.enter_context(runner)
+            found.limits[name], found.folders[name] = sidecar.max_batch, state.engine(name)
+        if not found.runners:
+            raise RuntimeError("no engine of this bundle can run here: ./t2t doctor says what is missing")
+        images = _some_images(state.bundle.images(), max(timing.batch_sizes))
+        measured = benchmark_engines(found, images, timing, rows)
+    power = measured["machine"]["power"]["power_mode"]
+    measured["mode"] |= {"power_mode": power} if power else {}
+    write_json(
+        state.path(BENCHMARK_JSON),
+        measured | {"engines": state.engines_key(), "load_average": os.getloadavg()[0]},
+    )
+
+
+def _some_images(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(images[np.arange(count) % len(images)])
+
+
+def report(state: DeviceState) -> dict[str, Any]:
+    """Write `report/report.json`, `report/report.md` and, of the recommended engine, `triton/`; returns the report."""
+    evaluation = state.measured(EVALUATION_JSON, "evaluate")
+    speed = state.measured(BENCHMARK_JSON, "benchmark")
+    recipe = state.bundle.recipe
+    joined = join_report(
+        run=recipe.run, model=recipe.model, evaluation=evaluation, benchmark=speed,
+        preprocess_sha256=state.bundle.spec.sha256(), min_relative_top1=recipe.min_relative_top1,
+    )  # fmt: skip
+    page = markdown_page(joined, evaluation["reference"], speed["mode"], DEVICE_COMMANDS, picture=None)
+    state.path("report/report.md").write_text(page, encoding="utf-8")
+    write_json(state.path("report/report.json"), joined)
+    _write_triton(state, joined["variants"], joined["recommended"])
+    return joined
+
+
+def _write_triton(
+    state: DeviceState, variants: list[dict[str, Any]], recommended: Mapping[str, str] | None
+) -> None:  # fmt: skip
+    """The engine that passed and is fastest, for a server on this machine; none where the server has no backend for it."""
+    if recommended is None or recommended["backend"] not in PLATFORMS:
+        return
+    (row,) = [variant for variant in variants if variant["name"] == recommended["name"]]
+    sidecar, runner = load_engine(state.engine(row["name"]), 1, expected=state.expected(row))
+    runner.__exit__(None, None, None)
+    largest = sidecar.max_batch or state.bundle.recipe.engines[row["backend"]].batch_sizes[2]
+    model = TritonModel(
+        model_name(state.bundle.recipe.run), row["backend"], state.bundle.spec, sidecar.classes, largest
+    )
+    write_model(model, state.engine(row["name"]) / sidecar.engine, state.work / TRITON)

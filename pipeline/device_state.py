@@ -1,0 +1,83 @@
+"""What the commands of a bundle leave for each other in the work folder; each file is written whole or not at all."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calib.errors import InputError
+from export.engines import Expected
+from pipeline.artifact import hash_of
+from pipeline.bundle_contents import Bundle
+
+ROWS, EVALUATION_JSON, BENCHMARK_JSON = "build/engines.json", "evaluation.json", "benchmark.json"
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """A bundle and the folder its results go to. `command` is how the bundle is called, for messages."""
+
+    bundle: Bundle
+    work: Path
+    command: str
+
+    def path(self, name: str) -> Path:
+        """A file in the work folder; its folder is made."""
+        path = self.work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def engine(self, name: str) -> Path:
+        """The folder of an engine."""
+        return self.work / "build" / name
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The engines that were built, or why not, from this very bundle; none before the first build."""
+        built = self._read(ROWS)
+        return built["rows"] if built is not None and built["bundle"] == self.bundle.key else []
+
+    def finished_rows(self) -> list[dict[str, Any]]:
+        """The rows of a build that went to its end."""
+        built = self._read(ROWS)
+        if built is None or built["bundle"] != self.bundle.key:
+            raise self._missing("no engines were built from this bundle", self.work / ROWS, "build")
+        missing = set(built["planned"]) - {row["name"] for row in built["rows"]}
+        if missing:
+            raise self._missing("the build was interrupted", f"not built: {', '.join(sorted(missing))}", "build")
+        return list(built["rows"])
+
+    def measured(self, name: str, command: str) -> dict[str, Any]:
+        """`evaluation.json` or `benchmark.json` of the engines that stand; `command` makes it."""
+        found = self._read(name)
+        if found is None:
+            raise self._missing(f"there is no {name}", self.work / name, command)
+        if found["engines"] != self.engines_key():
+            raise self._missing(f"{name} is of other engines than those that stand", self.work / name, command)
+        return found
+
+    def engines_key(self) -> str:
+        """Changes with every engine and with the bundle."""
+        return hash_of([self.bundle.key, self.finished_rows()])
+
+    def expected(self, row: dict[str, Any]) -> Expected:
+        """What an engine has to be, and the command that builds it again."""
+        return Expected(
+            self.bundle.recipe.graphs[row["precision"]], self.bundle.spec.sha256(), row["sha256"],
+            f"{self.command} build --backend {row['backend']} --engine {row['name']}",
+        )  # fmt: skip
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.work / name
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise InputError(
+                "a result in the work folder cannot be read", got=f"{path}: {error}", next_step=f"rm '{path}'"
+            ) from error
+        assert isinstance(values, dict)
+        return values
+
+    def _missing(self, what: str, got: object, command: str) -> InputError:
+        return InputError(what, got=got, next_step=f"{self.command} {command}")

@@ -1,0 +1,45 @@
+"""How much memory an engine takes: GPU memory where it runs on one, else RAM, measured in a process of its own."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.child_process import call_in_child
+from export.engines import load_engine
+from export.runner import Runner
+from export.tensorrt_progress import Progress
+from export.tensorrt_runner import TensorRtRunner
+
+_STATUS = Path("/proc/self/status")
+
+
+def engine_memory(folder: Path, runner: Runner, images: NDArray[np.uint8], threads: int) -> int | None:
+    """Bytes for the engine in `folder` and batches like `images`; None where the system does not tell (not Linux).
+
+    On a GPU: what `runner`, after its calls, took of device memory. On a CPU: the highest resident memory of a fresh
+    process that loads the engine and runs it, less what the process had before: the backend's libraries are in it.
+    """
+    if isinstance(runner, TensorRtRunner):
+        return runner.device_memory_bytes
+    if not _STATUS.is_file():
+        return None
+    return call_in_child(_peak_ram, (folder, images, threads), Progress())
+
+
+def _peak_ram(folder: Path, images: NDArray[np.uint8], threads: int, progress: Progress) -> int:
+    before = _status("VmRSS")
+    _, runner = load_engine(folder, threads)
+    with runner:
+        feeds = {runner.inputs[0].name: images}
+        for _ in range(3):
+            runner.infer(feeds)
+    return max(_status("VmHWM") - before, 0)
+
+
+def _status(key: str) -> int:
+    """Bytes of one line of /proc/self/status, which counts in kB."""
+    match = re.search(rf"^{key}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    assert match is not None, f"{_STATUS} has no {key}"
+    return int(match[1]) * 1024

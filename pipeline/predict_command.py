@@ -1,0 +1,136 @@
+"""`t2t-edge predict`: from sources to lines, files and pictures; what is bad is told and skipped, ctrl-C ends clean."""
+
+import argparse
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from export.engines import Expected
+from pipeline.exit_status import DONE, FAILED
+from pipeline.predict import Prediction, Predictor
+from pipeline.predict_sources import Source, Video, open_sources, shown
+from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer
+
+
+class Interruption:
+    """Ctrl-C (or SIGTERM) while a prediction is awaited raises KeyboardInterrupt; while one is written it waits.
+
+    So no line, row or picture is cut off, and a second ctrl-C does not stop files from being closed.
+    """
+
+    def __init__(self) -> None:
+        self.seen = self.waiting = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        first, self.seen = not self.seen, True
+        if first and self.waiting:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Install an Interruption for as long as the context lasts; a signal that is ignored stays so (nohup)."""
+    interruption, before = Interruption(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, interruption)
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, Expected]], program: str) -> int:
+    """Predict what `options` names; 0 where at least one image was predicted and nobody interrupted.
+
+    `find` gives the engine's folder and what is known of it, once the sources are known to be there; `program` is what
+    the next command begins with.
+    """
+    with ExitStack() as stack:
+        window = _closed(stack, Window()) if options.show else None
+        sources = open_sources(options.paths)
+        for source in sources:
+            stack.callback(source.close)
+        engine, expected = find()
+        predictor = Predictor(
+            engine, top=options.top, batch=options.batch, threads=options.threads, workers=options.workers,
+            expected=expected,
+        )  # fmt: skip
+        stack.enter_context(predictor)
+        writers: list[Writer] = [JsonLines() if options.json else TextLines()]
+        if options.csv is not None:
+            writers.append(_closed(stack, CsvFile(options.csv, min(options.top, len(predictor.classes)))))
+        if options.save is not None:
+            fps = {source.target: source.fps for source in sources if isinstance(source, Video)}
+            writers.append(_closed(stack, AnnotatedCopies(options.save, fps)))
+        if window is not None:
+            writers.append(window)
+        return _write_all(options, predictor, sources, writers, program)
+
+
+def _closed(stack: ExitStack, writer: "Writer") -> "Writer":
+    stack.callback(writer.close)
+    return writer
+
+
+def _write_all(
+    options: argparse.Namespace, predictor: Predictor, sources: list[Source], writers: list[Writer], program: str
+) -> int:
+    predicted = skipped = 0
+    started = time.monotonic()
+    with interruptible() as interruption:
+        keep = options.save is not None or options.show
+        with closing(predictor.stream_opened(sources, keep_images=keep)) as stream:
+            while (prediction := _next(stream, interruption)) is not None:
+                if prediction.problem is not None:
+                    skipped += 1
+                    print(f"{prediction.name}: {prediction.problem}", file=sys.stderr)
+                    continue
+                predicted += 1
+                wanted = [writer.write(prediction) for writer in writers]
+                if not all(wanted):
+                    break
+        seconds = time.monotonic() - started
+        for writer in writers:
+            writer.close()  # before it is said that they are whole, and before ctrl-C counts again
+    _summarise(options, predictor, predicted, skipped, seconds, program)
+    if interruption.seen:
+        print("interrupted: what was written is whole", file=sys.stderr)
+    return DONE if predicted and not interruption.seen else FAILED
+
+
+def _next(stream: Iterator[Prediction], interruption: Interruption) -> Prediction | None:
+    """The next prediction; None at the end and after ctrl-C."""
+    try:
+        interruption.waiting = True
+        return None if interruption.seen else next(stream, None)
+    except KeyboardInterrupt:
+        return None
+    finally:
+        interruption.waiting = False
+
+
+def _summarise(
+    options: argparse.Namespace, predictor: Predictor, predicted: int, skipped: int, seconds: float, program: str
+) -> None:
+    """What was done, where it is and what comes next, on stderr: stdout is for predictions alone."""
+    rate = f" ({predicted / seconds:,.0f} a second)" if predicted and seconds > 0 else ""
+    dropped = f", {predictor.dropped} dropped because the engine was busy" if predictor.dropped else ""
+    print(
+        f"{predicted} predicted with {predictor.folder}, {skipped} skipped{dropped}, in {seconds:.1f} s{rate}",
+        file=sys.stderr,
+    )
+    for path in (options.csv, options.save):
+        if path is not None:
+            print(f"written: {path}", file=sys.stderr)
+    if options.save is None and predicted:
+        paths = " ".join(shlex.quote(shown(path)) for path in options.paths)
+        print(f"next: {program} --save annotated {paths}", file=sys.stderr)

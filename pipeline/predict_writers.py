@@ -1,0 +1,178 @@
+"""Where predictions go: lines of text or JSON, a CSV file, annotated copies, a window."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.errors import InputError
+from pipeline.predict import Prediction
+from pipeline.predict_annotate import annotate
+
+
+class Writer(Protocol):
+    """Takes predictions in order; `write` is given those without a problem, and says False where the person wants an end."""
+
+    def write(self, prediction: Prediction) -> bool: ...
+    def close(self) -> None: ...
+
+
+class TextLines:
+    """`photo.jpg  shirt  91.3 %` to stdout; further classes behind it."""
+
+    def write(self, prediction: Prediction) -> bool:
+        guesses = ", ".join(f"{guess.label}  {100 * guess.probability:.1f} %" for guess in prediction.top)
+        time = f" ({prediction.seconds:.2f} s)" if prediction.seconds is not None else ""
+        print(f"{prediction.name}{time}  {guesses}", flush=True)
+        return True
+
+    def close(self) -> None:
+        """Stdout stays open."""
+
+
+class JsonLines:
+    """One JSON object a line to stdout."""
+
+    def write(self, prediction: Prediction) -> bool:
+        print(json.dumps(to_json(prediction), ensure_ascii=False), flush=True)
+        return True
+
+    def close(self) -> None:
+        """Stdout stays open."""
+
+
+def to_json(prediction: Prediction) -> dict[str, Any]:
+    """`source`, `frame` and `seconds` (null for an image), `label`, `probability`, and `top`, best first."""
+    return {
+        "source": prediction.source, "frame": prediction.frame, "seconds": prediction.seconds,
+        "label": prediction.label, "probability": prediction.probability,
+        "top": [{"label": guess.label, "probability": guess.probability} for guess in prediction.top],
+    }  # fmt: skip
+
+
+class CsvFile:
+    """source, frame, seconds, then label and probability of each class; every row is in the file as soon as it is known."""
+
+    def __init__(self, path: Path, top: int):
+        self._file = open_for_writing(path)
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        suffixes = ["", *(f"_{place}" for place in range(2, top + 1))]
+        names = [f"{name}{suffix}" for suffix in suffixes for name in ("label", "probability")]
+        self._rows.writerow(["source", "frame", "seconds", *names])
+
+    def write(self, prediction: Prediction) -> bool:
+        guesses = [value for guess in prediction.top for value in (guess.label, f"{guess.probability:.6f}")]
+        place = ["" if value is None else value for value in (prediction.frame, prediction.seconds)]
+        self._rows.writerow([prediction.source, *place, *guesses])
+        self._file.flush()
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def open_for_writing(path: Path) -> Any:
+    """A text file; InputError where it cannot be made."""
+    try:
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(
+            "this file cannot be written", got=f"{path}: {error.strerror}", next_step=f"mkdir -p '{path.parent}'"
+        ) from error
+
+
+class AnnotatedCopies:
+    """Images and videos with the classes written on them, in `folder`; videos are Motion JPEG, which every player reads.
+
+    `fps` is the frame rate by a video's target. A Motion JPEG file that was not closed plays, too.
+    """
+
+    def __init__(self, folder: Path, fps: Mapping[str, float]):
+        self._folder, self._fps = folder, fps
+        self._videos: dict[str, tuple[Any, tuple[int, int]]] = {}  # writer, (width, height)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError("--save needs a folder", got=f"{folder}: {error.strerror}") from error
+
+    def write(self, prediction: Prediction) -> bool:
+        assert prediction.image is not None
+        path = self._folder / prediction.target
+        if path.resolve() == Path(prediction.source).resolve():
+            raise InputError(
+                "--save would write over the original", got=path, allowed="another folder",
+                next_step=f"--save '{self._folder}-annotated'",
+            )  # fmt: skip
+        picture = annotate(prediction.image, prediction.top)
+        if prediction.frame is None:
+            self._save_image(path, picture)
+        else:
+            self._add_frame(prediction.target, path, picture)
+        return True
+
+    def close(self) -> None:
+        for writer, _ in self._videos.values():
+            writer.release()
+        self._videos.clear()
+
+    def _save_image(self, path: Path, picture: NDArray[np.uint8]) -> None:
+        import cv2
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(path), picture):
+            raise OSError(f"cannot write {path}")
+
+    def _add_frame(self, target: str, path: Path, picture: NDArray[np.uint8]) -> None:
+        import cv2
+
+        if target not in self._videos:
+            size = (picture.shape[1], picture.shape[0])
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), self._fps[target], size)
+            if not writer.isOpened():
+                raise OSError(f"cannot write {path}")
+            self._videos[target] = (writer, size)
+        writer, size = self._videos[target]
+        if (picture.shape[1], picture.shape[0]) != size:  # a camera that changes its resolution; a video has one
+            picture = np.asarray(cv2.resize(picture, size), dtype=np.uint8)
+        writer.write(picture)
+
+
+class Window:
+    """Annotated frames on the screen; q or Escape ends. A single image stays for a second."""
+
+    TITLE = "t2t-edge predict (q ends)"
+
+    def __init__(self) -> None:
+        import cv2
+
+        built = "GUI:                           NONE" not in cv2.getBuildInformation()
+        screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+        if not built or not screen:
+            raise InputError(
+                "no window can be shown here",
+                got="OpenCV without windows (opencv-python-headless)"
+                if not built
+                else "no display: DISPLAY is not set",
+                allowed="opencv-python on a machine with a display",
+                next_step="--save FOLDER writes annotated copies instead"
+                + ("" if built else "; or: pip uninstall opencv-python-headless && pip install opencv-python"),
+            )
+        cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
+
+    def write(self, prediction: Prediction) -> bool:
+        import cv2
+
+        assert prediction.image is not None
+        cv2.imshow(self.TITLE, annotate(prediction.image, prediction.top))
+        return (cv2.waitKey(1000 if prediction.frame is None else 1) & 0xFF) not in (ord("q"), 27)
+
+    def close(self) -> None:
+        import cv2
+
+        cv2.destroyWindow(self.TITLE)

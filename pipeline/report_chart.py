@@ -1,0 +1,90 @@
+"""The interactive chart: what the page's script draws, and the picture in its place where no script runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.report_format import latency, number, percent
+from pipeline.report_page import image
+
+SLOTS = {
+    "onnxruntime": 0,
+    "openvino": 1,
+    "tensorrt": 2,
+    "tensorrt_rtx": 3,
+}  # colour and shape, the same in every report
+_PERCENTILES = ("p50", "p90", "p99")
+
+
+def chart_data(
+    reports: Sequence[dict[str, Any]], labels: Sequence[str], levels: Sequence[tuple[str, str, float]]
+) -> dict[str, Any]:
+    """What the script draws: the variants of one report by backend, or of several by report, named by `labels`.
+
+    `levels` are lines across: (kind, name, top-1), `kind` "reference" or "gate".
+    """
+    one = len(reports) == 1
+    points = [
+        _point(report, variant, variant["backend"] if one else label)
+        for report, label in zip(reports, labels, strict=True)
+        for variant in report["variants"]
+    ]
+    names = list(dict.fromkeys(point["series"] for point in points))
+    free = iter(range(len(SLOTS), len(SLOTS) + len(names)))
+    slots = [SLOTS[name] if name in SLOTS else next(free) for name in names] if one else range(len(names))
+    return {
+        "seriesTitle": "Backend" if one else "Run",
+        "series": [{"name": name, "slot": slot} for name, slot in zip(names, slots, strict=True)],
+        "batches": sorted({size for point in points for size in point["latency"]}, key=int),
+        "points": points, "levels": [{"kind": kind, "name": name, "top1": top1} for kind, name, top1 in levels],
+    }  # fmt: skip
+
+
+def chart_levels(report: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """The reference's top-1 and the gate."""
+    share = report["gate"]["min_relative_top1"]
+    return [
+        ("reference", reference["name"], reference["top1"]),
+        ("gate", f"gate, {percent(share)} of it", share * reference["top1"]),
+    ]
+
+
+def _point(report: dict[str, Any], variant: dict[str, Any], series: str) -> dict[str, Any]:
+    """One variant as the script needs it, unrounded; `latency` by batch size and percentile, milliseconds."""
+    keys = ("name", "backend", "precision", "status", "top1", "delta_top1_pp", "ci95_pp", "agreement")
+    chosen = (report["recommended"] or {}).get("name") == variant["name"]
+    return {key: variant[key] for key in keys} | {
+        "series": series, "recommended": chosen, "reason": variant["reason"], "latency": _latencies(variant),
+        "rates": variant["images_per_s"] or {},
+    }  # fmt: skip
+
+
+def _latencies(variant: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """A batch's median is its size over its rate, which is how the rate was made; more where percentiles were kept."""
+    kept, found = variant.get("percentiles_ms") or {}, {}
+    for size, rate in (variant["images_per_s"] or {}).items():
+        if rate is not None:
+            found[size] = {"p50": 1e3 * int(size) / rate} | {
+                f"p{share}": kept[size][share] if size in kept else None for share in (90, 99)
+            }
+    if variant["latency_ms"]:
+        found["1"] = {name: variant["latency_ms"][name] for name in _PERCENTILES}
+    return found
+
+
+def chart_section(picture: bytes, text: str) -> str:
+    """HTML: the script fills it; without a script it holds `picture` (PNG), which `text` describes."""
+    return f"""<h2>Accuracy against latency</h2>
+<div id="chart" class="card"></div>
+<noscript><div class="picture">{image(picture, text)}</div></noscript>
+<p class="note">Up is more accurate, left is faster. The stepped line is the Pareto front of what is shown: nothing is both \
+faster and more accurate. Hollow: fails the gate, and never wins. The table below holds the same values.</p>
+"""
+
+
+def picture_text(variants: Sequence[dict[str, Any]]) -> str:
+    """What the picture says, for those who do not see it."""
+    front = [v for v in variants if v["pareto"]]
+    if not front:
+        return "Accuracy against latency: no engine that passes was measured."
+    parts = (f"{v['name']} ({number(v['top1'])} %, {latency(v)} ms)" for v in front)
+    return f"Accuracy against latency; on the Pareto front: {', '.join(parts)}."

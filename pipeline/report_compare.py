@@ -1,0 +1,164 @@
+"""Reports side by side, across models, machines and runs: what is read, and the page, picture and Markdown made of it."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from calib.errors import InputError
+from pipeline.report_chart import chart_data, chart_levels, chart_section, picture_text
+from pipeline.report_engines import EngineRow, engines_section
+from pipeline.report_format import MISSING, drop, latency, megabytes, number
+from pipeline.report_html import machine_list
+from pipeline.report_latency import latency_section
+from pipeline.report_page import page, table_head
+from pipeline.report_results import read_results
+from pipeline.report_schema import check_report
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A report, and the name that tells it from the others."""
+
+    label: str
+    report: dict[str, Any]
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """The variant that the report recommends."""
+        name = (self.report["recommended"] or {}).get("name")
+        return next((variant for variant in self.report["variants"] if variant["name"] == name), None)
+
+
+def machine_name(report: dict[str, Any]) -> str:
+    """The GPU where there is one, else the CPU and its cores."""
+    machine = report["machine"]
+    return str(machine["gpu"] or machine["cpu"].split(", INT8 instructions")[0])
+
+
+def read_compared(paths: Sequence[Path]) -> list[Compared]:
+    """The reports in run folders (`runs/demo`), report.json files, results files and folders of these; else InputError.
+
+    Named by their run; by run and machine, then with a number too, where that is not enough.
+    """
+    reports = [report for path in paths for file in _files(path) for report in _read(file)]
+    labels = [str(report["run"]) for report in reports]
+    for more in (machine_name, lambda report: report["model"]):
+        twice = {label for label, count in Counter(labels).items() if count > 1}
+        labels = [
+            f"{label}, {more(report)}" if label in twice else label
+            for label, report in zip(labels, reports, strict=True)
+        ]
+    seen: Counter[str] = Counter()
+    for index, label in enumerate(labels):
+        seen[label] += 1
+        labels[index] = label if seen[label] == 1 else f"{label} ({seen[label]})"
+    return [Compared(label, report) for label, report in zip(labels, reports, strict=True)]
+
+
+def _files(path: Path) -> list[Path]:
+    """The report of a run's folder, or all results files of a folder, or the file itself."""
+    places = [path / "report" / "report.json", path / "report.json"] if path.is_dir() else [path]
+    found = [place for place in places if place.is_file()][:1] or sorted(path.glob("*.json"))
+    if not found:
+        raise InputError(
+            f"{path} has no report", got=f"no file {places[0]}",
+            allowed="a run's folder (runs/demo), a report.json, a results file or a folder of results files",
+            next_step=f"t2t-edge report --run {path.name}",
+        )  # fmt: skip
+    return found
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "runs" in content:
+            return read_results(content)
+        check_report(content)
+    except ValueError as error:  # JSON that is cut off, or a report that is none
+        raise InputError(f"{file} is no report", got=str(error), allowed="what t2t-edge report writes") from error
+    return [content]
+
+
+def cautions(compared: Sequence[Compared]) -> list[str]:
+    """What may not be read off the comparison."""
+    datasets = {(c.report["dataset"]["name"], c.report["dataset"]["eval_images"]) for c in compared}
+    machines = {machine_name(c.report) for c in compared}
+    found = []
+    if len(datasets) > 1:
+        names = ", ".join(f"{name} ({images:,} images)" for name, images in sorted(datasets))
+        found.append(f"The runs were evaluated on different images, so their top-1 are not of one measure: {names}.")
+    if len(machines) > 1:
+        found.append(f"The runs were measured on different machines: {'; '.join(sorted(machines))}.")
+    return found
+
+
+def comparison_page(compared: Sequence[Compared], picture: bytes) -> str:
+    """The HTML page, of the same parts as a report's; `picture` (PNG) is for readers without a script."""
+    reports, labels = [c.report for c in compared], [c.label for c in compared]
+    rows = [
+        EngineRow(variant, f"{c.label} · {variant['backend']} · {variant['precision']}", variant is c.chosen)
+        for c in compared
+        for variant in c.report["variants"]
+    ]
+    timed = [
+        variant | {"name": f"{c.label}: {variant['name']}"}
+        for c in compared
+        for variant in c.report["variants"]
+        if variant["latency_ms"]
+    ]
+    notes = "".join(f'<p class="callout warn">{escape(text)}</p>' for text in cautions(compared))
+    sections = [
+        f"<h2>Runs</h2>\n{notes}{_runs(compared)}\n",
+        chart_section(picture, picture_text(timed)),
+        engines_section(rows, "each run's FP32"),
+        latency_section(timed),
+        "<h2>Machines</h2>\n"
+        + "".join(f"<h3>{escape(c.label)}</h3>\n{machine_list(c.report)}" for c in compared),
+    ]  # fmt: skip
+    header = f'<header><p class="over">comparison</p><h1>{len(compared)} runs <span>side by side</span></h1></header>'
+    return page(f"Comparison of {', '.join(labels)}", header, sections, chart_data(reports, labels, _levels(reports)))
+
+
+def _levels(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:
+    """The lines of the reference and the gate, where all reports have the same."""
+    found = [chart_levels(report, report["reference"]) for report in reports if report.get("reference")]
+    return found[0] if len(found) == len(reports) and all(levels == found[0] for levels in found) else []
+
+
+_HEADS = ("Run", "Model", "Data", "Machine", "FP32 %", "Recommended", "Top-1 %", "Δ pp [95 %]", "p50 ms", "MB")
+
+
+def _runs(compared: Sequence[Compared]) -> str:
+    text = {"Model", "Data", "Machine", "Recommended"}
+    rows = []
+    for c in compared:
+        cells = zip(_HEADS[1:], run_cells(c), strict=True)
+        rows.append(
+            f"<tr><th scope=row>{escape(c.label)}</th>"
+            + "".join(f"<td{' class=text' if head in text else ''}>{escape(cell)}</td>" for head, cell in cells)
+            + "</tr>"
+        )
+    body = f"{table_head(_HEADS, tuple(text))}<tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="plain">{body}</table></div>'
+
+
+def run_cells(c: Compared) -> list[str]:
+    """What a run comes to: model, data, machine, FP32's top-1, and the recommended engine with its figures."""
+    report, chosen = c.report, c.chosen
+    dataset, reference = report["dataset"], report.get("reference")
+    cells = [report["model"], f"{dataset['name']}, {dataset['eval_images']:,}", machine_name(report)]
+    cells.append(number(reference["top1"] if reference else None))
+    if chosen is None:
+        return [*cells, "none", MISSING, MISSING, MISSING, MISSING]
+    return [
+        *cells,
+        chosen["name"],
+        number(chosen["top1"]),
+        drop(chosen),
+        latency(chosen),
+        megabytes(chosen["size_bytes"]),
+    ]

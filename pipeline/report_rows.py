@@ -1,0 +1,82 @@
+"""Join evaluation and benchmark into what report.json holds: plain Python, so that a device writes the same report."""
+
+from typing import Any
+
+from pipeline.statistics import pareto_front
+
+DATASET_KEYS = ("name", "classes", "eval_images", "calibration_images")
+MACHINE_KEYS = ("cpu", "gpu", "versions")
+VARIANT_KEYS = (
+    "name", "precision", "backend", "status", "reason", "top1", "top5", "delta_top1_pp", "ci95_pp", "agreement",
+    "latency_ms", "images_per_s", "size_bytes", "peak_memory_bytes", "energy_mj", "layers", "pareto", "artifact", "sha256",
+)  # fmt: skip
+
+
+def join_report(
+    *,
+    run: str,
+    model: str,
+    evaluation: dict[str, Any],
+    benchmark: dict[str, Any],
+    preprocess_sha256: str,
+    min_relative_top1: float,
+) -> dict[str, Any]:
+    """Join the evaluation stage's and the benchmark stage's JSON; what is missing is null.
+
+    ValueError when the two do not belong together. `pipeline.report.check_report` checks the result where pydantic is.
+    """
+    measured: dict[str, Any] = benchmark["variants"]
+    names = [variant["name"] for variant in evaluation["variants"]]
+    if unknown := sorted(set(measured) - set(names)):
+        raise ValueError(f"the benchmark measured {unknown}, the evaluation knows {names}: run both stages again")
+    sizes = sorted({size for values in measured.values() for size in values["images_per_s"] or {}}, key=int)
+    variants = [_row(variant, measured.get(variant["name"]), sizes) for variant in evaluation["variants"]]
+    front = pareto_names(variants)
+    for variant in variants:
+        variant["pareto"] = variant["name"] in front
+    return {
+        "schema": 1,
+        "run": run,
+        "model": model,
+        "dataset": {key: evaluation["dataset"][key] for key in DATASET_KEYS},
+        "machine": {key: benchmark["machine"][key] for key in MACHINE_KEYS},
+        "preprocess_sha256": preprocess_sha256,
+        "gate": {"min_relative_top1": min_relative_top1},
+        "variants": variants,
+        "recommended": recommended(variants),
+    }
+
+
+def _row(evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list[str]) -> dict[str, Any]:
+    """One row of the report; every measured variant has every batch size, null where it was not run at that one."""
+    speed = measured or {"latency_ms": None, "images_per_s": None, "peak_memory_bytes": None, "energy_mj": None}
+    rates = speed["images_per_s"]
+    values = {
+        **evaluated,
+        "latency_ms": speed["latency_ms"],
+        "images_per_s": {size: rates.get(size) for size in sizes} if rates else None,
+        "peak_memory_bytes": speed["peak_memory_bytes"],
+        "energy_mj": speed["energy_mj"],
+        "pareto": False,  # known once all rows are there
+    }
+    return {key: values[key] for key in VARIANT_KEYS}
+
+
+def _comparable(variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that pass the gate and were timed."""
+    return [variant for variant in variants if variant["status"] == "pass" and variant["latency_ms"]]
+
+
+def pareto_names(variants: list[dict[str, Any]]) -> set[str]:
+    """The variants on the front of latency (p50 at batch 1) against top-1."""
+    candidates = _comparable(variants)
+    return {candidates[i]["name"] for i in pareto_front([(v["latency_ms"]["p50"], v["top1"]) for v in candidates])}
+
+
+def recommended(variants: list[dict[str, Any]]) -> dict[str, str] | None:
+    """The fastest of those that pass (p50 at batch 1); of equally fast ones the more accurate."""
+    candidates = _comparable(variants)
+    if not candidates:
+        return None
+    best = min(candidates, key=lambda v: (v["latency_ms"]["p50"], -v["top1"]))
+    return {"name": best["name"], "backend": best["backend"]}

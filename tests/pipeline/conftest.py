@@ -1,0 +1,62 @@
+"""A finished run with a real engine, a video, and a camera on the network, for the tests of prediction."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pipeline_cameras import NetworkCamera
+
+from calib.preprocess import Preprocess
+from export.engines import EngineSpec, build_engine
+from export.onnx_export import export_onnx
+
+CLASSES = ["class_0", "class_1", "class_2"]
+
+
+@pytest.fixture(scope="session")
+def predict_run(tmp_path_factory: pytest.TempPathFactory, small_model: torch.nn.Module, spec: Preprocess) -> Path:
+    """`runs/small`: one engine that passed, one that failed; the engine is real, the report is what predict reads of one."""
+    run = tmp_path_factory.mktemp("predict") / "runs" / "small"
+    run.mkdir(parents=True)
+    export_onnx(small_model, spec, CLASSES, run / "fp32.onnx")
+    engine = EngineSpec("onnxruntime", "fp32", None, (1, 1, 8))
+    sidecar = build_engine(engine, run / "fp32.onnx", run / "build" / engine.name, spec, CLASSES)
+    passed = {"name": engine.name, "status": "pass", "sha256": sidecar.files[sidecar.engine]}
+    report = {
+        "preprocess_sha256": spec.sha256(),
+        "variants": [passed, {"name": "openvino-int8", "status": "fail", "sha256": None}],
+        "recommended": {"name": engine.name},
+    }
+    (run / "report").mkdir()
+    (run / "report" / "report.json").write_text(json.dumps(report))
+    return run
+
+
+@pytest.fixture(scope="session")
+def frames(photographs: dict[str, np.ndarray]) -> np.ndarray:
+    """40 photographs as BGR video frames (40, 120, 160, 3)."""
+    return np.stack([
+        cv2.cvtColor(cv2.resize(image, (160, 120)), cv2.COLOR_GRAY2BGR) for image in photographs["val_images"][:40]
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory, frames: np.ndarray) -> Path:
+    """A Motion JPEG video of 40 frames at 20 a second."""
+    path = tmp_path_factory.mktemp("video") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (160, 120))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def endless_camera(frames: np.ndarray) -> Iterator[NetworkCamera]:
+    """A network camera that never ends."""
+    with NetworkCamera(frames, None) as camera:
+        yield camera

@@ -1,0 +1,492 @@
+"""The bundle, written from a real run and used from an environment that holds numpy, OpenCV and ONNX Runtime alone."""
+
+import ast
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import venv
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from small_run import write_run
+
+from calib.preprocess import Preprocess
+from export.engines import SIDECAR, sha256_of
+from pipeline import bundle, bundle_modules, device_build
+from pipeline.artifact import write_json
+from pipeline.bundle_choice import choose
+from pipeline.bundle_contents import MANIFEST, open_bundle
+from pipeline.cli import main
+from pipeline.device_cli import run_command
+from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT, GateFailed
+from pipeline.report_schema import check_report
+
+ROOT = Path(__file__).parents[2]
+BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them
+
+
+@pytest.fixture(scope="module")
+def folder(image_root: Path, spec: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run `runs/small`, and its bundle."""
+    folder = tmp_path_factory.mktemp("bundle")
+    values = {
+        "schema": 1,
+        "data": {"name": "three classes", "root": str(image_root)},
+        "model": {"name": "t2t_vit_mini", "image_size": 32},
+        "quantize": {"precisions": ["fp32", "int8", "int8-fp16"]},
+        "build": [
+            {"backend": "onnxruntime", "precisions": ["fp32", "int8"]},
+            {"backend": "tensorrt", "precisions": ["int8-fp16"], "batch_sizes": [1, 2, 4]},
+        ],
+        "evaluate": {"batch_size": 10},
+        "benchmark": {
+            "batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 2, "calls": 2, "threads": 1, "energy_seconds": 0,
+        },
+        "gate": {"min_relative_top1": 0.9},
+    }  # fmt: skip
+    write_run(folder / "runs" / "small", values, spec)
+    assert main(["bundle", "--runs", str(folder / "runs"), "--run", "small", "--images", "24"]) == DONE
+    return folder
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """The bundle as a device has it: copied, without anything measured."""
+    return shutil.copytree(folder / "runs" / "small" / "bundle", tmp_path / "copied")
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment whose packages are links to just three of this one's: no network, no pip.
+
+    An environment of its own, not this one with names blocked, so that nothing is found that nobody thought of blocking.
+    """
+    folder = tmp_path_factory.mktemp("bare")
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in BARE:
+        files = metadata.distribution(name).files
+        assert files is not None
+        for top in {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__")}:
+            (packages / top).symlink_to(Path(str(metadata.distribution(name).locate_file(top))).resolve())
+    return folder / "bin" / "python"
+
+
+def on_device(python: Path, bundle_folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`./t2t …` with an empty environment, from the bundle's folder."""
+    command = [str(python), "t2t", *arguments]
+    return subprocess.run(command, cwd=bundle_folder, env={}, capture_output=True, text=True, timeout=120)
+
+
+def reseal(bundle_folder: Path) -> None:
+    """Write the hashes of what is there now, as if the host had written it."""
+    recipe = json.loads((bundle_folder / "recipe.json").read_text())
+    recipe["graphs"] = {name: sha256_of(bundle_folder / "graphs" / f"{name}.onnx") for name in recipe["graphs"]}
+    write_json(bundle_folder / "recipe.json", recipe)
+    manifest = json.loads((bundle_folder / MANIFEST).read_text())
+    manifest["files"] = {name: sha256_of(bundle_folder / name) for name in manifest["files"]}
+    write_json(bundle_folder / MANIFEST, manifest)
+
+
+def without_weights(path: Path) -> None:
+    """Set the classifier of a graph to zero: it answers the same for every image."""
+    model = onnx.load(path)
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if 3 in values.shape and values.dtype == np.float32 and values.ndim <= 2:
+            weight.CopyFrom(numpy_helper.from_array(np.zeros_like(values), weight.name))
+    onnx.save(model, path)
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+
+def test_the_bundle_holds_what_a_device_needs(folder: Path) -> None:
+    run_folder = folder / "runs" / "small"
+    found = open_bundle(run_folder / "bundle", "all")
+    recipe = found.recipe
+    assert recipe.engines["onnxruntime"].precisions == ("fp32", "int8")
+    assert recipe.engines["tensorrt"].precisions == ("int8-fp16",)
+    assert recipe.engines["tensorrt"].batch_sizes == (1, 2, 4)
+    assert recipe.left_out == {} and len(recipe.samples) == 3
+    assert found.images().shape == (24, 32, 32, 3) and found.images().dtype == np.uint8
+    reference, labels, graphs = found.reference()
+    assert reference.shape == (24, 3) and np.bincount(labels).tolist() == [8, 8, 8]
+    assert set(graphs) == {"graph:fp32", "graph:int8", "graph:int8-fp16"}
+    assert np.abs(graphs["graph:fp32"] - reference).max() < 2e-3
+    for precision in ("fp32", "int8", "int8-fp16"):
+        assert found.graph(precision).read_bytes() == (run_folder / "quantize" / f"{precision}.onnx").read_bytes()
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(found.graph("int8-fp16")).graph.node)
+    listed = set(json.loads((found.folder / MANIFEST).read_text())["files"])
+    assert listed == {p.relative_to(found.folder).as_posix() for p in found.folder.rglob("*") if p.is_file()} - {
+        MANIFEST
+    }
+
+
+def test_our_files_are_copied_as_they_are(folder: Path) -> None:
+    library = folder / "runs" / "small" / "bundle" / "lib"
+    copied = sorted(path.relative_to(library) for path in library.rglob("*.py"))
+    assert copied == bundle_modules.device_modules() and len(copied) > 20
+    assert all((library / place).read_bytes() == (ROOT / place).read_bytes() for place in copied)
+    assert (library.parent / "t2t").read_bytes() == (ROOT / bundle_modules.ENTRY).read_bytes()
+    assert os.access(library.parent / "t2t", os.X_OK)
+
+
+@pytest.mark.parametrize("place", [Path(bundle_modules.ENTRY), *bundle_modules.device_modules()], ids=str)
+def test_every_file_of_a_device_is_python_3_10_without_host_packages(place: Path) -> None:
+    """Its syntax; the standard library of 3.10 is what mypy is set to (pyproject.toml)."""
+    ast.parse((ROOT / place).read_text(encoding="utf-8"), feature_version=(3, 10))
+    assert bundle_modules.host_packages(place) == set()
+
+
+def test_host_packages_are_found_wherever_they_are_imported() -> None:
+    assert {"torch", "onnx"} <= bundle_modules.host_packages(Path("pipeline/export_stage.py"))  # through others
+    assert "pydantic" in bundle_modules.host_packages(Path("pipeline/report.py"))
+    with pytest.raises(SyntaxError):
+        ast.parse("try: ...\nexcept* OSError: ...", feature_version=(3, 10))
+
+
+def fake_run(*rows: tuple[str, str, str], backends: tuple[str, ...] = ("onnxruntime", "tensorrt")) -> Any:
+    """What `choose` reads of a run, from (backend, precision, status)."""
+    variants = [
+        {
+            "name": f"{backend}-{precision}",
+            "backend": backend,
+            "precision": precision,
+            "status": status,
+            "reason": "why",
+        }
+        for backend, precision, status in rows
+    ]
+    build = [
+        {"backend": backend, "precisions": [row[1] for row in rows if row[0] == backend], "batch_sizes": [1, 1, 8]}
+        for backend in backends if any(row[0] == backend for row in rows)
+    ]  # fmt: skip
+    return SimpleNamespace(folder=Path("runs/x"), report={"variants": variants}, parts={"build": build})
+
+
+def test_what_failed_the_gate_stays_out() -> None:
+    run = fake_run(
+        ("onnxruntime", "fp32", "pass"), ("onnxruntime", "int8", "fail"), ("tensorrt", "fp16", "unavailable"),
+        ("tensorrt", "int8-fp16", "unavailable"),
+    )  # fmt: skip
+    graphs = {"fp32": "", "int8": "", "fp16": "", "int8-fp16": "top-1 is under"}
+    found = choose(run, None, graphs)
+    assert {name: plan.precisions for name, plan in found.engines.items()} == {
+        "tensorrt": ("fp16",), "onnxruntime": ("fp32",)
+    }  # fmt: skip
+    assert found.left_out == {"graph int8-fp16": "top-1 is under", "onnxruntime-int8": "why"}
+    assert choose(run, "tensorrt-fp16", graphs).precisions() == ["fp16"]
+    with pytest.raises(GateFailed, match="why"):
+        choose(run, "onnxruntime-int8", graphs)
+    with pytest.raises(GateFailed, match="top-1 is under"):
+        choose(run, "tensorrt-int8-fp16", graphs)
+
+
+def test_a_cpu_engine_of_fp8_is_never_planned() -> None:
+    found = choose(fake_run(("tensorrt", "fp8", "unavailable")), None, {"fp8": ""})
+    assert set(found.engines) == {"tensorrt"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--run", "nowhere"], WRONG_INPUT, "this run is not finished"),
+        (["--engine", "onnxruntime-fp64"], WRONG_INPUT, "no such engine in the report"),
+        (["--images", "0"], WRONG_INPUT, "needs evaluation images"),
+        (["--output", "taken"], WRONG_INPUT, "something else where the bundle would go"),
+    ],
+)
+def test_wrong_use(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], status: int, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("mine")
+    options = ["--runs", str(folder / "runs"), "--run", "small", "--output", "new", *arguments]
+    assert main(["bundle", *options]) == status
+    printed = capsys.readouterr().err
+    assert (message in printed and "next: " in printed) or "allowed: " in printed
+    assert (tmp_path / "taken" / "thesis.tex").read_text() == "mine" and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("broken")])
+def test_a_failed_bundle_leaves_the_earlier_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    output = shutil.copytree(folder / "runs" / "small" / "bundle", tmp_path / "bundle")
+
+    def fail(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(bundle, "_write_code", fail)
+    options = ["--runs", str(folder / "runs"), "--run", "small", "--output", str(output), "--images", "3"]
+    assert main(["bundle", *options]) == FAILED
+    assert len(open_bundle(output, "all").images()) == 24
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_results_of_a_device_are_not_overwritten(
+    folder: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "device").mkdir()
+    assert main(["bundle", "--runs", str(folder / "runs"), "--run", "small", "--output", str(copied)]) == WRONG_INPUT
+    assert "holds what a device measured" in capsys.readouterr().err
+
+
+def test_images_that_changed_since_are_noticed(
+    folder: Path, tmp_path: Path, image_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's images are replaced by others of the same names."""
+    runs = shutil.copytree(folder / "runs", tmp_path / "runs")
+    images = shutil.copytree(image_root, tmp_path / "images")
+    for label, other in (("class_0", "class_1"), ("class_1", "class_2")):
+        for path in (image_root / "val" / other).iterdir():
+            shutil.copyfile(path, images / "val" / label / path.name)
+    for manifest in runs.glob("small/*/manifest.json"):
+        manifest.write_text(manifest.read_text().replace(str(image_root), str(images)))
+    assert main(["bundle", "--runs", str(runs), "--run", "small"]) == WRONG_INPUT
+    assert "are not those this run was evaluated on" in capsys.readouterr().err
+
+
+# --- on the device --------------------------------------------------------------------------------------------------
+
+
+def test_the_bare_environment_is_bare(bare_python: Path) -> None:
+    names = ("torch", "onnx", "pydantic", "yaml", "rich", "scipy", "matplotlib", "openvino", "google", "pip", "timm")
+    assert all(importlib.util.find_spec(name) for name in ("torch", "onnx", "pydantic", "yaml"))
+    code = f"import importlib.util as u; print([n for n in {names} if u.find_spec(n)], bool(u.find_spec('cv2')))"
+    done = subprocess.run([str(bare_python), "-c", code], env={}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] True"
+
+
+def test_end_to_end_in_a_bare_environment(copied: Path, bare_python: Path) -> None:
+    """Build → evaluate → benchmark → report → predict, ONNX Runtime in TensorRT's place."""
+    for step in ("build", "evaluate", "benchmark", "report"):
+        done = on_device(bare_python, copied, step)
+        assert done.returncode == DONE, (step, done.stdout, done.stderr)
+    report = json.loads((copied / "device" / "report" / "report.json").read_text())
+    check_report(report)
+    rows = {row["name"]: row for row in report["variants"]}
+    assert set(rows) == {"onnxruntime-fp32", "onnxruntime-int8"} and report["dataset"]["eval_images"] == 24
+    assert rows["onnxruntime-fp32"]["status"] == "pass" and rows["onnxruntime-fp32"]["agreement"] == 100
+    assert rows["onnxruntime-fp32"]["latency_ms"]["p50"] > 0 and rows["onnxruntime-fp32"]["layers"] is None
+    assert "./t2t predict IMAGE" in (copied / "device" / "report" / "report.md").read_text()
+    assert json.loads((copied / "device" / "evaluation.json").read_text())["preprocessing"]["max_levels"] == 0
+    done = on_device(bare_python, copied, "predict", "samples")
+    assert done.returncode == DONE and len(done.stdout.splitlines()) == 3 and "class_" in done.stdout
+    assert (copied / "device" / "triton" / "small" / "1" / "model.onnx").is_file()
+    assert on_device(bare_python, copied, "check").returncode == DONE
+    assert not list(copied.rglob("__pycache__"))
+
+
+def test_a_device_without_numpy_is_told(copied: Path, tmp_path: Path) -> None:
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(tmp_path / "empty")
+    done = on_device(tmp_path / "empty" / "bin" / "python", copied, "run")
+    assert done.returncode == WRONG_INPUT and "numpy" in done.stderr and "pip install" in done.stderr
+
+
+def test_doctor_runs_on_a_device(copied: Path, bare_python: Path) -> None:
+    done = on_device(bare_python, copied, "doctor", "--json")
+    assert done.returncode == DONE, done.stderr
+    found = {row["item"]: row for row in json.loads(done.stdout)["findings"]}
+    assert found["onnxruntime"]["status"] == "ok" and found["openvino"]["fix"] == "pip install openvino"
+    assert "torch" not in found and "t2t-edge" not in done.stdout
+
+
+def test_the_gate_fails_on_the_device_with_status_3(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the device computes is judged, whatever the host found."""
+    for precision in ("fp32", "int8"):
+        without_weights(copied / "graphs" / f"{precision}.onnx")
+    reseal(copied)
+    assert run_command(copied, ["run"]) == GATE_FAILED
+    printed = capsys.readouterr().out
+    assert "does not compute its graph" in printed and "Recommended: none" in printed
+    report = json.loads((copied / "device" / "report" / "report.json").read_text())
+    check_report(report)
+    assert report["recommended"] is None and {row["status"] for row in report["variants"]} == {"fail"}
+    assert run_command(copied, ["predict", str(copied / "samples")]) == WRONG_INPUT
+    assert not (copied / "device" / "triton").exists()
+
+
+def test_another_preprocessing_on_the_device_is_an_error(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied / "evaluation" / "images.npy"
+    np.save(path, np.roll(np.load(path), 3, axis=2))
+    reseal(copied)
+    assert run_command(copied, ["build"]) == DONE
+    assert run_command(copied, ["evaluate"]) == FAILED
+    assert "preprocesses images otherwise than the host did" in capsys.readouterr().err
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("graphs/int8.onnx", "build"), ("evaluation/images.npy", "evaluate"), ("evaluation/reference.npz", "evaluate"),
+        ("recipe.json", "predict samples"), ("labels.txt", "predict samples"), ("preprocess.json", "report"),
+        ("triton/small/1/model.onnx", "check"), ("lib/calib/preprocess.py", "predict samples"), ("README.md", "run"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused_before_its_use(
+    copied: Path, capsys: pytest.CaptureFixture[str], damage: Any, name: str, command: str
+) -> None:
+    damage(copied / name)
+    assert run_command(copied, command.split()) == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert (
+        name in printed and "is refused" in printed and "t2t-edge bundle --runs" in printed and "--run small" in printed
+    )
+
+
+@pytest.mark.parametrize("name", ["t2t-library", "manifest"])
+def test_damaged_code_is_refused_before_it_runs(copied: Path, bare_python: Path, name: str) -> None:
+    if name == "manifest":
+        cut_short(copied / MANIFEST)
+    else:
+        path = copied / "lib" / "pipeline" / "device_cli.py"
+        path.write_text("raise SystemExit(77)\n" + path.read_text())
+    done = on_device(bare_python, copied, "check")
+    assert done.returncode == WRONG_INPUT and "is refused" in done.stderr and "t2t-edge bundle" in done.stderr
+
+
+def test_a_bundle_without_manifest_is_not_whole(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / MANIFEST).unlink()
+    assert run_command(copied, ["build"]) == WRONG_INPUT
+    assert "not written to its end" in capsys.readouterr().err
+
+
+def test_an_interrupted_build_goes_on(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = device_build.build_row
+
+    def interrupted(spec: Any, *rest: Any) -> dict[str, Any]:
+        if spec.precision == "int8":
+            raise KeyboardInterrupt
+        return real(spec, *rest)
+
+    monkeypatch.setattr(device_build, "build_row", interrupted)
+    assert run_command(copied, ["build"]) == FAILED
+    assert "finished engines are kept" in capsys.readouterr().err
+    assert run_command(copied, ["evaluate"]) == WRONG_INPUT
+    assert "the build was interrupted" in capsys.readouterr().err
+    assert sorted(path.name for path in (copied / "device" / "build").iterdir()) == ["engines.json", "onnxruntime-fp32"]
+    monkeypatch.setattr(device_build, "build_row", real)
+    assert run_command(copied, ["build"]) == DONE
+    printed = capsys.readouterr().out
+    assert "onnxruntime-fp32: unchanged" in printed and "onnxruntime-int8: built" in printed
+
+
+def test_ctrl_c_ends_with_one_line(copied: Path, bare_python: Path) -> None:
+    recipe = json.loads((copied / "recipe.json").read_text())
+    recipe["timing"]["rounds"] = 10**6
+    write_json(copied / "recipe.json", recipe)
+    reseal(copied)
+    process = subprocess.Popen(
+        [str(bare_python), "t2t", "run"], cwd=copied, env={}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (copied / "device" / "evaluation.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == FAILED and error.count("\n") == 1 and "interrupted" in error, error
+
+
+def test_a_damaged_engine_is_refused_and_built_again(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(copied, ["run"]) == DONE
+    name = json.loads((copied / "device" / "report" / "report.json").read_text())["recommended"]["name"]
+    flip_a_bit(copied / "device" / "build" / name / "engine.onnx")
+    capsys.readouterr()
+    assert run_command(copied, ["predict", str(copied / "samples")]) == WRONG_INPUT
+    assert f"next: {copied / 't2t'} run" in capsys.readouterr().err
+    assert run_command(copied, ["benchmark"]) == WRONG_INPUT
+    assert f"next: {copied / 't2t'} build --backend onnxruntime --engine {name}" in capsys.readouterr().err
+    assert run_command(copied, ["build"]) == DONE
+    assert f"{name}: built" in capsys.readouterr().out
+    assert run_command(copied, ["predict", str(copied / "samples")]) == DONE
+
+
+def test_engines_of_an_earlier_bundle_are_not_used(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new bundle copied over the old one, whose results lie there still."""
+    assert run_command(copied, ["run"]) == DONE
+    without_weights(copied / "graphs" / "int8.onnx")
+    reseal(copied)
+    for command in (["evaluate"], ["report"], ["predict", str(copied / "samples")]):
+        assert run_command(copied, command) == WRONG_INPUT
+        assert "no engines were built from this bundle" in capsys.readouterr().err
+    assert run_command(copied, ["build"]) == DONE
+    printed = capsys.readouterr().out
+    assert "onnxruntime-fp32: unchanged" in printed and "onnxruntime-int8: built" in printed
+    sidecar = json.loads((copied / "device" / "build" / "onnxruntime-int8" / SIDECAR).read_text())
+    assert sidecar["onnx_sha256"] == sha256_of(copied / "graphs" / "int8.onnx")
+
+
+def test_results_belong_to_the_engines_that_stand(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(copied, ["build", "--engine", "onnxruntime-fp32"]) == DONE
+    assert run_command(copied, ["evaluate"]) == DONE
+    assert run_command(copied, ["build", "--engine", "onnxruntime-int8"]) == DONE
+    assert run_command(copied, ["report"]) == WRONG_INPUT
+    assert "of other engines than those that stand" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "nowhere.png"], "no such image, folder or video"),
+        (["build", "--engine", "onnxruntime-fp64"], "the bundle has no such engine"),
+        (["build", "--backend", "openvino"], "no engines of this backend"),
+        (["evaluate"], "no engines were built"),
+    ],
+)
+def test_wrong_use_on_the_device(
+    copied: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run_command(copied, arguments) == WRONG_INPUT
+    assert message in capsys.readouterr().err
+
+
+def test_tensorrt_comes_first_where_it_is(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(device_build._CHECKS, "tensorrt", lambda: None)
+    found = open_bundle(copied)
+    assert device_build.choose_backend(found, None) == "tensorrt"
+    assert device_build.choose_backend(found, "onnxruntime") == "onnxruntime"
+    (engine,) = found.engine_specs("tensorrt", None)
+    assert (engine.name, engine.batch_sizes) == ("tensorrt-int8-fp16", (1, 2, 4))
+
+
+def test_results_may_go_elsewhere(copied: Path, tmp_path: Path) -> None:
+    assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == DONE
+    assert (tmp_path / "work" / "build" / "engines.json").is_file() and not (copied / "device").exists()
+
+
+def test_a_terminal_without_rich_shows_progress(bare_python: Path, copied: Path) -> None:
+    """On a terminal the host draws a bar with rich, which a device has not."""
+    code = (
+        "import sys; sys.path.insert(0, 'lib'); sys.stdout.isatty = lambda: True\n"
+        "from pipeline.progress import track; print(list(track([1, 2], 'x')))"
+    )
+    done = subprocess.run([str(bare_python), "-c", code], cwd=copied, env={}, capture_output=True, text=True)
+    assert done.stdout.strip() == "[1, 2]", done.stderr

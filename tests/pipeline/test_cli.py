@@ -1,0 +1,233 @@
+"""What all commands share: --json, --dry-run, examples, completion, and what is said at the end."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from export import engines
+from pipeline import cli, stages
+from pipeline.cli import main
+from pipeline.cli_completion import SHELLS, completion_script
+from pipeline.cli_examples import EXAMPLES, STAGES
+from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
+
+Printed = pytest.CaptureFixture[str]
+COMMANDS = cli._parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def finished(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run to change, and the current folder."""
+    folder = shutil.copytree(tiny_run, tmp_path / "work")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def change(folder: Path, part: str, **values: object) -> None:
+    path = folder / "recipes" / "demo.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe[part] = recipe.get(part, {}) | values
+    path.write_text(yaml.safe_dump(recipe))
+
+
+def plan(printed: Printed, *arguments: str) -> dict[str, dict]:
+    printed.readouterr()
+    assert main(["run", "--dry-run", "--json", *arguments]) == DONE
+    return {row["stage"]: row for row in json.loads(printed.readouterr().out)["stages"]}
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# --- --dry-run ------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_of_a_finished_run(finished: Path, capsys: Printed) -> None:
+    before = files(finished)
+    rows = plan(capsys)
+    assert list(rows) == [stage.name for stage in stages.STAGES if stage.name not in ("sensitivity", "search", "qat")]
+    assert {row["plan"] for row in rows.values()} == {"unchanged"}
+    assert files(finished) == before
+
+
+def test_dry_run_of_a_new_run_writes_nothing(finished: Path, capsys: Printed) -> None:
+    before = files(finished)
+    rows = plan(capsys, "--run", "other")
+    assert {(row["plan"], *row["reasons"]) for row in rows.values()} == {("runs", "it has not run yet")}
+    assert files(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "stage", "reason"),
+    [
+        ("train", {"epochs": 2}, "train", "recipe: train.epochs 1 → 2"),
+        ("calibrate", {"images": 20}, "calibrate", "recipe: calibrate.images 24 → 20"),
+        ("quantize", {"policy": "full"}, "quantize", 'recipe: quantize.policy "weights" → "full"'),
+        ("gate", {"min_relative_top1": 0.5}, "evaluate", "recipe: gate.min_relative_top1 0.0 → 0.5"),
+    ],
+)
+def test_dry_run_names_the_key_and_real_runs_agree(
+    finished: Path, capsys: Printed, part: str, values: dict, stage: str, reason: str
+) -> None:
+    change(finished, part, **values)
+    rows = plan(capsys)
+    order = list(rows)
+    first = order.index(stage)
+    assert rows[stage]["plan"] == "runs" and rows[stage]["reasons"] == [reason]
+    assert {rows[name]["plan"] for name in order[:first]} <= {"unchanged"}
+    after = {name: row["plan"] for name, row in rows.items() if row["plan"] != "unchanged"}
+    if part != "gate":  # its stages are quick, and really run
+        return
+    assert main(["run"]) == DONE
+    ran = re.findall(r"^ *(\w+): running$", capsys.readouterr().out, re.MULTILINE)
+    assert ran == list(after)
+    assert after["report"] == "runs"  # it reads the gate itself
+
+
+def test_dry_run_follows_inputs_images_versions_and_damage(
+    finished: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished / "runs" / "demo" / "quantize" / "int8.onnx").unlink()
+    rows = plan(capsys)
+    assert rows["quantize"]["reasons"] == ["its output int8.onnx is missing or was changed"]
+    assert rows["build"] == {
+        "stage": "build", "plan": "depends", "reasons": ["unless quantize makes what it made before"],
+    }  # fmt: skip
+    assert rows["calibrate"]["plan"] == "unchanged"
+
+    os.utime(next((finished / "images" / "val" / "class_0").iterdir()), (1, 1))
+    rows = plan(capsys)
+    assert rows["train"]["reasons"] == ["images: val has changed"] and rows["train"]["plan"] == "runs"
+
+    monkeypatch.setattr(stages, "backend_version", lambda backend: "99.0")
+    assert "version: onnxruntime " in plan(capsys)["benchmark"]["reasons"][0]
+    assert plan(capsys)["benchmark"]["reasons"][0].endswith(f"{engines.backend_version('onnxruntime')} → 99.0")
+
+
+def test_dry_run_unpacks_no_images(finished: Path, capsys: Printed) -> None:
+    shutil.move(finished / "images", finished / "elsewhere")
+    (finished / "images.npz").write_bytes(b"packed")
+    rows = plan(capsys)
+    assert rows["train"]["plan"] == "depends" and "not unpacked yet" in rows["train"]["reasons"][0]
+    assert not (finished / "images").exists()
+
+
+def test_dry_run_as_text(finished: Path, capsys: Printed) -> None:
+    change(finished, "quantize", method="percentile")
+    assert main(["build", "--dry-run"]) == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "train: unchanged"
+    assert lines[3].strip() == 'quantize: would run: recipe: quantize.method "max" → "percentile"'
+    assert lines[4].strip().startswith("build: may run: unless quantize")
+    assert "next: t2t-edge build --recipe recipes/demo.yaml --run demo" in lines[-1]
+
+
+# --- what is said at the end ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["train", "export", "calibrate", "quantize", "build", "evaluate", "benchmark", "visualize"]
+)
+def test_each_stage_says_where_it_is_and_a_next_command_that_parses(finished: Path, capsys: Printed, name: str) -> None:
+    assert main([name]) == DONE
+    *_, where, following = capsys.readouterr().out.splitlines()
+    assert where.startswith(f"  written: runs/demo/{name}: ")
+    program, *arguments = shlex.split(following.removeprefix("  next: "))
+    assert program == "t2t-edge" and cli._parser().parse_args(arguments).command in STAGES
+
+
+def test_json_is_one_document_and_the_rest_goes_to_stderr(finished: Path, capsys: Printed) -> None:
+    assert main(["report", "--json"]) == DONE
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["command"] == "report" and document["exit_status"] == DONE
+    assert document["report"] == json.loads((finished / "runs/demo/report/report.json").read_text())
+    assert document["next"] == "t2t-edge predict --run demo IMAGE"
+    assert "unchanged" in printed.err and "Recommended" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "what"),
+    [
+        (["export", "--recipe", "nowhere.yaml"], WRONG_INPUT, "no such recipe"),
+        (["export", "--run", "../x"], WRONG_INPUT, "a run's name is a plain folder name"),
+    ],
+)
+def test_json_of_an_error(finished: Path, capsys: Printed, arguments: list[str], status: int, what: str) -> None:
+    assert main([*arguments, "--json"]) == status
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["exit_status"] == status and document["error"]["what"] == what
+    assert f"error: {what}" in printed.err
+
+
+def test_json_of_an_interruption(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert main(["models", "--json"]) == FAILED
+    assert json.loads(capsys.readouterr().out) == {
+        "command": "models", "exit_status": FAILED,
+        "error": {"what": "interrupted", "got": None, "allowed": None, "next": None},
+    }  # fmt: skip
+
+
+def test_every_command_has_json_and_examples_that_parse(capsys: Printed) -> None:
+    for name, command in COMMANDS.items():
+        text = command.format_help()
+        assert "examples:" in text, name
+        assert "--json" in text or name == "completion", name
+        for line in text[text.index("examples:") :].splitlines()[1:]:
+            example = re.split(r" {3,}", line.strip())[0].partition(" > ")[0]
+            words = shlex.split(example)
+            if words[0] == "t2t-edge":
+                assert cli._parser().parse_args(words[1:]).command == name
+            else:
+                assert words[0] in ("torchrun", "eval"), line
+    assert set(EXAMPLES) - set(COMMANDS) <= {"bundle"}, "examples of commands that do not exist"
+
+
+# --- completion -----------------------------------------------------------------------------------------------------
+
+
+def complete(folder: Path, *words: str) -> list[str]:
+    """What bash offers for the last of `words`."""
+    script = f"{completion_script('bash', COMMANDS)}\nCOMP_WORDS=({shlex.join(words)})\nCOMP_CWORD={len(words) - 1}\n"
+    script += '_t2t_edge\n[ ${#COMPREPLY[@]} -eq 0 ] || printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-uc", script], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["t2t-edge", "pre"], ["predict"]),
+        (["t2t-edge", ""], list(COMMANDS)),
+        (["t2t-edge", "quantize", "--ex"], ["--explain"]),
+        (["t2t-edge", "predict", "--run", ""], ["demo"]),
+        (["t2t-edge", "predict", "--run", "demo", "--engine", "onnx"], ["onnxruntime-fp32", "onnxruntime-int8"]),
+        (["t2t-edge", "run", "--recipe", "recipes/"], ["recipes/demo.yaml"]),
+        (["t2t-edge", "completion", ""], list(SHELLS)),
+        (["t2t-edge", "predict", "imag"], ["images"]),
+        (["t2t-edge", "predict", "--csv", "imag"], ["images"]),
+    ],
+)
+def test_bash_completes(tiny_run: Path, words: list[str], expected: list[str]) -> None:
+    assert complete(tiny_run, *words) == expected
+
+
+def test_completion_is_printed(capsys: Printed) -> None:
+    assert main(["completion", "bash"]) == DONE
+    assert capsys.readouterr().out == completion_script("bash", COMMANDS)
+    assert main(["completion", "zsh"]) == DONE
+    assert capsys.readouterr().out.startswith("autoload -U +X bashcompinit && bashcompinit\n")

@@ -1,0 +1,270 @@
+"""Prediction with a real engine on real JPEGs and videos: the Python API, the command line, its files, and ctrl-C."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pipeline_cameras import NetworkCamera
+
+from calib.errors import InputError
+from calib.preprocess import Preprocess, load_image, preprocess
+from export.engines import load_engine
+from pipeline import predict as predict_module
+from pipeline.cli import main
+from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
+from pipeline.predict import NOT_FINITE, Predictor
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, np.ndarray]) -> Path:
+    """21 JPEGs of different sizes in two folders, the 11th of them cut off."""
+    folder = tmp_path_factory.mktemp("jpegs")
+    for index, image in enumerate(photographs["val_images"][:21]):
+        path = folder / ("a" if index < 12 else "b") / f"{index:02d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        size = (40 + 3 * index, 90 - 2 * index)
+        assert cv2.imwrite(str(path), cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
+    bad = folder / "a" / "10.jpg"
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+    return folder
+
+
+def command(run: Path, *arguments: object) -> list[str]:
+    return ["predict", "--runs", str(run.parent), "--run", run.name, "--threads", "1", *map(str, arguments)]
+
+
+def expected(run: Path, path: Path, spec: Preprocess) -> tuple[str, float]:
+    """The class and its probability by the shortest way."""
+    sidecar, runner = load_engine(run / "build" / "onnxruntime-fp32", 1)
+    with runner:
+        logits = runner.infer({"images": preprocess(load_image(path), spec)[np.newaxis]})["logits"][0].astype(
+            np.float64
+        )
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    return sidecar.classes[probabilities.argmax()], float(probabilities.max())
+
+
+# --- Python ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_stream_gives_what_one_image_at_a_time_gives(
+    predict_run: Path, jpegs: Path, spec: Preprocess, batch: int
+) -> None:
+    with Predictor(predict_run, batch=batch, threads=1, workers=3) as predictor:
+        found = list(predictor.stream(jpegs))
+    paths = sorted(jpegs.rglob("*.jpg"))
+    assert [prediction.source for prediction in found] == [str(path) for path in paths]
+    assert [index for index, prediction in enumerate(found) if prediction.problem] == [10]
+    assert found[10].problem == "this image cannot be decoded" and found[10].label is None
+    for path, prediction in zip(paths, found, strict=True):
+        if prediction.problem is None:
+            label, probability = expected(predict_run, path, spec)
+            assert prediction.label == label and prediction.probability == pytest.approx(probability, abs=1e-5)
+
+
+def test_top_is_sorted_and_sums_to_one(predict_run: Path, jpegs: Path) -> None:
+    with Predictor(predict_run, top=99) as predictor:
+        top = next(predictor.stream(jpegs)).top
+        assert {guess.label for guess in top} == set(predictor.classes)
+    probabilities = [guess.probability for guess in top]
+    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) == pytest.approx(1)
+
+
+def test_an_array_is_predicted_like_its_file(predict_run: Path, jpegs: Path) -> None:
+    path = jpegs / "b" / "12.jpg"
+    with Predictor(predict_run / "build" / "onnxruntime-fp32") as predictor:
+        assert predictor.predict(load_image(path)).top[0] == next(predictor.stream(path)).top[0]
+
+
+def test_the_documented_three_lines_run(predict_run: Path, jpegs: Path) -> None:
+    code = (predict_module.__doc__ or "").partition("\n\n")[2]
+    assert len(code.splitlines()) == 3
+    page = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8").replace("\n\n", "\n")
+    assert f"```python\n{code}```" in page  # but for the blank line that the formatter puts there
+    program = code.replace("runs/demo", str(predict_run)).replace("photos/", str(jpegs / "b"))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 9 and "class_" in done.stdout
+
+
+def test_what_is_not_finite_is_a_problem(predict_run: Path, jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Predictor(predict_run, batch=4) as predictor:
+        infer = predictor.runner.infer
+
+        def broken(feeds):
+            logits = infer(feeds)["logits"]
+            logits[-1, 0] = np.nan  # the last of each batch
+            return {"logits": logits}
+
+        monkeypatch.setattr(predictor.runner, "infer", broken)
+        found = list(predictor.stream(jpegs / "b"))
+    assert [prediction.problem for prediction in found[:4]] == [None, None, None, NOT_FINITE]
+
+
+@pytest.mark.parametrize("name", ["top", "batch", "threads", "workers"])
+def test_counts_start_at_one(predict_run: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"--{name} is a number of at least 1"):
+        Predictor(predict_run, **{name: 0})
+
+
+def test_a_batch_larger_than_the_engine_takes(predict_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(predict_run / "build" / "onnxruntime-fp32", tmp_path / "engine")
+    values = json.loads((folder / "engine.json").read_text())
+    (folder / "engine.json").write_text(json.dumps(values | {"max_batch": 4}))
+    with pytest.raises(InputError, match="larger than the engine's largest"):
+        Predictor(folder, batch=5)
+    with Predictor(folder) as predictor:  # left to itself it takes 4
+        assert len(list(predictor.stream(ROOT / "docs" / "features.png"))) == 1
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_json_lines_csv_and_copies_agree(
+    predict_run: Path, jpegs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, copies = tmp_path / "table.csv", tmp_path / "copies"
+    status = main(command(predict_run, jpegs, "--json", "--top", 2, "--csv", table, "--save", copies, "--batch", 5))
+    printed = capsys.readouterr()
+    assert status == DONE
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert len(lines) == 20 and all(len(line["top"]) == 2 for line in lines)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["source", "frame", "seconds", "label", "probability", "label_2", "probability_2"]
+    assert [row["source"] for row in rows] == [line["source"] for line in lines]
+    assert [row["label_2"] for row in rows] == [line["top"][1]["label"] for line in lines]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(
+        [line["probability"] for line in lines], abs=1e-6
+    )
+    saved = sorted(path.relative_to(copies) for path in copies.rglob("*.jpg"))
+    assert saved == sorted(Path(line["source"]).relative_to(jpegs) for line in lines)
+    assert all(min(load_image(copies / path).shape[:2]) >= 240 for path in saved)  # enlarged, so that text fits
+    assert "10.jpg: this image cannot be decoded" in printed.err
+    assert "20 predicted" in printed.err and "1 skipped" in printed.err and f"written: {copies}" in printed.err
+
+
+def test_the_copy_of_a_video_has_its_frames_and_the_class_above_them(
+    predict_run: Path, video: Path, frames: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(predict_run, video, "--save", tmp_path, "--top", 2)) == DONE
+    assert capsys.readouterr().out.splitlines()[20].startswith(f"{video} frame 20 (1.00 s)  class_")
+    copy = cv2.VideoCapture(str(tmp_path / "clip.avi"))
+    assert (copy.get(cv2.CAP_PROP_FRAME_COUNT), copy.get(cv2.CAP_PROP_FPS)) == (40, 20)
+    for frame in frames:
+        good, picture = copy.read()
+        bar = picture.shape[0] - 240  # 160 × 120 is doubled
+        assert good and picture.shape[1] == 320 and 20 < bar < 80
+        inside = cv2.resize(picture[bar:], (160, 120), interpolation=cv2.INTER_AREA).astype(int)
+        assert np.abs(inside - frame).mean() < 8 and picture[:bar].max() > 200  # the picture, and white letters
+
+
+def test_nothing_predicted_is_status_1(predict_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    assert main(command(predict_run, tmp_path)) == FAILED
+    printed = capsys.readouterr()
+    assert printed.out == "" and "0 predicted" in printed.err and "1 skipped" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg"], "no such image, folder or video"),
+        (["rtsp://127.0.0.1:1/stream"], "this stream cannot be opened"),
+        (["{image}", "--show"], "no window can be shown here"),
+        (["{image}", "--csv", "{tmp}/no/such/folder/table.csv"], "this file cannot be written"),
+        (["{image}", "--save", "{image}"], "--save needs a folder"),
+        (["{image}", "--engine", "openvino-int8"], "that engine did not pass"),
+        (["{image}", "--top", "0"], "--top is a number of at least 1"),
+    ],
+)
+def test_wrong_use_is_status_2(
+    predict_run: Path,
+    jpegs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    if "--show" in arguments and "headless" not in _opencv():
+        pytest.skip("this OpenCV has windows")
+    filled = [argument.format(image=jpegs / "a" / "00.jpg", tmp=tmp_path) for argument in arguments]
+    assert main(command(predict_run, *filled)) == WRONG_INPUT
+    printed = capsys.readouterr()
+    assert printed.out == "" and message in printed.err and "Traceback" not in printed.err
+
+
+def _opencv() -> str:
+    from importlib.metadata import packages_distributions
+
+    return " ".join(packages_distributions()["cv2"])
+
+
+def test_originals_are_not_written_over(predict_run: Path, jpegs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(jpegs / "b", tmp_path / "images")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert main(command(predict_run, folder, "--save", folder)) == WRONG_INPUT
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_unreachable_camera_ends_in_its_message(predict_run: Path) -> None:
+    """10.255.255.1 answers nobody: the program must not wait for it for ever."""
+    arguments = command(predict_run, "rtsp://10.255.255.1:554/live")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == WRONG_INPUT and "this stream cannot be opened" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_whole_files(
+    predict_run: Path, endless_camera: NetworkCamera, tmp_path: Path, number: signal.Signals
+) -> None:
+    table, copies = tmp_path / "table.csv", tmp_path / "copies"
+    arguments = command(predict_run, endless_camera.url, "--json", "--csv", table, "--save", copies)
+    with (tmp_path / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    assert process.stdout is not None
+    first = [process.stdout.readline() for _ in range(5)]
+    process.send_signal(number)
+    rest = process.stdout.read()  # not communicate, which loses what readline has buffered
+    status = process.wait()
+    watchdog.cancel()
+    error = (tmp_path / "stderr").read_text()
+    assert status == FAILED, error
+    assert "interrupted: what was written is whole" in error and "Traceback" not in error
+    lines = [json.loads(line) for line in [*first, *rest.splitlines()]]
+    frames = [line["frame"] for line in lines]
+    assert frames == sorted(set(frames))
+    with table.open(newline="") as file:
+        assert [int(row["frame"]) for row in csv.DictReader(file)] == frames
+    (copy,) = copies.iterdir()
+    capture = cv2.VideoCapture(str(copy))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == len(lines)
+    assert sum(capture.read()[0] for _ in range(len(lines) + 1)) == len(lines)
+
+
+def test_a_reader_that_goes_away_is_no_traceback(predict_run: Path, jpegs: Path) -> None:
+    arguments = [sys.executable, "-m", "pipeline", *command(predict_run, jpegs, "--batch", 1)]
+    done = subprocess.run(
+        ["bash", "-c", '"$@" | head -n 1', "-", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) == 1 and "Traceback" not in done.stderr

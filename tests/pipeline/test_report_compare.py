@@ -1,0 +1,150 @@
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import find_chromium, open_browser
+from PIL import Image
+from reports import detailed
+
+from calib.errors import InputError
+from pipeline.cli import main
+from pipeline.exit_status import DONE, WRONG_INPUT
+from pipeline.report_compare import read_compared
+from pipeline.report_results import BEGIN, END, results_table, save_results, write_table
+
+
+def write_run(runs: Path, name: str, **changes: Any) -> Path:
+    """A run's folder with its report."""
+    report = detailed(changes.pop("run", name), changes.pop("speed", 1.0)) | changes
+    folder = runs / name
+    (folder / "report").mkdir(parents=True)
+    (folder / "report" / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    return folder
+
+
+ORIN = {"cpu": "Cortex-A78AE, 6 cores, INT8 instructions: asimddp", "gpu": "Orin", "versions": {"tensorrt": "10.3.0"}}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    return [str(write_run(tmp_path, "a")), str(write_run(tmp_path, "b", speed=0.4, machine=ORIN))]
+
+
+def test_runs_side_by_side_on_the_terminal_as_page_and_as_picture(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--compare", *runs, "--out", str(tmp_path / "out")]) == DONE
+    shown = capsys.readouterr().out
+    assert shown.count("openvino-int8") == 2 and "different machines: Orin; a CPU, 2 cores" in shown
+    picture = Image.open(BytesIO((tmp_path / "out" / "compare.png").read_bytes()))
+    assert picture.size == (1280, 800)
+    html = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    assert "2 runs" in html and "<h2" in html
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM")
+def test_the_comparison_in_a_browser_switches_by_run_and_names_a_winner_across_them(
+    runs: list[str], tmp_path: Path
+) -> None:
+    assert main(["report", "--compare", *runs, "--out", str(tmp_path / "out")]) == DONE
+    reports = {c.label: c.report for c in read_compared([Path(run) for run in runs])}
+    with open_browser() as page:
+        page.size(360, 780, phone=True)
+        page.open(tmp_path / "out" / "compare.html")
+        assert page.run("document.documentElement.scrollWidth") == 360
+        page.size(1280, 900)
+        assert page.run("document.querySelectorAll('#plot .point').length") == 8
+        fast = reports["b"]["recommended"]["name"]
+        ms = 1.01 * min(v["latency_ms"]["p50"] for v in reports["b"]["variants"] if v["status"] == "pass")
+        page.run(
+            f"{{ const e = document.getElementById('budget-ms'); e.value = {ms}; e.dispatchEvent(new Event('change')); }}"
+        )
+        assert f"b: {fast}" in page.run("document.getElementById('winner').textContent")
+        page.run("document.querySelector('input[name=series][value=b]').click()")
+        assert page.run("document.querySelectorAll('#plot .point').length") == 4
+        assert page.run("document.querySelectorAll('.engines tbody').length") == 10
+        assert page.problems == []
+        assert {url for url in page.requests if not url.startswith("data:")} == {
+            (tmp_path / "out" / "compare.html").as_uri()
+        }
+
+
+def test_results_are_kept_by_machine_and_read_back(runs: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "results"
+    command = ["report", "--compare", *runs, "--out", str(tmp_path / "out"), "--save", str(place)]
+    assert main(command) == DONE
+    assert sorted(path.name for path in place.iterdir()) == ["a-cpu-2-cores.json", "orin.json"]
+    before = (place / "orin.json").read_bytes()
+    assert main(command) == DONE
+    assert (place / "orin.json").read_bytes() == before, "the same run takes its own place"
+    (kept,) = read_compared([place / "orin.json"])
+    original = detailed("b", 0.4)
+    assert [v["top1"] for v in kept.report["variants"]] == [v["top1"] for v in original["variants"]]
+    assert not any("comparison" in v or "percentiles_ms" in v for v in kept.report["variants"])
+    assert [c.label for c in read_compared([place])] == ["a", "b"], "a folder of results files"
+    save_results([detailed("c")], place / "orin.json", "Orin")
+    assert [c.label for c in read_compared([place / "orin.json"])] == ["b", "c"]
+
+
+def test_the_table_goes_between_its_markers_and_nowhere_else(runs: list[str], tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    command = ["report", "--compare", *runs, "--out", str(tmp_path / "out"), "--table", str(readme)]
+    assert main(command) == DONE
+    text = readme.read_text(encoding="utf-8")
+    assert (
+        text.startswith(f"before\n{BEGIN}\n| Model, data |")
+        and text.endswith(f"\n{END}\nafter\n")
+        and "old" not in text
+    )
+    assert main(command) == DONE and readme.read_text(encoding="utf-8") == text
+    (report,) = [c.report for c in read_compared([Path(runs[1])])]
+    table = results_table([("Orin", report)])
+    front = [v for v in report["variants"] if v["pareto"]]
+    assert len(table.splitlines()) == 2 + len(front)
+    best = next(v for v in front if v["name"] == report["recommended"]["name"])
+    full = next(v for v in report["variants"] if v["precision"] == "fp32")
+    assert f"**{best['name']}**" in table and "fail" not in table
+    assert f"| {full['latency_ms']['p50'] / best['latency_ms']['p50']:.2f} |" in table
+
+
+def test_names_tell_runs_apart(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "1", "demo"),
+        write_run(tmp_path / "2", "demo", machine=ORIN),
+        write_run(tmp_path, "x"),
+    ]
+    labels = [c.label for c in read_compared([*paths, paths[0]])]
+    assert len(set(labels)) == 4 and labels[1:3] == ["demo, Orin", "x"]
+
+
+def test_wrong_input_is_said_clearly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_run(tmp_path, "good")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn.json").write_text('{"schema": 1,', encoding="utf-8")
+    (tmp_path / "other.json").write_text('{"schema": 1, "runs": [{"schema": 1}]}', encoding="utf-8")
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers\n", encoding="utf-8")
+    for arguments, message in [
+        (["--compare", str(tmp_path / "empty")], "has no report"),
+        (["--compare", str(tmp_path / "none")], "t2t-edge report --run none"),
+        (["--compare", str(tmp_path / "torn.json")], "is no report"),
+        (["--compare", str(tmp_path / "other.json")], "run: Field required"),
+        (["--compare", str(good), "--table", str(readme)], "a line <!-- results:begin -->"),
+        (["--compare", str(good), "--save", str(tmp_path / "torn.json")], "is no results file"),
+    ]:
+        assert main(["report", *arguments, "--out", str(tmp_path / "out")]) == WRONG_INPUT
+        assert message in capsys.readouterr().err
+    assert readme.read_text(encoding="utf-8") == "no markers\n"
+    with pytest.raises(InputError, match="has no place for the table"):
+        write_table(tmp_path / "missing.md", "")
+
+
+def test_one_file_does_not_take_two_machines(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["report", "--compare", *runs, "--out", str(tmp_path / "out"), "--save", str(tmp_path / "all.json")]
+    assert main(command) == WRONG_INPUT
+    assert "a results file holds one machine" in capsys.readouterr().err and not (tmp_path / "all.json").exists()

@@ -1,0 +1,119 @@
+"""The page's sections that no browser is needed for: what they say is what the stages wrote, and names are never markup."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from reports import detailed
+
+from calib.preprocess import Preprocess
+from pipeline.report_calibration import calibration_section
+from pipeline.report_latency import latency_section
+from pipeline.report_layers import layers_section
+from pipeline.report_sensitivity import sensitivity_section
+from pipeline.thumbnails import shrink, thumbnails
+
+EVIL = "<b>x"
+
+
+def test_latency_strips_place_percentiles_on_one_logarithmic_scale() -> None:
+    variants = detailed()["variants"]
+    html = latency_section(variants)
+    batch_one, batch_eight = html.split("<h3>")[1:]
+    assert batch_one.count('class="half"') == 4 and batch_eight.count('class="half"') == 4
+    strip = re.search(r'aria-label="openvino-int8: median ([\d.]+), 90 % ([\d.]+), 99 % ([\d.]+) ms"', batch_one)
+    assert strip is not None
+    (row,) = [v for v in variants if v["name"] == "openvino-int8"]
+    assert [f"{row['latency_ms'][p]:.2f}" for p in ("p50", "p90", "p99")] == list(strip.groups())
+    places = [float(text) for text in re.findall(r'tick p50" style="left:([\d.]+)%', batch_one)]
+    speeds = [v["latency_ms"]["p50"] for v in variants if v["latency_ms"]]
+    steps = np.diff(places) / np.diff(np.log(speeds))
+    assert steps == pytest.approx(steps[0], rel=0.01), "equal ratios are equally far apart"
+    assert latency_section([variants[-1]]) == "", "nothing was timed"
+
+
+def test_without_percentiles_the_three_ticks_are_left() -> None:
+    variants = [{k: v for k, v in row.items() if k != "percentiles_ms"} for row in detailed()["variants"]]
+    html = latency_section(variants)
+    assert "<h3>Batch 8" not in html and 'class="half"' not in html and html.count("tick p99") == 4
+
+
+def test_layers_of_engines_and_reasons_of_graphs() -> None:
+    decision = {
+        "node": "n1", "module": f"blocks.0.{EVIL}", "operator": "MatMul", "role": "", "quantized": True,
+        "reason": "weight layer", "activations": [{"scale": 0.0362, "saturated": 0.001}],
+    }  # fmt: skip
+    rows = [decision, decision | {"quantized": False, "reason": "residual sum", "activations": []}]
+    html = layers_section(detailed()["variants"], {"int8": rows})
+    assert "The int8 graph: 1 of 2 products and sums" in html and "0.0362" in html and "residual sum" in html
+    assert "openvino-int8: 24 INT8, 0 FP16, 12 FP32, of 36 layers" in html
+    assert EVIL not in html and layers_section([], {}) == ""
+
+
+def test_sensitivity_shows_the_most_sensitive_first() -> None:
+    groups = [
+        {
+            "group": f"g{i}{EVIL}",
+            "nodes": ["n"] * i,
+            "kl": 1e-4 * i,
+            "snr_db": None if i == 3 else 30.0,
+            "agreement": 99.0,
+        }
+        for i in range(1, 21)
+    ]
+    html = sensitivity_section({"images": 64, "groups": groups})
+    order = re.findall(r"<th scope=row>g(\d+)", html)
+    assert order == [str(i) for i in range(20, 4, -1)] and "4 more groups" in html
+    assert EVIL not in html and sensitivity_section(None) == "" == sensitivity_section({"images": 1, "groups": []})
+
+
+def audit(**changes: Any) -> dict[str, Any]:
+    order = {"verdict": "rgb", "text": "as trained", "figures": {}}
+    return {
+        "images": 64, "fingerprint": "ab" * 32, "duplicates": {"count": 2, "examples": []}, "grey_share": 0.25,
+        "per_class": {f"cat{EVIL}": 30, "dog": 34}, "mean": [0.1] * 3, "std": [0.2] * 3, "spec_mean": [0.3] * 3,
+        "spec_std": [0.4] * 3, "colour_order": {"statistics": order, "network": None}, "warnings": [],
+        "evaluation": {"same": 0, "near": 3, "pixels_compared": 1234},
+    } | changes  # fmt: skip
+
+
+def test_the_calibration_audit_in_words() -> None:
+    html = calibration_section(audit())
+    for text in (
+        "Accepted",
+        "none the same, 3 nearly, of 1,234",
+        "25 %",
+        "rgb: as trained",
+        "0.100, 0.100, 0.100",
+        ">34<",
+    ):
+        assert text in html, text
+    assert EVIL not in html
+    warned = calibration_section(audit(warnings=[f"too dark {EVIL}"], per_class=None))
+    assert "too dark &lt;b&gt;x" in warned and "Accepted" not in warned and "no labels" in warned
+    many = calibration_section(audit(per_class={f"c{i}": 10 + i for i in range(41)}))
+    assert "41 classes: 10 images of c0 to 50 of c40" in many and calibration_section(None) == ""
+
+
+def test_thumbnails_are_small_pngs_of_what_the_network_sees(tmp_path: Path) -> None:
+    spec = Preprocess(224, 224, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    image = np.zeros((224, 224, 3), dtype=np.uint8)
+    image[:, :112] = (0, 0, 255)  # OpenCV's red
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    (data,) = thumbnails([tmp_path / "a.png"], spec)
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert pixels.shape == (74, 74, 3), "224 by 3, the smallest factor to 96"
+    assert tuple(pixels[30, 5]) == (255, 0, 0) and tuple(pixels[30, 70]) == (0, 0, 0)
+
+
+def test_shrink_is_the_mean_of_squares() -> None:
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    assert shrink(image, 6).shape == (4, 6, 3)
+    assert shrink(image, 3)[0, 0].tolist() == [10, 12, 12], (
+        "of pixels 0, 3, 18 and 21: 10.5, 11.5, 12.5, halves to even"
+    )
