@@ -7,7 +7,7 @@ BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test lint train report predict models bench bench-train curves zoo quantization doctor bundle clean
+.PHONY: help setup export test lint train report predict models bench bench-train curves zoo quantization prove doctor bundle clean
 
 help: ## print these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -42,6 +42,9 @@ zoo: setup ## every model of the zoo through the whole chain, a row each (about 
 
 quantization: setup ## every policy × method on four networks; the tables of docs/quantization.md (about an hour and a half on two cores)
 	@$(BIN)/python tests/bench/quantization.py
+
+prove: setup ## every model, precision and GPU architecture built ahead of time, no GPU needed: results/prove.json (hours; goes on where it was)
+	@$(BIN)/python tests/bench/prove.py
 
 models: setup ## parameters and MACs of every network, beside the papers'
 	@$(EDGE) models

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.heads_once import move_heads_once
 from export.node_writer import NodeWriter
 from export.single_head import halve_single_heads
 from export.token_nodes import Performer, SoftSplit, Unrecognised, read_performer, read_soft_split, token_attentions
@@ -46,6 +47,7 @@ def few_kernels(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Rewritten]:
         _rewrite(copy, soft_split, performer)
         done.append(module)
     halve_single_heads(copy)
+    move_heads_once(copy)
     del copy.graph.value_info[:]
     onnx.checker.check_model(copy, full_check=True)
     return copy, Rewritten(tuple(done), tuple(skipped))
@@ -159,7 +161,7 @@ def write_performer(writer: NodeWriter, of: Performer, tokens: int) -> None:
     """φ(q)·(Σφ(k)vᵀ) / (φ(q)·Σφ(k) + ε) with φ(x) = exp(wx − |x|²/2); the 1 behind v makes the normaliser."""
     width = len(of.features)
     both, values = writer.split(of.source, 2 * width, width + 1)
-    writer.split(values, width, 1, first=of.value_output)
+    writer.split(values, width, 1, names=[of.value_output])
     both = writer.node("Reshape", both, writer.integers(-1, tokens, 2, width))  # B T 2 D
     norm = writer.node("ReduceSum", writer.node("Mul", both, both), writer.integers(-1), keepdims=1)
     exponent = writer.node("MatMul", both, writer.floats(of.features))  # B T 2 m

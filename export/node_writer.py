@@ -1,5 +1,7 @@
 """Write new nodes into a graph in place of others."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -16,6 +18,9 @@ class NodeWriter:
         self._graph = proto.graph
         self._first = first
         self._prefix = f"{first}_{label}"
+        # float64 graphs are how tests prove a rewrite
+        is_double = any(value.data_type == onnx.TensorProto.DOUBLE for value in proto.graph.initializer)
+        self._dtype = np.float64 if is_double else np.float32
         model = next(node for node in proto.graph.node if node.name == first)
         self._metadata = {key: node_metadata(model, key) for key in (MODULE_KEY, CLASS_KEY)}
 
@@ -23,18 +28,19 @@ class NodeWriter:
         """Append a node and give the name of its output."""
         return self._append(operator, inputs, [output or self._fresh(0)], attributes)[0]
 
-    def split(self, source: str, *sizes: int, first: str = "") -> list[str]:
-        """Parts of the last axis; `first` names the first of them."""
-        names = [first or self._fresh(0), *(self._fresh(part) for part in range(1, len(sizes)))]
-        return self._append("Split", (source, self.integers(*sizes)), names, {"axis": -1})
+    def split(self, source: str, *sizes: int, axis: int = -1, names: Sequence[str] = ()) -> list[str]:
+        """Parts along an axis; `names` are those of the first ones, "" for any."""
+        outputs = [*names, *[""] * (len(sizes) - len(names))]
+        outputs = [name or self._fresh(part) for part, name in enumerate(outputs)]
+        return self._append("Split", (source, self.integers(*sizes)), outputs, {"axis": axis})
 
     def mean(self, source: str, axis: int) -> str:
         """The mean over one axis, which stays with size 1."""
         return self.node("ReduceMean", source, self.integers(axis), keepdims=1)
 
     def floats(self, values: NDArray[np.float64] | float) -> str:
-        """A constant in float32."""
-        return self._constant(np.asarray(values, dtype=np.float32))
+        """A constant in the graph's own type."""
+        return self._constant(np.asarray(values, dtype=self._dtype))
 
     def integers(self, *values: int) -> str:
         """A one-dimensional constant in int64."""

@@ -89,7 +89,20 @@ def leave_out_faint(
             told = "is always zero" if faintest == 0 else f"stays under {faintest:.2g}: too small for a scale in FP16"
             decision = Decision(decision.layer, f"an activation of it {told}")
         chosen.append(decision)
-    return Quantized(chosen, dict(ranges), dict(tensors))
+    return Quantized(_whole_attentions(decisions, chosen), dict(ranges), dict(tensors))
+
+
+def _whole_attentions(before: Sequence[Decision], after: Sequence[Decision]) -> list[Decision]:
+    """Where one product of an attention was left out, so is the other: half of one in INT8 is what no engine fuses."""
+    products = ("scores", "context")
+    changed = [new.layer for old, new in zip(before, after, strict=True) if old.int8 and not new.int8]
+    left = {layer.module for layer in changed if layer.role in products}
+    return [
+        Decision(decision.layer, "the other product of its attention is left out")
+        if decision.int8 and decision.layer.role in products and decision.layer.module in left
+        else decision
+        for decision in after
+    ]
 
 
 def write_quantized(

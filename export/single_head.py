@@ -18,7 +18,10 @@ def halve_single_heads(proto: onnx.ModelProto) -> list[str]:
     """Rewrite, in place, every attention with exactly one head and an even number of tokens; the names of their Q·Kᵀ."""
     shapes = tensor_shapes(proto)
     scores = [name for name, found in find_roles(proto, shapes).items() if found.role == "scores"]
-    return [name for name in scores if _halve(proto, name, shapes)]
+    done = [name for name in scores if _halve(proto, name, shapes)]
+    if done:
+        del proto.graph.value_info[:]  # some of it says one head
+    return done
 
 
 def _halve(proto: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -34,20 +34,24 @@ from models.zoo import FAMILY
 
 POLICY: dict[str, PolicyName] = {"int8": "weights", "int8+attention": "+attention", "fp8": "weights"}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+QKV = "attn.qkv.weight"
 BY_ITSELF = "LayerNormalization"  # whose statistics engines keep in FP32 between two kernels
 
 
 def build_network(name: str, depth: int | None = None) -> nn.Module:
-    """A model with random weights and no zeros among its vectors; `depth` leaves out blocks at the end."""
+    """A model with random weights, no zeros among its vectors and attentions that prefer some tokens (softmax over 0.008:
+    anything fainter is not quantized); `depth` leaves out blocks at the end."""
     torch.manual_seed(0)
     size = {"img_size": image_size(name)} if name in FAMILY else {}
     model = timm.create_model(name, num_classes=1000, **size).eval()
     if depth is not None:
         model.blocks = model.blocks[:depth]
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.05 * torch.randn_like(parameter))
+            elif name.endswith(QKV):
+                parameter.mul_(5)
     return model
 
 

@@ -174,6 +174,19 @@ def test_a_faint_activation_is_left_out(fp32: Path, calibration: CalibrationSet)
         assert sum(d.int8 for d in found.decisions) - sum(d.int8 for d in left) == 1
 
 
+def test_an_attention_is_quantized_whole_or_not_at_all(fp32: Path, calibration: CalibrationSet) -> None:
+    """Engines fuse no attention of which one product is in INT8."""
+    proto = onnx.load(fp32)
+    found = find_ranges(proto, decide(read_layers(proto), "+attention"), calibration, QuantizeOptions("+attention"))
+    (context,) = [d for d in found.decisions if d.layer.role == "context" and d.layer.module == "blocks.1.attn"]
+    softmax = found.tensors[context.layer.name][0]
+    ranges = found.ranges | {softmax: replace(found.ranges[softmax], amax=0.005)}  # of 197 tokens that count the same
+    left = leave_out_faint(found.decisions, found.tensors, ranges).decisions
+    told = [(d.layer.module, d.layer.role, d.reason) for d, was in zip(left, found.decisions, strict=True) if d != was]
+    assert [(module, role) for module, role, _ in told] == [("blocks.1.attn", "scores"), ("blocks.1.attn", "context")]
+    assert told[0][2] == "the other product of its attention is left out" and "too small for a scale" in told[1][2]
+
+
 def test_include_and_exclude_overrule(fp32: Path) -> None:
     layers = read_layers(onnx.load(fp32))
     decided = decide(layers, include=["head", r"blocks\.0\.attn"], exclude=[r"blocks\.\d+\.mlp\.fc2"])

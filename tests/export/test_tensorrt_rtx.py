@@ -16,7 +16,7 @@ from export.cuda_calls import check_gpu
 from export.onnx_export import MODULE_KEY
 from export.runner import Unavailable
 from export.tensorrt_build import finish_build, prepare_build
-from export.tensorrt_layers import count_precisions, parse_layers
+from export.tensorrt_layers import EngineGraph, count_precisions, describe_graph, parse_layers
 from export.tensorrt_options import BuildOptions
 from export.tensorrt_progress import Progress
 
@@ -379,6 +379,35 @@ x
 )
 def test_a_report_is_counted_or_null(reports: list[str], products: list[str], counts: dict[str, int] | None) -> None:
     assert count_precisions(reports, products) == counts
+
+
+# As RTX 1.7.1 writes the product of an attention's stored INT8 weight: a kernel that dequantizes it, and one that multiplies.
+STORED_WEIGHT_REPORT = """Layers:
+Name: shapes, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata:
+Name: __myl_CastMul_66, LayerType: kgen, Inputs: [], Constants: [ { Name: s, Dimensions: [1,576], Datatype: Half }, \
+{ Name: w, Dimensions: [192,576], Datatype: Int8 }], Outputs: [ { Name: k, Dimensions: [192,576], Datatype: Half }], \
+TacticName: t, StreamId: 0, Metadata: [ONNX Layer: qkv_weight][ONNX Layer: qkv]
+Name: __myl_CastMulFc_68, LayerType: runtime_fusion, Inputs: [ { Name: x, Dimensions: [-1,192], Datatype: Int8 }, \
+{ Name: k, Dimensions: [192,576], Datatype: Half }], Constants: [], Outputs: [ { Name: y, Dimensions: [1,-1,576], \
+Datatype: Half }], TacticName: , StreamId: 0, Metadata: [ONNX Layer: qkv][ONNX Layer: x_DequantizeLinear]
+Name: _gemm_mha_v2_myl0_69, LayerType: kgen, Inputs: [ { Name: q, Dimensions: [4,17,64], Datatype: Int8 }, \
+{ Name: k, Dimensions: [4,64,17], Datatype: Int8 }, { Name: v, Dimensions: [4,17,64], Datatype: Int8 }], Constants: [], \
+Outputs: [ { Name: o, Dimensions: [4,17,64], Datatype: Int8 }], TacticName: , StreamId: 0, Metadata: [ONNX Layer: qk]
+Name: __myl_Exp_70, LayerType: kgen, Inputs: [ { Name: a, Dimensions: [4,17,64], Datatype: Float }], Constants: [], \
+Outputs: [ { Name: b, Dimensions: [4,17,64], Datatype: Float }], TacticName: , StreamId: 0, Metadata: [ONNX Layer: exp]
+Name: cast_hvar_71, LayerType: cast, Inputs: [ { Name: n, Dimensions: [1], Datatype: Int64 }], Constants: [], \
+Outputs: [ { Name: m, Dimensions: [1], Datatype: Int64 }], TacticName: , StreamId: 0, Metadata:
+"""
+
+
+def test_the_kernel_that_prepares_a_weight_is_not_the_product() -> None:
+    assert count_precisions([STORED_WEIGHT_REPORT], ["qkv", "qk"]) == {"int8": 1, "fp16": 1, "fp32": 0}
+
+
+def test_a_report_is_described_or_null() -> None:
+    graph = describe_graph([STORED_WEIGHT_REPORT])
+    assert graph == EngineGraph(entries=6, kernels=4, attentions={"int8": 1}, fp32=(("exp",),))
+    assert describe_graph([]) is None and describe_graph(["Layers:\nNothing known"]) is None
 
 
 def test_scalars_are_no_operands() -> None:

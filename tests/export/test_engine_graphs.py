@@ -1,0 +1,118 @@
+"""What TensorRT-RTX makes of our graphs, built ahead of time: INT8 layers, fused attentions, no FP32 that is not pinned.
+
+`make prove` does this for every model, precision and GPU architecture; its rows are held to the same promises here.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from engine_graphs import (
+    broken_promises,
+    build_network,
+    build_row,
+    count_attentions,
+    export_network,
+    find_islands,
+    image_size,
+    photographs,
+    write_precision,
+)
+
+from calib.calibration import CalibrationSet
+from export.onnx_export import CLASS_KEY, MODULE_KEY
+
+ROOT = Path(__file__).parents[2]
+DATA, RESULTS = ROOT / "data" / "fashion-mnist.npz", ROOT / "results" / "prove.json"
+BATCHES = {"1": (1, 1, 1), "1–8": (1, 8, 8)}
+TARGET = "sm86"
+PINNED = {"performer": 2 * 4, "transformer": 0}  # products in FP32: one convolution and three products each
+
+needs_rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None or find_spec("onnxruntime_ep_nv_tensorrt_rtx") is None,
+    reason="TensorRT-RTX is not installed (it exists for x86 Linux only)",
+)
+
+# Blocks that are kept: the others are the same again. Entries of each engine are at most those of TensorRT-RTX 1.7.1.
+NETWORKS: dict[str, tuple[int | None, str]] = {
+    "t2t_vit_mini": (None, "performer"), "t2t_vit_7": (None, "performer"), "t2t_vit_t_14": (2, "transformer"),
+}  # fmt: skip
+MOST_ENTRIES = {
+    ("t2t_vit_mini", "fp16", "1"): 59, ("t2t_vit_mini", "fp16", "1–8"): 77,
+    ("t2t_vit_mini", "int8", "1–8"): 74, ("t2t_vit_mini", "int8+attention", "1–8"): 70,
+    ("t2t_vit_7", "fp16", "1"): 80, ("t2t_vit_7", "fp16", "1–8"): 111, ("t2t_vit_7", "int8", "1–8"): 105,
+    ("t2t_vit_t_14", "fp16", "1"): 41, ("t2t_vit_t_14", "int8", "1–8"): 60,
+}  # fmt: skip
+
+
+class Network:
+    """One exported network, and its graphs as they are asked for."""
+
+    def __init__(self, name: str, folder: Path):
+        torch.set_num_threads(1)
+        self.name, self._folder = name, folder
+        self._calibration: CalibrationSet = photographs(DATA, image_size(name), 2)
+        model = build_network(name, NETWORKS[name][0])
+        self._proto = export_network(model, folder / "fp32.onnx", self._calibration)
+        self.attentions = count_attentions(self._proto)
+
+    def graph(self, precision: str) -> Path:
+        path = self._folder / f"{precision}.onnx"
+        if not path.is_file():
+            write_precision(self._proto, precision, path, self._calibration)
+        return path
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Network]:
+    return {name: Network(name, tmp_path_factory.mktemp(name)) for name in NETWORKS}
+
+
+@needs_rtx
+@pytest.mark.parametrize(("name", "precision", "batch"), list(MOST_ENTRIES))
+def test_an_engine_keeps_its_promises(networks: dict[str, Network], name: str, precision: str, batch: str) -> None:
+    network = networks[name]
+    row = build_row(network.graph(precision), TARGET, BATCHES[batch]) | {"attentions_in_graph": network.attentions}
+    assert broken_promises(row, precision) == [], row
+    depth, kind = NETWORKS[name]
+    tokens = 2 if kind == "transformer" else 0
+    assert network.attentions == (depth or {"t2t_vit_mini": 4, "t2t_vit_7": 7}[name]) + tokens
+    fused = "int8" if precision == "int8+attention" else "fp16"
+    assert row["attentions"] == {fused: network.attentions}
+    assert row["products"]["fp32"] == PINNED[kind]
+    assert row["entries"] <= MOST_ENTRIES[name, precision, batch], row
+
+
+@pytest.mark.parametrize("key", [f"{name} {precision} {target} {batch}" for name in NETWORKS
+                                 for precision in ("fp16", "int8", "int8+attention")
+                                 for target in ("sm86", "sm89", "sm120") for batch in BATCHES])  # fmt: skip
+def test_the_table_holds_these_networks_whole(key: str) -> None:
+    """The rows that docs/tensorrt-graph.md shows: a promise broken there breaks this test, and so does a missing row."""
+    row = json.loads(RESULTS.read_text(encoding="utf-8"))[key]
+    assert "error" not in row and row["broken"] == []
+    assert sum(row["attentions"].values()) == row["attentions_in_graph"]
+    if key.startswith("t2t_vit_7 fp16") and key.endswith(" 1"):
+        assert row["entries"] <= 80
+
+
+@pytest.mark.parametrize(
+    ("classes", "operator", "islands"),
+    [
+        ("T2TViT TokensToToken TokenPerformer", "Exp", []),
+        ("T2TViT Block LayerNorm", "LayerNormalization", []),
+        ("T2TViT Block Mlp", "Gelu", ["blocks.0"]),
+        ("", "Cast", ["blocks.0"]),
+    ],
+)
+def test_islands_are_what_is_neither_pinned_nor_a_norms_statistics(
+    classes: str, operator: str, islands: list[str]
+) -> None:
+    node: Any = onnx.helper.make_node(operator, ["x"], ["y"], "node_00007")
+    node.metadata_props.add(key=MODULE_KEY, value="blocks.0")
+    node.metadata_props.add(key=CLASS_KEY, value=classes)
+    proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+    assert find_islands(proto, (("node_00007", "made_by_the_builder"),)) == islands
