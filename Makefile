@@ -10,7 +10,7 @@ EDGE := $(BIN)/python -m pipeline
 .PHONY: help setup export test lint train report predict models bench bench-train curves zoo quantization prove doctor bundle clean
 
 help: ## print these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 	@echo "  variables: RECIPE=$(RECIPE) RUN=$(RUN) IMAGES=$(IMAGES)"
 
 setup: .venv/installed ## make .venv with everything a host needs
