@@ -43,6 +43,7 @@ CLASSES = {
 # Variables that bear one of these names and are something else, by the function they are in.
 NOT_TENSORRT = {
     ("_product_precision", "layer"), ("parse_layers", "layer"), ("count_precisions", "layer"),
+    ("describe_graph", "layer"), ("_is_kernel", "layer"),
 }  # fmt: skip
 # `Any` parameters that are not TensorRT's: a severity, which is only compared.
 OTHER_ANY = {"severity"}

@@ -252,7 +252,7 @@ def test_a_kill_after_training_trains_nothing_again(
     chosen, said = recipe(images, PLAIN | {"epochs": 1}), list[str]()
     if where == "moved away":  # there is an older result, which a kill leaves moved away
         stages.run_stages(recipe(images, PLAIN | {"epochs": 1, "seed": 1}), tmp_path / "run", "train", said.append)
-    swap = stages._swap
+    swap = stages.swap_folder
 
     def killed(partial: Path, final: Path) -> None:
         if where == "moved away":
@@ -260,10 +260,10 @@ def test_a_kill_after_training_trains_nothing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_swap", killed)
+        patch.setattr(stages, "swap_folder", killed)
         with pytest.raises(KeyboardInterrupt):
             stages.run_stages(chosen, tmp_path / "run", "train", said.append)
-    monkeypatch.setattr(stages, "_swap", swap)
+    monkeypatch.setattr(stages, "swap_folder", swap)
     monkeypatch.setattr("pipeline.train_stage.train", lambda *_: pytest.fail("trained again"))
     artifact = stages.run_stages(chosen, tmp_path / "run", "train", said.append)
     assert artifact.path("checkpoint.pt").is_file() and artifact.notes["epochs"] == 1
