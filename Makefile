@@ -63,7 +63,7 @@ doctor: setup ## what is installed, what this machine can build and run
 	@$(EDGE) doctor
 
 test: setup ## the tests that CI runs
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
