@@ -8,7 +8,6 @@ does not depend on them. Dropout is off in both forms: the literal one writes no
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -147,13 +146,19 @@ def peak_memory(name: str, form: str, options: argparse.Namespace, device: torch
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) / MIB
     else:
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MIB
+        before = _status_mib("VmRSS")
     step = Step(name, form, options, device)
     for _ in range(3 if device.type == "cuda" else 2):
         step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB - before
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(key: str) -> float:
+    """MiB of this process alone: `ru_maxrss` would begin at what the process that started it held."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)]
+    return int(line.split()[1]) / 1024
 
 
 def _child(part: str, options: argparse.Namespace, name: str, form: str = "ours", processes: int = 1) -> str:

@@ -56,7 +56,7 @@ def kept_mib(model: nn.Module, size: int, amp: bool, batch: int) -> float:
 def main() -> None:
     """Print the table, a row for each recipe of ImageNet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=60.0, help="sustained TFLOP/s of a GPU, for the days")
+    parser.add_argument("--rate", type=float, default=30.0, help="sustained TFLOP/s of a GPU, for the days")
     parser.add_argument("--gpus", type=int, default=8)
     options = parser.parse_args()
     print(f"| recipe | state GB | MiB an image: float32 | bfloat16 | literal float32 | GB at its batch, float32 | "
