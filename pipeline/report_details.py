@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from calib.images import ImageSplit
 from pipeline.artifact import Artifact
 from pipeline.comparison import compare, enough_images
+from pipeline.report_gpu import on_gpu
 from pipeline.report_schema import check_report
 
 
@@ -41,9 +42,11 @@ def add_details(
         more: dict[str, Any] = {}
         if variant["name"] in comparisons and variant["top1"] is not None:
             more["comparison"] = comparisons[variant["name"]]
-        percentiles = benchmark["variants"].get(variant["name"], {}).get("percentiles_ms")
-        if percentiles:
-            more["percentiles_ms"] = percentiles
+        measured = benchmark["variants"].get(variant["name"], {})
+        if measured.get("percentiles_ms"):
+            more["percentiles_ms"] = measured["percentiles_ms"]
+        if gpu := on_gpu(measured):
+            more["on_gpu"] = gpu
         variants.append(variant | more)
     images, share = report["dataset"]["eval_images"], report["gate"]["min_relative_top1"]
     detailed = report | {"variants": variants, "reference": {key: reference[key] for key in ("name", "top1", "top5")}}

@@ -8,6 +8,7 @@ from pipeline.report_accuracy import accuracy_section
 from pipeline.report_chart import chart_data, chart_levels, chart_section, picture_text
 from pipeline.report_engines import engine_rows, engines_section
 from pipeline.report_format import MISSING, class_count, how_measured, number, one_line, percent, recommendation
+from pipeline.report_gpu import gpu_section
 from pipeline.report_latency import latency_section
 from pipeline.report_page import page
 
@@ -25,6 +26,7 @@ def html_page(
         engines_section(engine_rows(report), reference["name"]),
         accuracy_section(report, thumbnails or {}),
         latency_section(report["variants"]),
+        gpu_section(report["variants"]),
         *sections,
         _how(report, reference, mode, recipe),
         f"<h2>Machine</h2>\n{machine_list(report)}\n",

@@ -93,6 +93,32 @@ class _Comparison(_Part):
     flips: list[_Flip]
 
 
+class _GpuParts(_Part):
+    """Medians of one call's parts by the GPU's clock."""
+
+    copy_in: Annotated[float, Field(ge=0)]
+    compute: Positive
+    copy_out: Annotated[float, Field(ge=0)]
+
+
+class _GpuEnergy(_Part):
+    mj_per_image: Positive
+    watts: Positive
+    source: Text
+    clocks_mhz: dict[Text, Count]
+
+
+class _OnGpu(_Part):
+    """Of an engine that ran on a GPU; `graphs`: batch size → "" where it ran as a CUDA graph, else why it did not."""
+
+    latency_ms: _Latency
+    parts_ms: _GpuParts
+    graphs: dict[BatchSize, str]
+    sync: Text
+    transfers: bool
+    energy: dict[BatchSize, _GpuEnergy]
+
+
 class _Variant(_Part):
     name: Text
     precision: Text
@@ -115,6 +141,7 @@ class _Variant(_Part):
     sha256: Sha256 | None
     comparison: _Comparison | None = None
     percentiles_ms: dict[BatchSize, Annotated[list[Positive], Field(min_length=101, max_length=101)]] | None = None
+    on_gpu: _OnGpu | None = None
 
     @model_validator(mode="after")
     def _status_fits(self) -> "_Variant":

@@ -121,6 +121,14 @@ def detailed(run: str = "demo", speed: float = 1.0) -> dict[str, Any]:
             "peak_memory_bytes": None, "energy_mj": None,
             "percentiles_ms": {size: np.percentile(values, range(101)).tolist() for size, values in times.items()},
         }  # fmt: skip
+    speeds["tensorrt-int8"] |= {
+        "device_latency_ms": {"p50": 0.5, "p90": 0.52, "p99": 0.61, "copy_in": 0.03, "compute": 0.44, "copy_out": 0.02},
+        "run_mode": {"graphs": {"1": "", "8": "the runtime allocates in it"}, "sync": "blocking", "transfers": True},
+        "energy": {
+            "1": {"mj_per_image": 3.25, "watts": 6.5, "source": "INA3221 rails", "reason": "", "clocks_mhz": {"graphics": 918}},
+            "8": {"mj_per_image": None, "source": None, "reason": "too short"},
+        },
+    }  # fmt: skip
     rows.append(evaluated("tensorrt_rtx", "int8-fp16", None, "sm86"))
     evaluation = {
         "reference": {"name": "PyTorch FP32", "top1": accuracy(reference, truth), "top5": 100.0}, "variants": rows,

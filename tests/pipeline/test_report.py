@@ -337,6 +337,6 @@ def test_a_run_name_with_a_space_is_quoted_in_the_next_command() -> None:
 
 def test_a_device_writes_the_keys_of_the_schema() -> None:
     """`report_rows` has no pydantic, so it lists them again."""
-    assert set(report_rows.VARIANT_KEYS) | {"comparison", "percentiles_ms"} == set(_Variant.model_fields)
+    assert set(report_rows.VARIANT_KEYS) | {"comparison", "percentiles_ms", "on_gpu"} == set(_Variant.model_fields)
     assert set(report_rows.DATASET_KEYS) == set(_Dataset.model_fields)
     assert set(report_rows.MACHINE_KEYS) == set(_Machine.model_fields)

@@ -116,6 +116,7 @@ def test_failures_are_kept_and_every_section_is_there(page: Page) -> None:
     headings = page.run("[...document.querySelectorAll('h2')].map(h => h.textContent)")
     assert headings == [
         "Accuracy against latency", "Engines", "What the engines change", "How latency spreads",
+            "On the GPU",
         "How this was measured, and how to reproduce it", "Machine", "Files",
     ]  # fmt: skip
     assert page.run(

@@ -13,6 +13,7 @@ from reports import detailed
 
 from calib.preprocess import Preprocess
 from pipeline.report_calibration import calibration_section
+from pipeline.report_gpu import gpu_section
 from pipeline.report_latency import latency_section
 from pipeline.report_layers import layers_section
 from pipeline.report_sensitivity import sensitivity_section
@@ -41,6 +42,18 @@ def test_without_percentiles_the_three_ticks_are_left() -> None:
     variants = [{k: v for k, v in row.items() if k != "percentiles_ms"} for row in detailed()["variants"]]
     html = latency_section(variants)
     assert "<h3>Batch 8" not in html and 'class="half"' not in html and html.count("tick p99") == 4
+
+
+def test_what_the_gpus_clock_said() -> None:
+    variants = detailed()["variants"]
+    html = gpu_section(variants)
+    (row,) = re.findall(r"<tr><th scope=row>(.*?)</tr>", html)
+    assert re.sub(r"<[^>]+>", " ", row).split() == [
+        "tensorrt-int8", "0.50", "0.52", "0.61", "0.03", "0.44", "0.02", "batch", "1", "blocking", "3.25", "6.50", "918",
+    ]  # fmt: skip
+    assert "tensorrt-int8, batch 8: no CUDA graph, because the runtime allocates in it." in html
+    assert "Energy: INA3221 rails." in html
+    assert gpu_section([v for v in variants if v["name"] != "tensorrt-int8"]) == "", "no engine ran on a GPU"
 
 
 def test_layers_of_engines_and_reasons_of_graphs() -> None:
