@@ -18,12 +18,15 @@ _PRECISION_WORDS = {
 }  # fmt: skip
 _PRECISION_OF_WORD = {word: precision for precision, words in _PRECISION_WORDS.items() for word in words}
 _ALWAYS_COUNTED = ("int8", "fp16", "fp32")
+_QUANTIZED = ("int8", "fp8")
+_GENERATED = "kgen"  # a kernel that the builder wrote for this network
 
 _LAYER = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+), Inputs: \[(?P<inputs>.*?)\]"
-    r"(?:, Constants: \[(?P<constants>.*?)\])?, Outputs: \[(?:\]|.*?\}\])(?P<rest>.*)"
+    r"(?:, Constants: \[(?P<constants>.*?)\])?, Outputs: \[(?P<outputs>\]|.*?\}\])(?P<rest>.*)"
 )
 _TENSOR = re.compile(r"\{ Name: .*?, (?:Location: \w+, )?Dimensions: \[([-\d,]*)\],[^{}]*?Datatype: ([^,}]+)")
+_TENSOR_NAME = re.compile(r"\{ Name: (.*?), (?:Location: \w+, )?Dimensions: ")
 _WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)"')
 # Several nodes are kept apart by a control character, which one depends on the release; what the builder made of a node
 # may follow it, as in `[ONNX Layer: node_00038]__gemm_from_conv1x1`.
@@ -35,6 +38,7 @@ class EngineLayer:
     """One layer of an engine: `operands` are the precisions of its inputs, constants and weights (not of scalars).
 
     `inputs` are those of its inputs alone, "" for integers; a layer that has none works on constants or only waits.
+    `reads_fp32` and `writes` are names of tensors, scalars among what is written.
     """
 
     name: str
@@ -42,6 +46,13 @@ class EngineLayer:
     inputs: tuple[str, ...]
     operands: tuple[str, ...]
     nodes: frozenset[str]
+    reads_fp32: frozenset[str]
+    writes: frozenset[str]
+
+    @property
+    def hands_over_sums(self) -> bool:
+        """Whether it is a kernel of the builder's library that multiplies INT8 or FP8, and may write its sums in FP32."""
+        return self.kind != _GENERATED and any(self.operands.count(kind) >= 2 for kind in _QUANTIZED)
 
     @property
     def attention(self) -> bool:
@@ -68,7 +79,13 @@ def _parse_line(line: str) -> EngineLayer | None:
     if inputs is None or constants is None or None in weights:
         return None
     operands = tuple(name for name in (*inputs, *constants, *weights) if name)
-    return EngineLayer(match["name"], match["kind"], inputs, operands, frozenset(_NODE.findall(match["rest"])))
+    read = _TENSOR_NAME.findall(match["inputs"])
+    wide = (name for name, (sizes, word) in zip(read, _TENSOR.findall(match["inputs"]), strict=True)
+            if not _is_scalar(sizes) and _precision(word) == "fp32")  # fmt: skip
+    return EngineLayer(
+        match["name"], match["kind"], inputs, operands, frozenset(_NODE.findall(match["rest"])), frozenset(wide),
+        frozenset(_TENSOR_NAME.findall(match["outputs"])),
+    )  # fmt: skip
 
 
 def _tensors(described: str) -> tuple[str, ...] | None:
@@ -101,7 +118,8 @@ class EngineGraph:
     """What a builder made of a network.
 
     `entries` are the lines of its report, `kernels` those that run on the GPU; `attentions` counts the fused ones by the
-    precision of Q, K and V. `fp32` has the ONNX nodes of each kernel that takes FP32 activations.
+    precision of Q, K and V. `fp32` has the ONNX nodes of each kernel that takes FP32 activations; the sums that an INT8 or
+    FP8 product hands to the kernel behind it are none.
     """
 
     entries: int
@@ -116,7 +134,8 @@ def describe_graph(reports: list[str]) -> EngineGraph | None:
     if layers is None:
         return None
     attentions = Counter(layer.inputs[0] for layer in layers if layer.attention and layer.inputs)
-    fp32 = tuple(tuple(sorted(layer.nodes)) for layer in layers if "fp32" in layer.inputs)
+    sums = {name for layer in layers if layer.hands_over_sums for name in layer.writes}
+    fp32 = tuple(tuple(sorted(layer.nodes)) for layer in layers if layer.reads_fp32 - sums)
     return EngineGraph(len(layers), sum(_is_kernel(layer) for layer in layers), dict(attentions), fp32)
 
 
@@ -161,7 +180,7 @@ def _product_precision(layers: list[EngineLayer]) -> str | None:
     """
     layers = [layer for layer in layers if layer.inputs]
     for generated in (False, True):
-        kernels = [layer for layer in layers if (layer.kind == "kgen") == generated]
+        kernels = [layer for layer in layers if (layer.kind == _GENERATED) == generated]
         for precision in filter(None, _PRECISION_WORDS):
             if any(kernel.operands.count(precision) >= 2 for kernel in kernels):
                 return precision

@@ -24,7 +24,7 @@ from calib.preprocess import Preprocess
 from export import tensorrt_rtx_backend
 from export.cast_fp16 import cast_fp16
 from export.gpu_graph import write_gpu_graph
-from export.layers import read_layers
+from export.layers import read_layers, tensor_shapes
 from export.onnx_export import CLASS_KEY, MODULE_KEY, export_onnx, node_metadata
 from export.qdq import to_fp8
 from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
@@ -104,6 +104,19 @@ def count_attentions(proto: onnx.ModelProto) -> int:
     return sum(layer.role == "scores" for layer in read_layers(proto))
 
 
+def count_fusable(proto: onnx.ModelProto) -> int:
+    """Those of them that TensorRT has a fused kernel for: heads, of a dimension from 16 to 256.
+
+    The token attentions of VT-ResNets have one head, of 256 to 1024, and no axis for it.
+    """
+    shapes = tensor_shapes(proto)
+    outputs = {node.name: node.output[0] for node in proto.graph.node}
+    return sum(
+        layer.role == "scores" and 16 <= layer.head_dim <= 256 and len(shapes.get(outputs[layer.name], ())) == 4
+        for layer in read_layers(proto)
+    )
+
+
 def build_row(path: Path, target: str, batch_sizes: tuple[int, int, int]) -> dict[str, Any]:
     """Build a graph ahead of time and describe the engine; raises what the backend does."""
     started = time.perf_counter()
@@ -112,12 +125,12 @@ def build_row(path: Path, target: str, batch_sizes: tuple[int, int, int]) -> dic
     seconds = time.perf_counter() - started
     graph = engine.notes["graph"]
     assert graph is not None and engine.layers is not None, "the layer report was not understood"
+    proto = onnx.load(path)
     row = dataclasses.asdict(graph) | {
-        "products": engine.layers,
-        "attentions_in_graph": count_attentions(onnx.load(path)),
-    }
+        "products": engine.layers, "attentions_in_graph": count_attentions(proto), "attentions_fusable": count_fusable(proto),
+    }  # fmt: skip
     row["fp32"] = len(graph.fp32)
-    row["islands"] = find_islands(onnx.load(path), graph.fp32)
+    row["islands"] = find_islands(proto, graph.fp32)
     row |= {"seconds": round(seconds, 1), "megabytes": round(plan.stat().st_size / 1e6, 2)}
     plan.unlink()
     return row
@@ -141,8 +154,8 @@ def broken_promises(row: dict[str, Any], precision: str) -> list[str]:
     kind = precision.removesuffix("+attention")
     if not row["products"].get(kind):
         broken.append(f"no product in {kind}")
-    if sum(row["attentions"].values()) != row["attentions_in_graph"]:
-        broken.append(f"{sum(row['attentions'].values())} of {row['attentions_in_graph']} attentions fused")
+    if sum(row["attentions"].values()) < row["attentions_fusable"]:
+        broken.append(f"{sum(row['attentions'].values())} of {row['attentions_fusable']} attentions fused")
     if row["islands"]:
         broken.append(f"FP32 in {', '.join(row['islands'][:3])}")
     return broken

@@ -107,6 +107,7 @@ def write(curves: dict[str, list[dict[str, str]]], out: Path) -> None:
         print(f"{name:<26} loss " + "  ".join(f"{float(row['train_loss']):.4f}" for row in rows)
               + "   top-1 % " + "  ".join(f"{float(row['val_top1']):.2f}" for row in rows))  # fmt: skip
     axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("training loss")
     axes.legend()
     figure.tight_layout()

@@ -410,6 +410,27 @@ def test_a_report_is_described_or_null() -> None:
     assert describe_graph([]) is None and describe_graph(["Layers:\nNothing known"]) is None
 
 
+# As RTX 1.7.1 writes the first convolution of a ResNet in INT8, and what stands behind it.
+SUMS_REPORT = """Layers:
+Name: node_00005_myl0_2, LayerType: correlation, Inputs: [ { Name: x, Dimensions: [1,4,224,224], Datatype: Int8 }], \
+Constants: [ { Name: w, Dimensions: [64,4,7,7], Datatype: Int8 }, { Name: s, Dimensions: [1,64,1,1], Datatype: Float }], \
+Outputs: [ { Name: sums, Dimensions: [1,64,112,112], Datatype: Float }], TacticName: t, StreamId: 0, \
+Metadata: [ONNX Layer: conv]
+Name: __myl_MulAddRelu_3, LayerType: kgen, Inputs: [ { Name: SUMS, Dimensions: [1,64,112,112], Datatype: Float }], \
+Constants: [], Outputs: [ { Name: y, Dimensions: [1,64,112,112], Datatype: Int8 }], TacticName: t, StreamId: 0, \
+Metadata: [ONNX Layer: relu]
+"""
+
+
+def test_sums_of_a_quantized_product_are_no_fp32() -> None:
+    graph = describe_graph([SUMS_REPORT.replace("SUMS", "sums")])
+    assert graph is not None and graph.fp32 == ()
+    graph = describe_graph([SUMS_REPORT.replace("SUMS", "others")])
+    assert graph is not None and graph.fp32 == (("relu",),)
+    graph = describe_graph([SUMS_REPORT.replace("SUMS", "sums").replace("correlation", "kgen")])
+    assert graph is not None and graph.fp32 == (("relu",),)
+
+
 def test_scalars_are_no_operands() -> None:
     layers = parse_layers(OLDER_REPORT)
     assert layers is not None
