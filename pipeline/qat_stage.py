@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from calib.calibration import CalibrationSet, load_calibration_set
+from calib.errors import InputError
 from calib.policy import Layer, decide
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend
@@ -156,7 +157,10 @@ def _check_same_graph(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     one, two = ([(n.name, n.op_type, *n.input, *n.output) for n in proto.graph.node] for proto in (before, after))
     if one != two:
         odd = next((pair for pair in zip(one, two, strict=False) if pair[0] != pair[1]), (len(one), len(two)))
-        raise RuntimeError(f"the trained network's graph has other nodes than the one that was trained for: {odd}")
+        raise InputError(
+            "the trained network's graph has other nodes than the exported one", got=odd,
+            next_step="rm -r the run's export/, which an earlier version of t2t-edge wrote, and run again",
+        )  # fmt: skip
 
 
 def _write_ranges(path: Path, found: Quantized, weights: Mapping[str, Floats], weight_bits: int) -> None:
