@@ -168,7 +168,7 @@ def quantized(bench: Bench, part: QuantizePart, count: int | None, path: Path) -
         proto, sweep = smooth(proto, part, calibration)
         notes["alpha"] = sweep["alpha"]
     found = find_ranges(proto, decisions_for(proto, part), calibration, quantize_options(part))
-    onnx.save(write_quantized(proto, found), path)
+    onnx.save(write_quantized(proto, found, weight_bits=part.weight_bits), path)
     return notes
 
 
