@@ -86,7 +86,7 @@ def prove_model(name: str, rows: Rows) -> None:
                 else:
                     write_precision(proto, precision, path, calibration)
             except InputError as error:  # a policy that finds nothing of its kind in this model
-                failed = " ".join(str(error).split())
+                failed = error.what
             for key in missing:
                 if key[1] == precision:
                     row = {"error": failed} if failed else prove(path, key, attentions)
