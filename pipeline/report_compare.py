@@ -62,7 +62,9 @@ def read_compared(paths: Sequence[Path]) -> list[Compared]:
 def _files(path: Path) -> list[Path]:
     """The report of a run's folder, or all results files of a folder, or the file itself."""
     places = [path / "report" / "report.json", path / "report.json"] if path.is_dir() else [path]
-    found = [place for place in places if place.is_file()][:1] or sorted(path.glob("*.json"))
+    found = [place for place in places if place.is_file()][:1] or [
+        f for f in sorted(path.glob("*.json")) if _may_be_ours(f)
+    ]
     if not found:
         raise InputError(
             f"{path} has no report", got=f"no file {places[0]}",
@@ -70,6 +72,15 @@ def _files(path: Path) -> list[Path]:
             next_step=f"t2t-edge report --run {path.name}",
         )  # fmt: skip
     return found
+
+
+def _may_be_ours(file: Path) -> bool:
+    """Not another tool's JSON that stands in the same folder; a damaged file may be ours, and is told of when it is read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return True
+    return isinstance(content, dict) and "schema" in content
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+_MOST_PROBLEMS = 12  # of a report, in a message
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -206,7 +209,7 @@ class _Report(_Part):
 
 
 def check_report(report: dict[str, Any]) -> None:
-    """Raise ValueError, naming every problem, unless `report` has exactly report.json's keys, types and ranges.
+    """Raise ValueError, naming the problems, unless `report` has exactly report.json's keys, types and ranges.
 
     Also wrong: one name twice, NaN or infinity anywhere, a `pareto` flag or a recommendation that the numbers do not
     give.
@@ -215,7 +218,8 @@ def check_report(report: dict[str, Any]) -> None:
         _Report.model_validate(report)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, p['loc'])) or 'report'}: {p['msg']}" for p in error.errors()]
-        raise ValueError("this is not a report:\n  " + "\n  ".join(problems)) from error
+        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+        raise ValueError("this is not a report:\n  " + "\n  ".join(problems[:_MOST_PROBLEMS] + more)) from error
     names = [variant["name"] for variant in report["variants"]]
     if len(set(names)) != len(names):
         raise ValueError(f"this is not a report: variant names must differ, got {names}")

@@ -83,7 +83,8 @@ def test_results_are_kept_by_machine_and_read_back(runs: list[str], tmp_path: Pa
     original = detailed("b", 0.4)
     assert [v["top1"] for v in kept.report["variants"]] == [v["top1"] for v in original["variants"]]
     assert not any("comparison" in v or "percentiles_ms" in v for v in kept.report["variants"])
-    assert [c.label for c in read_compared([place])] == ["a", "b"], "a folder of results files"
+    (place / "prove.json").write_text('{"another tool": 1}')
+    assert [c.label for c in read_compared([place])] == ["a", "b"], "a folder of results files, and of other things"
     save_results([detailed("c")], place / "orin.json", "Orin")
     assert [c.label for c in read_compared([place / "orin.json"])] == ["b", "c"]
 
