@@ -32,7 +32,7 @@ from pipeline.machine import cpu_name
 from pipeline.recipe import load_recipe
 
 FORMS = ("literal", "ours")
-TARGET = {"cpu": 1.2, "cuda": 1.5}  # issue: times the literal form's images/s, for t2t_vit_7 and for every model
+TARGET = {"cpu": 1.2, "cuda": 1.5}  # times the literal form's images/s, for t2t_vit_7 and for every model
 MIB = 2**20
 
 
