@@ -64,6 +64,7 @@ def prove_model(name: str, rows: Rows) -> None:
     from engine_graphs import (
         build_network,
         count_attentions,
+        count_fusable,
         export_network,
         image_size,
         photographs,
@@ -76,7 +77,7 @@ def prove_model(name: str, rows: Rows) -> None:
         folder = Path(scratch)
         model = build_network(name)
         proto = export_network(model, folder / "fp32.onnx", calibration)
-        attentions = count_attentions(proto)
+        attentions = {"attentions_in_graph": count_attentions(proto), "attentions_fusable": count_fusable(proto)}
         for precision in dict.fromkeys(key[1] for key in missing):
             path = folder / "graph.onnx"
             failed = ""
@@ -105,8 +106,8 @@ def wanted(name: str) -> list[tuple[str, str, str, str]]:
     return keys
 
 
-def prove(path: Path, key: tuple[str, str, str, str], attentions: int) -> dict[str, Any]:
-    """One engine and the promises that it breaks; `attentions` are those of the network."""
+def prove(path: Path, key: tuple[str, str, str, str], attentions: dict[str, int]) -> dict[str, Any]:
+    """One engine and the promises that it breaks; `attentions` counts those of the network."""
     from engine_graphs import broken_promises, build_row
 
     _, precision, target, batch = key
@@ -116,7 +117,7 @@ def prove(path: Path, key: tuple[str, str, str, str], attentions: int) -> dict[s
         row = build_row(path, target, BATCHES[batch])
     except (InputError, Unavailable) as error:
         return {"error": " ".join(str(error).split()), "broken": ["it does not build"]}
-    row |= {"attentions_in_graph": attentions, "version": tensorrt_rtx_backend.version()}
+    row |= attentions | {"version": tensorrt_rtx_backend.version()}
     return row | {"broken": [] if precision == LITERAL else broken_promises(row, precision)}
 
 
