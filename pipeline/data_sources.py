@@ -57,9 +57,21 @@ def _find_shards(data: DataPart, pattern: str) -> list[Path]:
 
 
 def _class_names(folder: Path) -> list[str] | None:
-    """A line for each label of `classes.txt`; without that file, classes are called by their numbers."""
+    """A line for each label of `classes.txt`; without that file, classes are called by their numbers.
+
+    InputError for a name that two labels have: their images would come into one folder.
+    """
     path = folder / CLASSES
-    return path.read_text(encoding="utf-8").split("\n") if path.is_file() else None
+    if not path.is_file():
+        return None
+    names = path.read_text(encoding="utf-8").splitlines()
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{path} gives several labels one name", got=", ".join(twice[:5]), allowed="a name of its own for each label",
+            next_step=f"mend {path}",
+        )  # fmt: skip
+    return names
 
 
 def _read_shards(shards: list[Path]) -> Iterator[Item]:

@@ -29,17 +29,20 @@ def engine_memory(folder: Path, runner: Runner, images: NDArray[np.uint8], threa
 
 
 def _peak_ram(folder: Path, images: NDArray[np.uint8], threads: int, progress: Progress) -> int:
-    before = _status("VmRSS")
+    before = own_memory("VmRSS")
     _, runner = load_engine(folder, threads)
     with runner:
         feeds = {runner.inputs[0].name: images}
         for _ in range(3):
             runner.infer(feeds)
-    return max(_status("VmHWM") - before, 0)
+    return max(own_memory("VmHWM") - before, 0)
 
 
-def _status(key: str) -> int:
-    """Bytes of one line of /proc/self/status, which counts in kB."""
+def own_memory(key: str) -> int:
+    """Bytes of one line of /proc/self/status, which counts in kB: `VmRSS` now, `VmHWM` at most.
+
+    Of this process alone: `ru_maxrss` begins at what the process that started it held.
+    """
     match = re.search(rf"^{key}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
     assert match is not None, f"{_STATUS} has no {key}"
     return int(match[1]) * 1024

@@ -105,8 +105,8 @@ class _GpuParts(_Part):
 
 
 class _GpuEnergy(_Part):
-    mj_per_image: Positive
-    watts: Positive
+    mj_per_image: Annotated[float, Field(ge=0)]  # 0 where the counter did not move within a short load
+    watts: Annotated[float, Field(ge=0)]
     source: Text
     clocks_mhz: dict[Text, Count]
 

@@ -29,6 +29,7 @@ from calib.images import read_split
 from pipeline.distributed import World, open_world
 from pipeline.loader import device_batches, make_loaders
 from pipeline.machine import cpu_name
+from pipeline.peak_memory import own_memory
 from pipeline.recipe import load_recipe
 
 FORMS = ("literal", "ours")
@@ -146,19 +147,13 @@ def peak_memory(name: str, form: str, options: argparse.Namespace, device: torch
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) / MIB
     else:
-        before = _status_mib("VmRSS")
+        before = own_memory("VmRSS") / MIB
     step = Step(name, form, options, device)
     for _ in range(3 if device.type == "cuda" else 2):
         step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB - before
-    return _status_mib("VmHWM") - before
-
-
-def _status_mib(key: str) -> float:
-    """MiB of this process alone: `ru_maxrss` would begin at what the process that started it held."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)]
-    return int(line.split()[1]) / 1024
+    return own_memory("VmHWM") / MIB - before
 
 
 def _child(part: str, options: argparse.Namespace, name: str, form: str = "ours", processes: int = 1) -> str:

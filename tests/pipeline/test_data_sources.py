@@ -103,6 +103,10 @@ def test_wrong_shards(shards: Path) -> None:
     (shards / "classes.txt").write_text("cat\n../dog\nfox")
     with pytest.raises(InputError, match="no usable name for label 1"):
         open_dataset(part(shards))
+    (shards / "classes.txt").write_text("cat\ndog\ncat\n")
+    with pytest.raises(InputError, match=r"(?s)several labels one name.*cat"):
+        open_dataset(part(shards))
+    assert not (shards.parent / "images").exists()
 
 
 def test_hugging_face_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +117,9 @@ def test_hugging_face_needs_its_package(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_hugging_face_folder(tmp_path: Path) -> None:
-    """A local data set in Parquet, through timm's factory; only where the package is there."""
-    datasets = pytest.importorskip("datasets", reason="the optional package datasets is not installed")
+    """A local data set in Parquet, through timm's factory."""
+    import datasets
+
     features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])})
     (tmp_path / "set").mkdir()
     for split, numbers in (("train", range(6)), ("test", range(6, 9))):

@@ -193,6 +193,15 @@ def test_check_report_names_what_is_wrong(change: Any, message: str, tmp_path: P
     assert not (tmp_path / "report").exists()
 
 
+def test_a_message_about_another_file_stays_short() -> None:
+    """A file of other keys has as many problems as keys; the message names twelve and counts the rest."""
+    with pytest.raises(
+        ValueError, match=r"(?s)this is not a report:.*schema: Field required.*and 597 more$"
+    ) as stopped:
+        check_report({f"t2t_vit_mini fp16 {row}": {} for row in range(600)})
+    assert str(stopped.value).count("\n") == 13
+
+
 def test_the_four_files_are_written_and_json_reads_back(tmp_path: Path) -> None:
     report = build(*inputs())
     write_report(report, tmp_path / "report", REFERENCE, MODE)
