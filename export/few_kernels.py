@@ -129,8 +129,7 @@ def write_soft_split(writer: NodeWriter, of: SoftSplit) -> None:
         x = of.image
     mean = writer.mean(x, 1)
     inner = writer.node("Sub", x, mean)
-    squared = inner if few else x
-    square = writer.mean(writer.node("Mul", squared, squared), 1)
+    square = writer.mean(writer.node("Mul", inner, inner), 1) if few else _mean_square(writer, x, channels)
     levels = [_steps(writer, mean, 3), _steps(writer, mean, 2)] if few else [mean]
     joined = writer.node("Concat", inner, square, *levels, axis=1)
     padding = 0 if few else of.padding
@@ -145,6 +144,12 @@ def write_soft_split(writer: NodeWriter, of: SoftSplit) -> None:
     deviation = writer.node("Sqrt", writer.node("Add", variance, writer.floats(of.eps)))
     y = writer.node("Mul", y, writer.node("Reciprocal", deviation))
     writer.node("Add", y, writer.floats(of.bias), output=of.result)
+
+
+def _mean_square(writer: NodeWriter, x: str, channels: int) -> str:
+    """Σ x·(x/C) over axis 1. Squares themselves leave FP16 where |x| is over 256, and would be kept in FP32 from 22 on."""
+    share = writer.node("Mul", x, writer.floats(1 / channels))
+    return writer.node("ReduceSum", writer.node("Mul", x, share), writer.integers(1), keepdims=1)
 
 
 def _steps(writer: NodeWriter, mean: str, axis: int) -> str:

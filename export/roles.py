@@ -8,7 +8,8 @@ import onnx
 from calib.policy import Role
 
 _BEFORE_SOFTMAX = ("Mul", "Div", "Add", "Sub", "Where", "Cast")  # scale and mask, between Q·Kᵀ and the softmax
-_AFTER_SOFTMAX = ("Cast", "Identity", "Dropout")
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+_AFTER_SOFTMAX = ("Cast", "Identity", "Dropout", *QDQ)
 _AFTER_BRANCH = ("Add", "Mul", "Cast", "Identity", "Dropout", "Reshape", "Transpose", "BatchNormalization")
 _MAX_STEPS = 6
 

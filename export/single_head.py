@@ -2,7 +2,8 @@
 
 TensorRT fuses no attention whose batch times heads is 1, and then writes the whole scores out: for the token transformer's
 3136 tokens 20 MB an image in FP16. Each query's softmax is its own, so the queries can be shared out between two heads that
-have the same keys and values: the same numbers, no more products.
+have the same keys and values: the same numbers, no more products. A quantized operand is shared out before its Q/DQ, which
+stay beside the products.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import onnx
 
 from export.layers import tensor_shapes
 from export.node_writer import NodeWriter
-from export.roles import find_roles
+from export.roles import QDQ, find_roles
 
 
 def halve_single_heads(proto: onnx.ModelProto) -> list[str]:
@@ -26,24 +27,43 @@ def halve_single_heads(proto: onnx.ModelProto) -> list[str]:
 
 def _halve(proto: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     nodes = {node.name: node for node in proto.graph.node}
-    users = {tensor: node for node in proto.graph.node for tensor in node.input}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in proto.graph.node:
+        for tensor in node.input:
+            users.setdefault(tensor, []).append(node)
     product = nodes[name]
-    softmax = users[product.output[0]]
+    between = [users[product.output[0]][0]]
     shape = shapes.get(product.output[0], ())
     width = shapes.get(product.input[0], (0,))[-1]
-    if softmax.op_type != "Softmax" or len(shape) != 4 or shape[1] != 1 or shape[2] % 2 or not shape[2] or not width:
+    if between[0].op_type != "Softmax" or len(shape) != 4 or shape[1] != 1 or shape[2] % 2 or not shape[2] or not width:
         return False
-    context = users[softmax.output[0]]
+    while (context := users[between[-1].output[0]][0]).op_type in QDQ:
+        between.append(context)
+    operands = [_operand(proto, product, 0), _operand(proto, product, 1), _operand(proto, context, 1)]
+    if any(len(users[node.output[0]]) > 1 for chain, _ in operands for node in chain[:-1]):
+        return False  # a Q/DQ that others take, too
     tokens, result = shape[2], context.output[0]
     before, after = NodeWriter(proto, name, "halves"), NodeWriter(proto, context.name, "halves")
-    query = before.node("Reshape", product.input[0], before.integers(-1, 2, tokens // 2, width))
-    key = before.node("Concat", product.input[1], product.input[1], axis=1)
-    value = before.node("Concat", context.input[1], context.input[1], axis=1)
-    product.input[0], product.input[1], context.input[1] = query, key, value
+    (query, at), *twice = [(chain[0], index) for chain, index in operands]
+    query.input[at] = before.node("Reshape", query.input[at], before.integers(-1, 2, tokens // 2, width))
+    for node, index in twice:
+        node.input[index] = before.node("Concat", node.input[index], node.input[index], axis=1)
     context.output[0] = f"{result}_halves"
     after.node("Reshape", context.output[0], after.integers(-1, 1, tokens, shapes[result][-1]), output=result)
-    _insert(proto, context.name, before.nodes, after.nodes, [product, softmax, context])
+    chains = [node for chain, _ in operands for node in chain[:-1]]
+    _insert(proto, context.name, before.nodes, after.nodes, [*chains, product, *between, context])
     return True
+
+
+def _operand(proto: onnx.ModelProto, product: onnx.NodeProto, index: int) -> tuple[list[onnx.NodeProto], int]:
+    """The Q/DQ before an operand and then the product, and which input of the first of them is the operand."""
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    chain = [product]
+    tensor = product.input[index]
+    while (node := makers.get(tensor)) is not None and node.op_type in QDQ:
+        chain.insert(0, node)
+        tensor = node.input[0]
+    return chain, index if len(chain) == 1 else 0
 
 
 def _insert(

@@ -41,12 +41,14 @@ needs_rtx = pytest.mark.skipif(
 # Blocks that are kept: the others are the same again. Entries of each engine are at most those of TensorRT-RTX 1.7.1.
 NETWORKS: dict[str, tuple[int | None, str]] = {
     "t2t_vit_mini": (None, "performer"), "t2t_vit_7": (None, "performer"), "t2t_vit_t_14": (2, "transformer"),
+    "t2t_vit_t_mini": (None, "transformer"),
 }  # fmt: skip
 MOST_ENTRIES = {
     ("t2t_vit_mini", "fp16", "1"): 59, ("t2t_vit_mini", "fp16", "1–8"): 77,
     ("t2t_vit_mini", "int8", "1–8"): 74, ("t2t_vit_mini", "int8+attention", "1–8"): 70,
     ("t2t_vit_7", "fp16", "1"): 80, ("t2t_vit_7", "fp16", "1–8"): 111, ("t2t_vit_7", "int8", "1–8"): 105,
     ("t2t_vit_t_14", "fp16", "1"): 41, ("t2t_vit_t_14", "int8", "1–8"): 60,
+    ("t2t_vit_t_mini", "fp16", "1"): 53, ("t2t_vit_t_mini", "int8+attention", "1"): 64,
 }  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def test_an_engine_keeps_its_promises(networks: dict[str, Network], name: str, p
     assert broken_promises(row, precision) == [], row
     depth, kind = NETWORKS[name]
     tokens = 2 if kind == "transformer" else 0
-    assert network.attentions == (depth or {"t2t_vit_mini": 4, "t2t_vit_7": 7}[name]) + tokens
+    assert network.attentions == (depth or {"t2t_vit_mini": 4, "t2t_vit_7": 7, "t2t_vit_t_mini": 4}[name]) + tokens
     fused = "int8" if precision == "int8+attention" else "fp16"
     assert row["attentions"] == {fused: network.attentions}
     assert row["products"]["fp32"] == PINNED[kind]

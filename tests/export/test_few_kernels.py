@@ -18,9 +18,10 @@ from calib.policy import PolicyName, decide
 from calib.preprocess import Preprocess, load_batch
 from export.few_kernels import MANY_CHANNELS, few_kernels, path_weights
 from export.heads_once import move_heads_once
-from export.layers import read_layers
+from export.layers import count_precisions, read_layers
 from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, export_onnx, node_metadata
 from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
+from export.roles import QDQ
 from export.simplify import simplify_onnx
 from export.single_head import halve_single_heads
 from export.token_nodes import Unrecognised, read_performer, read_soft_split, token_attentions
@@ -217,20 +218,26 @@ def test_what_was_changed_by_others_is_not_recognised(graphs: dict[str, onnx.Mod
         read_performer(proto, soft_split)
 
 
+@pytest.mark.parametrize("policy", [None, "weights", "+attention"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_two_heads_for_one_are_the_same_attention(
-    graphs: dict[str, onnx.ModelProto], calibration: CalibrationSet, batch: int
+    graphs: dict[str, onnx.ModelProto], calibration: CalibrationSet, batch: int, policy: PolicyName | None
 ) -> None:
-    proto = onnx.ModelProto.FromString(graphs["t2t_vit_t_mini"].SerializeToString())
+    graph = graphs["t2t_vit_t_mini"]
+    before = graph if policy is None else quantized(graph, calibration, policy)
+    proto = onnx.ModelProto.FromString(before.SerializeToString())
     done = halve_single_heads(proto)
     onnx.checker.check_model(proto, full_check=True)
     layers = {layer.name: layer for layer in read_layers(proto)}
     assert [layers[name].module for name in done] == [
         f"{module.removeprefix('model.')}.attn" for module in (FIRST, SECOND)
     ]
-    difference = np.abs(
-        run(graphs["t2t_vit_t_mini"], calibration.first(batch))[0] - run(proto, calibration.first(batch))[0]
-    )
+    assert count_precisions(proto) == count_precisions(before), "Q/DQ stay beside the products"
+    makers = {output: node for node in proto.graph.node for output in node.output}
+    products = [node for node in proto.graph.node if node.name in done]
+    assert all((makers[node.input[0]].op_type in QDQ) == (policy == "+attention") for node in products)
+    images = calibration.first(batch)
+    difference = np.abs(run(before, images)[0] - run(proto, images)[0])
     assert difference.max() < 1e-5, f"max {difference.max():.2e}"
     assert halve_single_heads(proto) == [], "two heads are enough"
 
