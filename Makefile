@@ -1,6 +1,7 @@
 # `make` alone prints the commands. Everything runs in .venv, which is made from pyproject.toml and constraints.txt.
 PYTHON ?= python3
-RECIPE ?= recipes/demo.yaml
+# Empty is the recipe that the run was last made from, recipes/demo.yaml for a new run.
+RECIPE ?=
 RUN ?= demo
 IMAGES ?= data/fashion-mnist/val
 BIN := .venv/bin
@@ -11,7 +12,7 @@ EDGE := $(BIN)/python -m pipeline
 
 help: ## print these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
-	@echo "  variables: RECIPE=$(RECIPE) RUN=$(RUN) IMAGES=$(IMAGES)"
+	@echo "  variables: RECIPE=$(or $(RECIPE),(the run's own; recipes/demo.yaml for a new one)) RUN=$(RUN) IMAGES=$(IMAGES)"
 
 setup: .venv/installed ## make .venv with everything a host needs
 
@@ -23,13 +24,13 @@ setup: .venv/installed ## make .venv with everything a host needs
 	@touch $@
 
 export: setup ## train, export, quantize, build, check, measure and report
-	@$(EDGE) run --recipe $(RECIPE) --run $(RUN)
+	@$(EDGE) run $(if $(RECIPE),--recipe $(RECIPE) )--run $(RUN)
 
 train: setup ## train only
-	@$(EDGE) train --recipe $(RECIPE) --run $(RUN)
+	@$(EDGE) train $(if $(RECIPE),--recipe $(RECIPE) )--run $(RUN)
 
 report: setup ## print the trade-off table again
-	@$(EDGE) report --recipe $(RECIPE) --run $(RUN)
+	@$(EDGE) report $(if $(RECIPE),--recipe $(RECIPE) )--run $(RUN)
 
 predict: setup ## class and probability of IMAGES with the recommended engine
 	@$(EDGE) predict --run $(RUN) $(IMAGES)

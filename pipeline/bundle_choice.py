@@ -67,7 +67,7 @@ def _unfinished(folder: Path, got: str) -> InputError:
     runs = ", ".join(sorted(found.parents[1].name for found in folder.parent.glob("*/report/report.json")))
     return InputError(
         "this run is not finished", got=got, allowed=f"finished runs: {runs or 'none'}",
-        next_step=f"make export RUN={folder.name}, with RECIPE= its recipe",
+        next_step=f"make export RUN={folder.name}",
     )  # fmt: skip
 
 

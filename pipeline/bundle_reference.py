@@ -32,7 +32,7 @@ def reference_logits(
 def _other_images(run: FinishedRun, got: str) -> InputError:
     return InputError(
         f"the images in {run.parts['data']['root']} are not those this run was evaluated on", got=got,
-        next_step=f"make export RUN={run.folder.name}, with RECIPE= its recipe",
+        next_step=f"make export RUN={run.folder.name}",
     )  # fmt: skip
 
 

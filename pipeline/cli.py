@@ -21,6 +21,7 @@ from pipeline.report_options import add_report_options
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
+NEW_RUN = Path("recipes/demo.yaml")
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 STAGE_HELP = {
     "train": "train the network, or take over model.checkpoint",
@@ -57,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in STAGE_HELP.items():
         command = commands.add_parser(name, help=text, description=f"{text}. Complete stages are skipped.")
-        command.add_argument("--recipe", type=Path, default=Path("recipes/demo.yaml"), help="default: %(default)s")
+        command.add_argument(
+            "--recipe", type=Path, help=f"default: the one that the run was last made from, {NEW_RUN} for a new one"
+        )
         command.add_argument("--run", default="demo", help="name of the folder under runs/; default: %(default)s")
         command.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
         if name == "quantize":
@@ -126,9 +129,14 @@ def _run(options: argparse.Namespace) -> int:
     folder = options.runs / options.run
     if options.command == "predict":
         from pipeline.predict import find_engine
+        from pipeline.outcome import where
         from pipeline.predict_command import predict_command
 
-        program = f"t2t-edge predict --run {shlex.quote(options.run)}"
+        program = (
+            "t2t-edge predict "
+            + where(options)
+            + (f" --engine {shlex.quote(options.engine)}" if options.engine else "")
+        )
         return predict_command(options, lambda: find_engine(folder, options.engine), program)
     if options.command == "bundle":
         return _bundle(options, folder)
@@ -136,6 +144,7 @@ def _run(options: argparse.Namespace) -> int:
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
+    options.recipe = options.recipe or _own_recipe(folder)
     recipe = load_recipe(options.recipe)
     last = "report" if options.command == "run" else options.command
     if options.dry_run:
@@ -170,13 +179,20 @@ def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: 
     from dataclasses import asdict
 
     from pipeline.dry_run import plan_stages, print_plan
+    from pipeline.outcome import where
 
     planned = plan_stages(recipe, folder, last)
     print_plan(planned)
-    command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} --run {shlex.quote(options.run)}"
+    command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
     print(f"  nothing was written; next: {command}")
     options.document |= {"dry_run": True, "stages": [asdict(row) for row in planned], "next": command}
     return DONE
+
+
+def _own_recipe(run_folder: Path) -> Path:
+    """What `_remember` noted: with another recipe a run would be made anew, over what it has."""
+    path = run_folder / RECIPE_PATH
+    return Path(path.read_text(encoding="utf-8")) if path.is_file() else NEW_RUN
 
 
 def _remember(run_folder: Path, recipe: Path) -> None:

@@ -24,11 +24,15 @@ def stage_outcome(options: argparse.Namespace, stage: str, artifact: Artifact) -
 
 def next_command(options: argparse.Namespace, stage: str) -> str:
     """What to run after `stage`."""
-    run, runs = shlex.quote(options.run), str(options.runs)
-    where = f"--run {run}" + ("" if runs == "runs" else f" --runs {shlex.quote(runs)}")
     if stage in _NEXT:
-        return f"t2t-edge {_NEXT[stage]} --recipe {shlex.quote(str(options.recipe))} {where}"
-    return f"t2t-edge predict {where} IMAGE"
+        return f"t2t-edge {_NEXT[stage]} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
+    return f"t2t-edge predict {where(options)} IMAGE"
+
+
+def where(options: argparse.Namespace) -> str:
+    """The options that name the run."""
+    run, runs = shlex.quote(options.run), str(options.runs)
+    return f"--run {run}" + ("" if runs == "runs" else f" --runs {shlex.quote(runs)}")
 
 
 def print_outcome(outcome: dict[str, Any]) -> None:

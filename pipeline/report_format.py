@@ -27,7 +27,7 @@ def host_commands(run: str) -> Commands:
     """Of a run on the host."""
     name = shlex.quote(run)
     return Commands(
-        f"t2t-edge predict --run {name} IMAGE", f"make bench RUN={name}", f"make export RUN={name}", "t2t-edge doctor",
+        f"t2t-edge predict --run {name} IMAGE", f"t2t-edge benchmark --run {name}", f"make export RUN={name}", "t2t-edge doctor",
         f"make export RUN={name}, with RECIPE= this run's recipe",
     )  # fmt: skip
 

@@ -120,6 +120,21 @@ def test_dry_run_unpacks_no_images(finished: Path, capsys: Printed) -> None:
     assert not (finished / "images").exists()
 
 
+def test_a_run_goes_on_with_its_own_recipe(finished: Path, capsys: Printed) -> None:
+    """`make export RUN=mine` without RECIPE must not make the demo in place of a run."""
+    shutil.copy(finished / "recipes" / "demo.yaml", finished / "recipes" / "mine.yaml")
+    assert main(["run", "--recipe", "recipes/mine.yaml"]) == DONE
+    change(finished, "train", epochs=3)  # in recipes/demo.yaml
+    assert {row["plan"] for row in plan(capsys).values()} == {"unchanged"}
+    assert main(["run"]) == DONE
+    assert "running" not in capsys.readouterr().out
+    assert main(["run", "--dry-run", "--run", "new"]) == DONE
+    assert "next: t2t-edge run --recipe recipes/demo.yaml --run new" in capsys.readouterr().out
+    (finished / "recipes" / "mine.yaml").unlink()
+    assert main(["run"]) == WRONG_INPUT
+    assert "mine.yaml" in capsys.readouterr().err
+
+
 def test_dry_run_as_text(finished: Path, capsys: Printed) -> None:
     change(finished, "quantize", method="percentile")
     assert main(["build", "--dry-run"]) == DONE

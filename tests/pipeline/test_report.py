@@ -134,7 +134,7 @@ def test_nothing_is_recommended_when_nothing_passes_or_nothing_that_passes_was_t
     assert not any(variant["pareto"] for variant in report["variants"])
     shown = _terminal(report)
     assert "Recommended: none" in shown
-    assert ("make bench RUN=demo" if dropped == "latency" else "make export RUN=demo") in shown
+    assert ("t2t-edge benchmark --run demo" if dropped == "latency" else "make export RUN=demo") in shown
     assert "predict" not in shown
 
 
