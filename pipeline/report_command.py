@@ -16,14 +16,27 @@ if TYPE_CHECKING:
 
 
 def compare_reports(options: argparse.Namespace) -> None:
-    """Read the reports of `options.compare`, print them side by side, and write what else is asked for."""
+    """Read the reports of `options.compare`, print them side by side, and write what else is asked for.
+
+    `options.document` gets `recommended` by run, `written`, `saved`, `table` and `next`.
+    """
+    if options.dry_run:
+        raise InputError(
+            "--compare runs no stage, so there is nothing to plan", got="--dry-run", next_step="leave it out"
+        )
     compared = read_compared(options.compare)
     if not compared:
         raise InputError("there is nothing to compare", got="results files without runs", allowed="at least one report")
     print_comparison(compared)
     write_comparison(compared, options.out)
-    print(f"\nwritten: {options.out / 'compare.html'}, compare.png")
+    page = options.out / "compare.html"
+    print(f"\nwritten: {page}, compare.png")
+    options.document |= {
+        "recommended": {c.label: (c.report["recommended"] or {}).get("name") for c in compared},
+        "written": [str(page), str(options.out / "compare.png")], "next": f"open {page}",
+    }  # fmt: skip
     keep_reports(compared, options)
+    print(f"next:    open {page} in a browser")
 
 
 def keep_reports(compared: Sequence[Compared], options: argparse.Namespace) -> None:
@@ -36,9 +49,12 @@ def keep_reports(compared: Sequence[Compared], options: argparse.Namespace) -> N
                     "a results file holds one machine", got=f"{options.save} for several", allowed="a folder",
                     next_step=f"t2t-edge report --compare … --save {options.save.parent}",
                 )  # fmt: skip
-            print(f"saved:   {save_results(reports, options.save, machine)}")
+            path = save_results(reports, options.save, machine)
+            options.document.setdefault("saved", []).append(str(path))
+            print(f"saved:   {path}")
     if options.table:
         write_table(options.table, results_table([(machine_name(c.report), c.report) for c in compared]))
+        options.document["table"] = str(options.table)
         print(f"table:   {options.table}")
 
 

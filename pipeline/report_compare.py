@@ -60,16 +60,17 @@ def read_compared(paths: Sequence[Path]) -> list[Compared]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The report of a run's folder, or all results files of a folder, or the file itself."""
+    """The report of a run's folder, or all results files and runs of a folder, or the file itself."""
     places = [path / "report" / "report.json", path / "report.json"] if path.is_dir() else [path]
     found = [place for place in places if place.is_file()][:1] or [
-        f for f in sorted(path.glob("*.json")) if _may_be_ours(f)
+        *(f for f in sorted(path.glob("*.json")) if _may_be_ours(f)),
+        *sorted(path.glob("*/report/report.json")),
     ]
     if not found:
         raise InputError(
             f"{path} has no report", got=f"no file {places[0]}",
-            allowed="a run's folder (runs/demo), a report.json, a results file or a folder of results files",
-            next_step=f"t2t-edge report --run {path.name}",
+            allowed="a run's folder (runs/demo), a report.json, a results file, or a folder of runs or of results files",
+            next_step="t2t-edge report --run NAME makes a run's; without --compare",
         )  # fmt: skip
     return found
 

@@ -111,6 +111,20 @@ def test_the_table_goes_between_its_markers_and_nowhere_else(runs: list[str], tm
     assert f"| {full['latency_ms']['p50'] / best['latency_ms']['p50']:.2f} |" in table
 
 
+def test_a_folder_of_runs_and_one_document(runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, place = tmp_path / "out", tmp_path / "results"
+    assert (
+        main(["report", "--compare", str(tmp_path), "--out", str(out), "--save", str(place / "all"), "--json"]) == DONE
+    )
+    found = json.loads(capsys.readouterr().out)
+    name = detailed("a")["recommended"]["name"]
+    assert found == {
+        "command": "report", "recommended": {"a": name, "b": name},
+        "written": [str(out / "compare.html"), str(out / "compare.png")], "next": f"open {out / 'compare.html'}",
+        "saved": [str(place / "all" / "a-cpu-2-cores.json"), str(place / "all" / "orin.json")], "exit_status": DONE,
+    }  # fmt: skip
+
+
 def test_names_tell_runs_apart(tmp_path: Path) -> None:
     paths = [
         write_run(tmp_path / "1", "demo"),
@@ -130,7 +144,8 @@ def test_wrong_input_is_said_clearly(tmp_path: Path, capsys: pytest.CaptureFixtu
     readme.write_text("no markers\n", encoding="utf-8")
     for arguments, message in [
         (["--compare", str(tmp_path / "empty")], "has no report"),
-        (["--compare", str(tmp_path / "none")], "t2t-edge report --run none"),
+        (["--compare", str(tmp_path / "none")], "t2t-edge report --run NAME"),
+        (["--compare", str(good), "--dry-run"], "there is nothing to plan"),
         (["--compare", str(tmp_path / "torn.json")], "is no report"),
         (["--compare", str(tmp_path / "other.json")], "run: Field required"),
         (["--compare", str(good), "--table", str(readme)], "a line <!-- results:begin -->"),
