@@ -8,6 +8,7 @@ pinned. The tables go to docs/tensorrt-graph.md.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -44,20 +45,32 @@ def main() -> None:
     from models.zoo import BASELINES, FAMILY
 
     torch.set_num_threads(options.threads)
-    rows: Rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    names = [] if options.tables else options.models or [*FAMILY, *BASELINES]
-    for name in names:
+    for name in [] if options.tables else options.models or [*FAMILY, *BASELINES]:
         if options.again:
-            rows = {key: row for key, row in rows.items() if row["model"] != name}
-        prove_model(name, rows)
+            write_rows({key: row for key, row in read_rows().items() if row["model"] != name})
+        prove_model(name)
+    rows = read_rows()
     write_page(rows)
     broken = [f"{key}: {'; '.join(row['broken'])}" for key, row in rows.items() if row.get("broken")]
     if broken:
         sys.exit("\n".join(broken))
 
 
-def prove_model(name: str, rows: Rows) -> None:
-    """Build every engine of one model that has no row yet."""
+def read_rows() -> Rows:
+    """The rows by `model precision target batch`."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+
+
+def write_rows(rows: Rows) -> None:
+    """All of them, or none: a rename."""
+    partial = RESULTS.with_suffix(".partial")
+    partial.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, RESULTS)
+
+
+def prove_model(name: str) -> None:
+    """Build every engine of one model that has no row yet. Rows are read anew for each, so that nothing else is lost."""
+    rows = read_rows()
     missing = [key for key in wanted(name) if " ".join(key) not in rows]
     if not missing:
         return
@@ -91,8 +104,8 @@ def prove_model(name: str, rows: Rows) -> None:
             for key in missing:
                 if key[1] == precision:
                     row = {"error": failed} if failed else prove(path, key, attentions)
-                    rows[" ".join(key)] = row = {"model": name} | row
-                    RESULTS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                    row = {"model": name} | row
+                    write_rows(read_rows() | {" ".join(key): row})
                     print(f"{' '.join(key):<44}{describe(row)}", flush=True)
 
 
