@@ -1,7 +1,8 @@
 """`make quantization`: four trained networks, every policy × method, two CPU engines; the tables of docs/quantization.md.
 
 The networks are trained on the embedded photographs (quantization_networks.py) and kept under runs/quantization. Each
-row is kept in results/quantization.json as it is finished: started again, the command goes on where it was.
+row is kept in results/quantization.json as it is finished: started again, the command goes on where it was, as long as
+the network's checkpoint, the number of images and the CPU are those of its rows; else it measures the network anew.
 Accuracy is against PyTorch FP32 on the same evaluation images; the speed is FP32's time over the row's, one image, both
 on the same engine, taking turns. The first row is what nvidia-modelopt does by default to the literal-unfold export.
 """
@@ -70,19 +71,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results = json.loads(options.results.read_text()) if options.results.is_file() else {}
     for name in options.networks or NETWORKS:
-        rows = results.setdefault(name, {})
-        for label, row in measure_network(name, options, rows):
+        bench = Bench(name, options.images, options.threads, options.runs)
+        if name in results and results[name]["of"] != bench.identity:
+            print(f"{name}: measured anew, its rows are of {results[name]['of']}", flush=True)
+            del results[name]
+        rows = results.setdefault(name, {"of": bench.identity, "rows": {}})["rows"]
+        for label, row in measure_network(bench, rows):
             rows[label] = row
             options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(f"{name:<24}{label:<28}{describe(row)}", flush=True)
-    write_page(options.page, results, options.images)
+    write_page(options.page, results)
 
 
 class Bench:
     """One network: its graphs, calibration set, evaluation images and reference logits."""
 
     def __init__(self, name: str, images: int, threads: int, runs: Path):
-        self.recipe, self.threads = load_network(name), threads
+        self.name, self.recipe, self.threads = name, load_network(name), threads
         self.folder = runs / name
         run_stages(self.recipe, self.folder, "calibrate")
         train, export, calibrate = (read_artifact(self.folder / stage) for stage in ("train", "export", "calibrate"))
@@ -98,6 +103,7 @@ class Bench:
         self.labels = np.asarray([split.labels[index] for index in chosen])
         with np.load(export.path("reference.npz"), allow_pickle=False) as stored:
             self.reference = stored["logits"][chosen]
+        self.identity = {"cpu": cpu_name(), "images": len(chosen), "checkpoint": train.outputs["checkpoint.pt"]}
 
     def part(self, **changes: Any) -> QuantizePart:
         return self.recipe.quantize.model_copy(update=changes)
@@ -107,12 +113,9 @@ def load_images(split: ImageSplit, chosen: list[int], spec: Any) -> NDArray[np.u
     return load_batch([split.paths[index] for index in chosen], spec)
 
 
-def measure_network(name: str, options: argparse.Namespace, done: Rows) -> Any:
+def measure_network(bench: Bench, done: Rows) -> Any:
     """(label, row) of each row that is not in `done`; a graph that cannot be made is a row that says so."""
-    wanted = [label for label in labels(name) if label not in done]
-    if not wanted:
-        return
-    bench = Bench(name, options.images, options.threads, options.runs)
+    wanted = [label for label in labels(bench.name) if label not in done]
     with tempfile.TemporaryDirectory() as scratch:
         for label in wanted:
             path, started = Path(scratch) / "row.onnx", time.monotonic()
@@ -271,20 +274,20 @@ def describe(row: dict[str, Any]) -> str:
     return "  ".join(texts)
 
 
-def write_page(page: Path, results: dict[str, Rows], images: int) -> None:
+def write_page(page: Path, results: dict[str, Any]) -> None:
     """Put the tables between the page's markers; the text around them is written by hand."""
     text = page.read_text(encoding="utf-8")
     start, end = "<!-- tables -->", "<!-- /tables -->"
     head, rest = text.split(start)
     _, tail = rest.split(end)
-    tables = [f"{cpu_name()}; {images} evaluation images; made by `make quantization`.\n"]
-    tables += [table(name, rows) for name, rows in results.items()]
+    tables = [table(name, of_network["of"], of_network["rows"]) for name, of_network in results.items()]
     page.write_text("\n".join([head + start, "", *tables, end + tail]), encoding="utf-8")
 
 
-def table(name: str, rows: Rows) -> str:
+def table(name: str, of: dict[str, Any], rows: Rows) -> str:
     lines = [
         f"### {name}\n",
+        f"{of['cpu']}; {of['images']} evaluation images; checkpoint {of['checkpoint'][:12]}; made by `make quantization`.\n",
         "| graph | INT8 layers | MB | ONNX Runtime: top-1 | against FP32, 95 % | agreement | speed "
         "| OpenVINO: top-1 | against FP32, 95 % | agreement | speed |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
