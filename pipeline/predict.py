@@ -139,12 +139,13 @@ class Predictor:
         live = any(source.live for source in sources)
         pipeline = Pipeline(
             _frames(sources), self._batch_size(live), lambda frames: self._load(frames, keep_images), self._classify,
-            workers=self._workers, live=live,
+            workers=self._workers, may_drop=lambda frame: frame.live,
         )  # fmt: skip
         with closing(pipeline.results()) as batches:  # the threads end with this generator, not with the garbage
             for predictions in batches:
                 self.dropped = pipeline.dropped
                 yield from predictions
+        self.dropped = pipeline.dropped  # also what was dropped behind the last one
 
     def close(self) -> None:
         """Free the engine."""

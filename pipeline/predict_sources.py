@@ -28,7 +28,8 @@ class Frame:
     """One image to predict: a file still to be decoded, a decoded BGR frame (H, W, 3), or a problem in its place.
 
     `index` counts a video's frames from 0, unreadable ones included; `seconds` is its place in the video. `target` is
-    the name of an annotated copy, relative to the folder it is saved in.
+    the name of an annotated copy, relative to the folder it is saved in. `live`: from a source that does not wait, so it
+    may be dropped where the engine is busy; a problem never is.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Frame:
     index: int | None = None
     seconds: float | None = None
     problem: str | None = None
+    live: bool = False
 
 
 def read_frame(frame: Frame) -> Image:
@@ -124,7 +126,7 @@ class Video:
                 yield self._problem(damaged, "this frame cannot be decoded")
             index, failed = index + failed, 0
             seconds = None if self.live else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            yield Frame(self.shown, self.target, pixels=pixels, index=index, seconds=seconds)
+            yield Frame(self.shown, self.target, pixels=pixels, index=index, seconds=seconds, live=self.live)
             index += 1
 
     def _problem(self, index: int, text: str) -> Frame:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -217,6 +218,30 @@ def test_originals_are_not_written_over(predict_run: Path, jpegs: Path, tmp_path
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert main(command(predict_run, folder, "--save", folder)) == WRONG_INPUT
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_beside_a_camera_are_all_predicted(
+    predict_run: Path, jpegs: Path, video: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NetworkCamera(frames, 30, connections=1) as camera, Predictor(predict_run, workers=1) as predictor:
+        infer = predictor.runner.infer
+
+        def slow(feeds):
+            time.sleep(0.02)
+            return infer(feeds)
+
+        monkeypatch.setattr(predictor.runner, "infer", slow)
+        found = list(predictor.stream(jpegs, camera.url, video))
+        sources = [prediction.source for prediction in found]
+    assert len([source for source in sources if source.endswith(".jpg")]) == 21
+    assert [prediction.frame for prediction in found if prediction.source == str(video)] == list(range(40))
+    of_camera = [prediction for prediction in found if prediction.source == camera.url]
+    assert [prediction.problem for prediction in of_camera if prediction.problem] == [
+        "the stream broke off; opening it again", "this stream cannot be opened",
+    ]  # fmt: skip
+    assert predictor.dropped > 0 and len(of_camera) - 2 + predictor.dropped == 30
+
+
 
 
 def test_the_unreachable_camera_ends_in_its_message(predict_run: Path) -> None:
