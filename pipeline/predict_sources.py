@@ -111,11 +111,14 @@ class Video:
         self._capture.release()
 
     def _until_end(self, index: int) -> Iterator[Frame]:
-        """Frames from number `index` on. FFmpeg answers a damaged frame and the end alike: only what follows tells them apart."""
+        """Frames from number `index` on. FFmpeg answers a damaged frame and the end alike: only what follows tells them apart.
+
+        Nor does `count` tell: for containers that hold none (mpg) FFmpeg estimates it, and frames may come behind it.
+        """
         import cv2
 
         failed = 0
-        while failed < _BAD_IN_A_ROW and (self.count is None or index + failed < self.count):
+        while failed < _BAD_IN_A_ROW:
             good, pixels = self._capture.read()
             if not good:
                 if self.live:

@@ -60,6 +60,28 @@ def test_a_truncated_video_gives_what_it_has_and_says_so(video: Path, tmp_path: 
     assert last.problem == f"the video is cut off: it has {len(good)} of 40 frames"
 
 
+@pytest.mark.parametrize("number", [None, 19, 20])
+def test_frames_behind_the_number_that_the_container_is_estimated_to_have(
+    video: Path, tmp_path: Path, number: int | None
+) -> None:
+    source = only(video if number is None else damaged(video, tmp_path / "damaged.avi", number))
+    source.count = 20  # as FFmpeg's estimate may be
+    found = list(source.frames())
+    assert [frame.index for frame in found] == list(range(40))
+    assert [frame.index for frame in found if frame.problem] == ([] if number is None else [number])
+
+
+def test_a_container_without_a_number_of_frames_gives_all_of_them(frames: np.ndarray, tmp_path: Path) -> None:
+    """FFmpeg divides the length of an .mpg by its rate, which is a frame or two off."""
+    path = tmp_path / "clip.mpg"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"PIM1"), 20.0, (160, 120))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    found = list(only(path).frames())
+    assert len(found) == 40 and not [frame.problem for frame in found if frame.problem]
+
+
 def test_a_folder_to_any_depth_a_glob_and_a_file(
     image_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
