@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from calib.images import escaped, is_utf8
 from calib.preprocess import IMAGE_SUFFIXES, Image, load_image
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts")
@@ -79,7 +80,7 @@ class Video:
 
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = int(count) if 0 < count < 1e9 else None  # streams tell nonsense
-        self.live = name.isdigit() or (self.count is None and _URL.match(name) is not None)
+        self.live = _is_camera(name) or (self.count is None and _URL.match(name) is not None)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if 1 <= fps <= 1000 else DEFAULT_FPS
 
@@ -91,7 +92,7 @@ class Video:
             for frame in self._until_end(index):
                 index = (frame.index or 0) + 1
                 yield frame
-            if not self.live or self.name.isdigit() or index == before:
+            if not self.live or _is_camera(self.name) or index == before:
                 break
             yield self._problem(index, "the stream broke off; opening it again")
             try:
@@ -145,7 +146,7 @@ def open_sources(arguments: Sequence[str | os.PathLike[str]]) -> list[Source]:
     taken: set[str] = set()
     try:
         for argument in [os.fspath(argument) for argument in arguments]:
-            if argument.isdigit() or _URL.match(argument) or _is_video(Path(argument)):
+            if _is_camera(argument) or _URL.match(argument) or _is_video(Path(argument)):
                 sources.append(_video(argument, taken))
                 continue
             images: list[tuple[Path, str]] = []
@@ -185,6 +186,11 @@ def _find_files(argument: str) -> list[tuple[Path, str]]:
     raise InputError("no such image, folder or video", got=argument, allowed=ALLOWED, next_step="check the path")
 
 
+def _is_camera(name: str) -> bool:
+    """Not `isdigit`, which is true for ² too."""
+    return re.fullmatch("[0-9]+", name) is not None
+
+
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
@@ -204,7 +210,7 @@ def _unused(target: str, taken: set[str]) -> str:
 
 def _plain_name(name: str) -> str:
     """A file name for a video's annotated copy: without folder, suffix, user, password and query."""
-    if name.isdigit():
+    if _is_camera(name):
         return f"camera-{name}"
     if not _URL.match(name):
         return Path(name).stem
@@ -217,6 +223,15 @@ def shown(name: str) -> str:
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", name)
 
 
+def _open_camera(name: str) -> Any:
+    import cv2
+
+    try:
+        return cv2.VideoCapture(int(name))
+    except cv2.error:  # a number that no camera can have
+        return cv2.VideoCapture()
+
+
 def _open(name: str) -> Any:
     """An open capture. InputError within seconds where there is none."""
     import cv2
@@ -224,9 +239,14 @@ def _open(name: str) -> Any:
     # OpenCV and FFmpeg print what they think of a broken frame; what is said here is one line a frame, in our words
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if not is_utf8(name):  # at such a name OpenCV ends the program, without an exception
+        raise InputError(
+            "this video cannot be opened", got=f"{escaped(name)}: its name is not UTF-8", allowed="names in UTF-8",
+            next_step="rename it",
+        )  # fmt: skip
     ffmpeg = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
-    if name.isdigit():
-        capture = cv2.VideoCapture(int(name))
+    if _is_camera(name):
+        capture = _open_camera(name)
     elif ffmpeg and _URL.match(name):
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, timeouts)
@@ -234,7 +254,7 @@ def _open(name: str) -> Any:
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG if ffmpeg else cv2.CAP_ANY)
     if capture.isOpened():
         return capture
-    if name.isdigit():
+    if _is_camera(name):
         raise InputError(
             "this camera cannot be opened", got=f"camera {name}", allowed="the number of /dev/video<number>",
             next_step="ls -l /dev/video*; another program may hold it, or your user is not in the group video",

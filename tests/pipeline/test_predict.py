@@ -22,7 +22,8 @@ from export.engines import load_engine
 from pipeline import predict as predict_module
 from pipeline.cli import main
 from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
-from pipeline.predict import NOT_FINITE, Predictor
+from pipeline.predict import NOT_FINITE, Prediction, Predictor, find_engine
+from pipeline.predict_writers import AnnotatedCopies
 
 ROOT = Path(__file__).parents[2]
 
@@ -242,6 +243,21 @@ def test_files_beside_a_camera_are_all_predicted(
     assert predictor.dropped > 0 and len(of_camera) - 2 + predictor.dropped == 30
 
 
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        ('{"variants": [{"na', "JSONDecodeError"), ("{}", "KeyError"), ("[]", "TypeError"), (b"\xff", "UnicodeDecodeError"),
+        ('{"variants": [], "recommended": "fp32", "preprocess_sha256": ""}', "AttributeError"),
+    ],
+)  # fmt: skip
+def test_a_report_that_cannot_be_read(tmp_path: Path, report: str | bytes, reason: str) -> None:
+    path = tmp_path / "small" / "report" / "report.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(report if isinstance(report, bytes) else report.encode())
+    with pytest.raises(InputError, match="the report of this run cannot be read") as caught:
+        find_engine(tmp_path / "small", None)
+    assert f"{path}: {reason}" in str(caught.value.got)
+    assert caught.value.next_step == "t2t-edge report --run small"
 
 
 def test_the_unreachable_camera_ends_in_its_message(predict_run: Path) -> None:

@@ -116,6 +116,10 @@ def test_a_glob_of_images_and_videos_keeps_the_order(video: Path, tmp_path: Path
         ("{tmp}/head.avi", "this video cannot be opened"),
         ("rtsp://127.0.0.1:1/stream", "this stream cannot be opened"),
         ("97", "this camera cannot be opened"),
+        ("99999999999", "this camera cannot be opened"),
+        ("²", "no such image, folder or video"),
+        ("٣", "no such image, folder or video"),
+        ("{tmp}/caf\udce9.avi", "this video cannot be opened\n.*caf\\\\udce9.avi: its name is not UTF-8"),
     ],
 )
 def test_what_is_not_there_is_told_before_anything_else(
@@ -123,6 +127,7 @@ def test_what_is_not_there_is_told_before_anything_else(
 ) -> None:
     (tmp_path / "empty.avi").write_bytes(b"")
     (tmp_path / "head.avi").write_bytes(video.read_bytes()[:200])
+    (tmp_path / "caf\udce9.avi").write_bytes(video.read_bytes())
     with pytest.raises(InputError, match=message):
         open_sources([video, argument.format(tmp=tmp_path)])
 
