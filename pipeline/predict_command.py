@@ -15,7 +15,7 @@ from export.engines import Expected
 from pipeline.exit_status import DONE, FAILED
 from pipeline.predict import Prediction, Predictor
 from pipeline.predict_sources import Source, Video, open_sources, shown
-from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer
+from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer, refuse_originals
 
 
 class Interruption:
@@ -59,6 +59,8 @@ def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, 
         sources = open_sources(options.paths)
         for source in sources:
             stack.callback(source.close)
+        if options.save is not None:
+            refuse_originals(options.save, sources)
         engine, expected = find()
         predictor = Predictor(
             engine, top=options.top, batch=options.batch, threads=options.threads, workers=options.workers,

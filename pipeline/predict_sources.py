@@ -61,6 +61,16 @@ class ImageFiles:
     live = False
     fps = None
 
+    @property
+    def originals(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return tuple(path for path, _ in self.files)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Of its annotated copies, relative to the folder they are saved in."""
+        return tuple(target for _, target in self.files)
+
     def frames(self) -> Iterator[Frame]:
         """One per file, not yet decoded."""
         for path, target in self.files:
@@ -83,6 +93,8 @@ class Video:
         self.live = _is_camera(name) or (self.count is None and _URL.match(name) is not None)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if 1 <= fps <= 1000 else DEFAULT_FPS
+        self.originals = () if _is_camera(name) or _URL.match(name) else (Path(name),)
+        self.targets = (target,)
 
     def frames(self) -> Iterator[Frame]:
         """Every frame in order; an unreadable one is a frame with a problem. A network stream that breaks is opened again."""

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from calib.errors import InputError
 from pipeline.predict import Prediction
 from pipeline.predict_annotate import annotate
+from pipeline.predict_sources import Source
 
 
 class Writer(Protocol):
@@ -87,6 +88,31 @@ def open_for_writing(path: Path) -> Any:
         ) from error
 
 
+def refuse_originals(folder: Path, sources: Sequence[Source]) -> None:
+    """InputError where a source's annotated copy in `folder` would replace a file that is read, by whichever link."""
+    targets = [folder / target for source in sources for target in source.targets]
+    there = {identity: target for target in targets if (identity := _identity(target)) is not None}
+    if not there:  # mostly: a new folder, and no need to look at every original
+        return
+    for original in (original for source in sources for original in source.originals):
+        identity = _identity(original)
+        if identity in there:
+            raise InputError(
+                "--save would write over the original",
+                got=f"{there[identity]}, which is {original}" if there[identity] != original else original,
+                allowed="another folder", next_step=f"--save '{folder}-annotated'",
+            )  # fmt: skip
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What makes two paths one file, None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 class AnnotatedCopies:
     """Images and videos with the classes written on them, in `folder`; videos are Motion JPEG, which every player reads.
 
@@ -104,11 +130,6 @@ class AnnotatedCopies:
     def write(self, prediction: Prediction) -> bool:
         assert prediction.image is not None
         path = self._folder / prediction.target
-        if path.resolve() == Path(prediction.source).resolve():
-            raise InputError(
-                "--save would write over the original", got=path, allowed="another folder",
-                next_step=f"--save '{self._folder}-annotated'",
-            )  # fmt: skip
         picture = annotate(prediction.image, prediction.top)
         if prediction.frame is None:
             self._save_image(path, picture)

@@ -221,6 +221,37 @@ def test_originals_are_not_written_over(predict_run: Path, jpegs: Path, tmp_path
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+def test_the_copy_of_one_source_does_not_replace_another(
+    predict_run: Path, jpegs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], link
+) -> None:
+    """The copy of b/x.jpg is save/x.jpg, which is a source, too, or a link to one."""
+    first, second = tmp_path / "b" / "x.jpg", tmp_path / "save" / "x.jpg"
+    for path, number in ((first, 12), (second, 13)):
+        path.parent.mkdir()
+        shutil.copy(jpegs / "b" / f"{number}.jpg", path)
+    if link is not None:
+        second = second.rename(tmp_path / "original.jpg")
+        link(tmp_path / "save" / "x.jpg", second)
+    before, table = second.read_bytes(), tmp_path / "table.csv"
+    assert main(command(predict_run, "--save", tmp_path / "save", "--csv", table, first, second)) == WRONG_INPUT
+    printed = capsys.readouterr()
+    assert printed.out == "" and "--save would write over the original" in printed.err and str(second) in printed.err
+    assert second.read_bytes() == before and not table.exists()
+
+
+def test_the_copy_of_a_video_does_not_replace_another(predict_run: Path, video: Path, tmp_path: Path) -> None:
+    """The copy of clip.mkv is called clip.avi."""
+    other, here = tmp_path / "clip.mkv", tmp_path / "save" / "clip.avi"
+    here.parent.mkdir()
+    for path in (other, here):
+        shutil.copy(video, path)
+    assert main(command(predict_run, other, here, "--save", here.parent)) == WRONG_INPUT
+    assert here.read_bytes() == video.read_bytes()
+    assert main(command(predict_run, other, "--save", here.parent)) == DONE  # no source: an earlier copy is replaced
+    assert here.read_bytes() != video.read_bytes()
+
+
 def test_files_beside_a_camera_are_all_predicted(
     predict_run: Path, jpegs: Path, video: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
