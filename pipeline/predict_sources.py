@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def open_sources(arguments: Sequence[str | os.PathLike[str]]) -> list[Source]:
                     sources += [ImageFiles(tuple(images)), _video(str(path), taken)]
                     images = []
                 else:
-                    images.append((path, _unused(target, taken)))
+                    images.append((path, _unused(_writable(target), taken)))
             sources.append(ImageFiles(tuple(images)))
     except InputError:
         for source in sources:
@@ -218,6 +219,18 @@ def _unused(target: str, taken: set[str]) -> str:
         name, number = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix(), number + 1
     taken.add(name)
     return name
+
+
+def _writable(target: str) -> str:
+    """`target`, or with .png behind it where its suffix is of no format that OpenCV writes."""
+    return target if _writes(Path(target).suffix) else f"{target}.png"
+
+
+@cache
+def _writes(suffix: str) -> bool:
+    import cv2
+
+    return is_utf8(suffix) and bool(cv2.haveImageWriter(f"image{suffix}"))
 
 
 def _plain_name(name: str) -> str:

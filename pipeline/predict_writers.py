@@ -1,8 +1,10 @@
 """Where predictions go: lines of text or JSON, a CSV file, annotated copies, a window."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,9 +85,13 @@ def open_for_writing(path: Path) -> Any:
     try:
         return path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise InputError(
-            "this file cannot be written", got=f"{path}: {error.strerror}", next_step=f"mkdir -p '{path.parent}'"
-        ) from error
+        if path.is_dir():
+            next_step = f"name a file: '{path / 'predictions.csv'}'"
+        elif path.parent.exists():
+            next_step = f"name another file, or see who may write there: ls -ld '{path.parent}'"
+        else:
+            next_step = f"mkdir -p '{path.parent}'"
+        raise InputError("this file cannot be written", got=f"{path}: {error.strerror}", next_step=next_step) from error
 
 
 def refuse_originals(folder: Path, sources: Sequence[Source]) -> None:
@@ -116,7 +122,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 class AnnotatedCopies:
     """Images and videos with the classes written on them, in `folder`; videos are Motion JPEG, which every player reads.
 
-    `fps` is the frame rate by a video's target. A Motion JPEG file that was not closed plays, too.
+    `fps` is the frame rate by a video's target. A Motion JPEG file that was not closed plays, too. What cannot be written is
+    an OSError with the system's reason. `refuse_originals` comes first: here files are replaced.
     """
 
     def __init__(self, folder: Path, fps: Mapping[str, float]):
@@ -143,25 +150,46 @@ class AnnotatedCopies:
         self._videos.clear()
 
     def _save_image(self, path: Path, picture: NDArray[np.uint8]) -> None:
-        import cv2
-
+        data = _encode(path, picture)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), picture):
-            raise OSError(f"cannot write {path}")
+        path.write_bytes(data)  # not by OpenCV's imwrite, which tells no reason, such as a full disk
 
     def _add_frame(self, target: str, path: Path, picture: NDArray[np.uint8]) -> None:
         import cv2
 
         if target not in self._videos:
             size = (picture.shape[1], picture.shape[0])
+            path.open("wb").close()  # OpenCV tells no reason
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), self._fps[target], size)
             if not writer.isOpened():
-                raise OSError(f"cannot write {path}")
+                raise RuntimeError(f"{path} cannot be written: this OpenCV has no writer of Motion JPEG")
             self._videos[target] = (writer, size)
         writer, size = self._videos[target]
         if (picture.shape[1], picture.shape[0]) != size:  # a camera that changes its resolution; a video has one
             picture = np.asarray(cv2.resize(picture, size), dtype=np.uint8)
+        _check_space(path, picture.nbytes)
         writer.write(picture)
+
+
+def _encode(path: Path, picture: NDArray[np.uint8]) -> bytes:
+    """A BGR picture (H, W, 3) in the format of the path's suffix; RuntimeError for more pixels than that takes."""
+    import cv2
+
+    reason = f"no {path.suffix} of {picture.shape[1]} × {picture.shape[0]} pixels"
+    try:
+        good, data = cv2.imencode(path.suffix, picture)
+    except cv2.error as error:
+        good, reason = False, getattr(error, "err", "") or str(error)
+    if not good:
+        raise RuntimeError(f"{path} cannot be written: OpenCV: {reason}")
+    return bytes(data)
+
+
+def _check_space(path: Path, needed: int) -> None:
+    """OSError where fewer than `needed` bytes are free: OpenCV's video writer says nothing of a full disk."""
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and disk.free < needed:  # some network file systems tell neither
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 class Window:

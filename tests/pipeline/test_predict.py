@@ -187,6 +187,8 @@ def test_nothing_predicted_is_status_1(predict_run: Path, tmp_path: Path, capsys
         (["rtsp://127.0.0.1:1/stream"], "this stream cannot be opened"),
         (["{image}", "--show"], "no window can be shown here"),
         (["{image}", "--csv", "{tmp}/no/such/folder/table.csv"], "this file cannot be written"),
+        (["{image}", "--csv", "{tmp}"], "next: name a file: '{tmp}/predictions.csv'"),
+        (["{image}", "--csv", "{image}/table.csv"], "see who may write there: ls -ld '{image}'"),
         (["{image}", "--save", "{image}"], "--save needs a folder"),
         (["{image}", "--engine", "openvino-int8"], "that engine did not pass"),
         (["{image}", "--top", "0"], "--top is a number of at least 1"),
@@ -202,10 +204,10 @@ def test_wrong_use_is_status_2(
 ) -> None:
     if "--show" in arguments and "headless" not in _opencv():
         pytest.skip("this OpenCV has windows")
-    filled = [argument.format(image=jpegs / "a" / "00.jpg", tmp=tmp_path) for argument in arguments]
-    assert main(command(predict_run, *filled)) == WRONG_INPUT
+    filled = [text.format(image=jpegs / "a" / "00.jpg", tmp=tmp_path) for text in (*arguments, message)]
+    assert main(command(predict_run, *filled[:-1])) == WRONG_INPUT
     printed = capsys.readouterr()
-    assert printed.out == "" and message in printed.err and "Traceback" not in printed.err
+    assert printed.out == "" and filled[-1] in printed.err and "Traceback" not in printed.err
 
 
 def _opencv() -> str:
@@ -250,6 +252,42 @@ def test_the_copy_of_a_video_does_not_replace_another(predict_run: Path, video: 
     assert here.read_bytes() == video.read_bytes()
     assert main(command(predict_run, other, "--save", here.parent)) == DONE  # no source: an earlier copy is replaced
     assert here.read_bytes() != video.read_bytes()
+
+
+def test_an_image_without_a_suffix_is_saved_as_png(predict_run: Path, jpegs: Path, tmp_path: Path) -> None:
+    image = Path(shutil.copy(jpegs / "b" / "12.jpg", tmp_path / "photo"))
+    assert main(command(predict_run, image, "--save", tmp_path / "copies")) == DONE
+    (saved,) = (tmp_path / "copies").iterdir()
+    assert saved.name == "photo.png" and load_image(saved).shape[0] > 240
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("/dev/full", "the disk is full"), ("/nowhere/at/all", "12.jpg: No such file or directory")]
+)
+def test_a_copy_that_cannot_be_written_says_why(
+    predict_run: Path, jpegs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, message: str
+) -> None:
+    (tmp_path / "12.jpg").symlink_to(target)
+    assert main(command(predict_run, jpegs / "b" / "12.jpg", "--save", tmp_path)) == FAILED
+    assert message in capsys.readouterr().err
+
+
+def test_a_copy_of_a_video_that_cannot_be_written_says_why(
+    predict_run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "save" / "clip.avi").mkdir(parents=True)
+    assert main(command(predict_run, video, "--save", tmp_path / "save")) == FAILED
+    assert "clip.avi: Is a directory" in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 9999, 9999))
+    assert main(command(predict_run, video, "--save", tmp_path / "full")) == FAILED
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_a_copy_with_more_pixels_than_its_format_takes(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"a\.jpg cannot be written"):
+        AnnotatedCopies(tmp_path, {}).write(
+            Prediction("a.jpg", (), target="a.jpg", image=np.zeros((300, 70000, 3), np.uint8))
+        )
 
 
 def test_files_beside_a_camera_are_all_predicted(

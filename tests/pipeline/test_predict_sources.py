@@ -148,3 +148,18 @@ def test_passwords_are_not_printed() -> None:
     with pytest.raises(InputError) as caught:
         open_sources(["rtsp://admin:secret@127.0.0.1:1/live"])
     assert "secret" not in str(caught.value) and "admin:***@127.0.0.1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("photo", "photo.png"), ("photo.heic", "photo.heic.png"), ("photo.TIF", "photo.TIF"), ("photo.jpg", "photo.jpg"),
+        ("photo.\udce9", "photo.\udce9.png"),
+    ],
+)  # fmt: skip
+def test_a_copy_is_named_in_a_format_that_opencv_writes(tmp_path: Path, name: str, target: str) -> None:
+    (tmp_path / name).write_bytes(b"image")
+    (tmp_path / target).write_bytes(b"image")
+    first, second = open_sources([tmp_path / name, tmp_path / target])
+    assert first.targets == (target,)
+    assert second.targets == (target.replace(".", "-2.") if target.count(".") == 1 else target[:-4] + "-2.png",)
