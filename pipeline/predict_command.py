@@ -1,6 +1,7 @@
 """`t2t-edge predict`: from sources to lines, files and pictures; what is bad is told and skipped, ctrl-C ends clean."""
 
 import argparse
+import io
 import shlex
 import signal
 import sys
@@ -48,6 +49,21 @@ def interruptible() -> Iterator[Interruption]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def escaping_stdout() -> Iterator[None]:
+    """Bytes of a file's name that stdout cannot encode are printed as \\udc80 … \\udcff instead of ending the program."""
+    stdout = sys.stdout
+    if not isinstance(stdout, io.TextIOWrapper):  # replaced by whoever calls us
+        yield
+        return
+    before = stdout.errors
+    stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stdout.reconfigure(errors=before)
+
+
 def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, Expected]], program: str) -> int:
     """Predict what `options` names; 0 where at least one image was predicted and nobody interrupted.
 
@@ -55,6 +71,7 @@ def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, 
     the next command begins with.
     """
     with ExitStack() as stack:
+        stack.enter_context(escaping_stdout())
         window = _closed(stack, Window()) if options.show else None
         sources = open_sources(options.paths)
         for source in sources:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from calib.images import escaped, is_utf8
 from pipeline.predict import Prediction
 from pipeline.predict_annotate import annotate
 from pipeline.predict_sources import Source
@@ -43,11 +44,21 @@ class JsonLines:
     """One JSON object a line to stdout."""
 
     def write(self, prediction: Prediction) -> bool:
-        print(json.dumps(to_json(prediction), ensure_ascii=False), flush=True)
+        print(_json_line(to_json(prediction)), flush=True)
         return True
 
     def close(self) -> None:
         """Stdout stays open."""
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    """Readable where stdout takes every character; otherwise JSON's own escapes, so that it stays JSON."""
+    text = json.dumps(values, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(values)
+    return text
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
@@ -81,9 +92,9 @@ class CsvFile:
 
 
 def open_for_writing(path: Path) -> Any:
-    """A text file; InputError where it cannot be made."""
+    """A text file; what is not UTF-8 in a name becomes \\udc80 … \\udcff there. InputError where it cannot be made."""
     try:
-        return path.open("w", encoding="utf-8", newline="")
+        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         if path.is_dir():
             next_step = f"name a file: '{path / 'predictions.csv'}'"
@@ -129,6 +140,8 @@ class AnnotatedCopies:
     def __init__(self, folder: Path, fps: Mapping[str, float]):
         self._folder, self._fps = folder, fps
         self._videos: dict[str, tuple[Any, tuple[int, int]]] = {}  # writer, (width, height)
+        if fps and not is_utf8(folder):  # at such a name OpenCV's writer ends the program, without an exception
+            raise InputError("--save of a video needs a folder whose name is UTF-8", got=escaped(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

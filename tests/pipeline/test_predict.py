@@ -290,6 +290,35 @@ def test_a_copy_with_more_pixels_than_its_format_takes(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_are_not_utf8_are_escaped(predict_run: Path, jpegs: Path, tmp_path: Path, encoding: str) -> None:
+    """Bytes of such a name are \\udc80 … \\udcff in JSON, which gives the name back, and readable in text and CSV."""
+    names = ["caf\udce9.jpg", "\U0001f600.jpg"]
+    images = [str(shutil.copy(jpegs / "b" / "12.jpg", tmp_path / name)) for name in names]
+    arguments = command(predict_run, *images, "--csv", tmp_path / "table.csv", "--save", tmp_path / "copies")
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for options in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", *map(os.fspath, arguments), *options], cwd=ROOT, capture_output=True,
+            timeout=120, env=environment,
+        )  # fmt: skip
+        assert done.returncode == DONE, done.stderr
+        lines = done.stdout.decode(encoding).splitlines()
+        if options:
+            assert [json.loads(line)["source"] for line in lines] == images
+        else:
+            assert len(lines) == 2 and "caf\\udce9.jpg" in lines[0]
+    assert "caf\\udce9.jpg" in (tmp_path / "table.csv").read_text(encoding="utf-8")
+    assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == sorted(names)
+
+
+def test_videos_are_not_saved_where_opencv_cannot_write(
+    predict_run: Path, video: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(predict_run, video, "--save", tmp_path / "caf\udce9")) == WRONG_INPUT
+    assert "needs a folder whose name is UTF-8" in capfd.readouterr().err
+
+
 def test_files_beside_a_camera_are_all_predicted(
     predict_run: Path, jpegs: Path, video: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
