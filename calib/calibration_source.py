@@ -9,7 +9,7 @@ import numpy as np
 
 from calib.errors import InputError
 from calib.image_array import UNKNOWN, open_images, unreadable
-from calib.images import ImageSplit, balanced_subset
+from calib.images import ImageSplit, balanced_subset, refuse_unnameable
 from calib.npz import UNREADABLE, StoredArray
 from calib.preprocess import IMAGE_SUFFIXES, Image, Preprocess, load_image, preprocess
 
@@ -170,11 +170,15 @@ def _seeded(available: int, count: int, seed: int) -> list[int]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    refuse_unnameable(folder, found)
+    return found
 
 
 def _all_images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    refuse_unnameable(folder, found)
+    return found
 
 
 def _check_enough(where: Path, available: int, count: int) -> None:

@@ -1,6 +1,8 @@
 """Image folders: `root/<split>/<class>/*.jpg|png…`, read in a fixed order."""
 
 import hashlib
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,27 @@ class ImageSplit:
         return digest.hexdigest()
 
 
+def is_utf8(name: str | os.PathLike[str]) -> bool:
+    """Whether a file's name is UTF-8: of one that is not, Python keeps the other bytes as \\udc80 … \\udcff."""
+    return escaped(name) == os.fspath(name)
+
+
+def escaped(name: str | os.PathLike[str]) -> str:
+    """A file's name as it may be printed anywhere."""
+    return os.fspath(name).encode("utf-8", "backslashreplace").decode()
+
+
+def refuse_unnameable(folder: Path, paths: Iterable[Path]) -> None:
+    """InputError where names of `paths`, below `folder`, are not UTF-8: what a run hashes and reports is written in it."""
+    bad = [path for path in paths if not is_utf8(path.relative_to(folder))]
+    if bad:
+        raise InputError(
+            f"{escaped(folder)} has names that are not UTF-8", got=f"{len(bad)}, the first: {escaped(bad[0])}",
+            allowed="names of folders and images in UTF-8",
+            next_step=f"rename them, such as with: convmv -r -f latin1 -t utf8 --notest '{escaped(folder)}'",
+        )  # fmt: skip
+
+
 def read_split(root: Path, split: str, classes: tuple[str, ...] | None = None) -> ImageSplit:
     """List `root/split/<class>/<image>`; `classes` (from the checkpoint or the training split) must be the same set."""
     folder = root / split
@@ -40,6 +63,7 @@ def read_split(root: Path, split: str, classes: tuple[str, ...] | None = None) -
             next_step="set data.root in the recipe to a folder of that layout",
         )  # fmt: skip
     found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    refuse_unnameable(folder, [folder / name for name in found])
     if len(found) < 2:
         raise InputError(f"{folder} needs at least two class folders", got=list(found), allowed="<class>/*.jpg|png")
     if classes is not None and found != classes:
@@ -60,6 +84,7 @@ def read_split(root: Path, split: str, classes: tuple[str, ...] | None = None) -
             )  # fmt: skip
         paths += images
         labels += [label] * len(images)
+    refuse_unnameable(folder, paths)
     return ImageSplit(folder, found, tuple(paths), tuple(labels))
 
 

@@ -64,16 +64,32 @@ def load_image(path: Path) -> Image:
     """Read an image file as RGB uint8, shape (H, W, 3); grey becomes three equal channels, EXIF rotation is applied."""
     import cv2
 
-    if not path.is_file():
-        raise InputError("no such image", got=path, next_step="check the path")
-    data = np.fromfile(path, dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    data = _read_bytes(path)
+    found, image = f"{path} ({data.size} bytes)", None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error as error:  # such as above OpenCV's limit of pixels, which a damaged head may promise
+        found += f", OpenCV: {getattr(error, 'err', '') or error}"
     if image is None:
-        raise InputError(
-            "this image cannot be decoded", got=f"{path} ({data.size} bytes)", allowed=", ".join(IMAGE_SUFFIXES),
-            next_step=f"replace or delete it: rm '{path}'",
-        )  # fmt: skip
+        raise _undecodable(found, f"replace or delete it: rm '{path}'")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _read_bytes(path: Path) -> NDArray[np.uint8]:
+    """A file's bytes, shape (n,); InputError where it is missing or the system does not let it be read."""
+    try:
+        if path.is_file():
+            return np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise _undecodable(
+            f"{path}: {error.strerror or error}", f"let it be read, or move it: ls -l '{path}'"
+        ) from error
+    raise InputError("no such image", got=path, next_step="check the path")
+
+
+def _undecodable(found: str, next_step: str) -> InputError:
+    """One message for every reason, so that a caller that skips such images needs to know one."""
+    return InputError("this image cannot be decoded", got=found, allowed=", ".join(IMAGE_SUFFIXES), next_step=next_step)
 
 
 def resize(image: Image, height: int, width: int, interpolation: str) -> Image:

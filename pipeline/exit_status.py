@@ -34,16 +34,27 @@ def exit_status(command: Callable[[], int], interrupted: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            return say(
+                f"error: the disk is full\n  got: {error}\n  next: free some space (df -h .), then run the same "
+                "command: finished stages are kept", FAILED,
+            )  # fmt: skip
+        if error.errno is None or os.environ.get("T2T_EDGE_TRACEBACK"):  # without one it is no file's, but a bug
             raise
         return say(
-            f"error: the disk is full\n  got: {error}\n  next: free some space (df -h .), then run the same command: "
-            "finished stages are kept", FAILED,
+            f"error: {_place(error)}: {error.strerror}\n  next: check that path and who may use it (ls -ld); "
+            "T2T_EDGE_TRACEBACK=1 with the same command shows where", FAILED,
         )  # fmt: skip
     except RuntimeError as error:
         if os.environ.get("T2T_EDGE_TRACEBACK"):
             raise
         return say(f"error: {error}\n  next: T2T_EDGE_TRACEBACK=1 with the same command shows where", FAILED)
+
+
+def _place(error: OSError) -> str:
+    """The file, or the two of a renaming, that the system refused."""
+    names = [name for name in (error.filename, error.filename2) if name is not None]
+    return " -> ".join(os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in names) or "the system"
 
 
 def say(text: str, status: int) -> int:

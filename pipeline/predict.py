@@ -7,6 +7,7 @@ for prediction in Predictor("runs/demo").stream("photos/"):
 
 import json
 import os
+import shlex
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -139,12 +140,13 @@ class Predictor:
         live = any(source.live for source in sources)
         pipeline = Pipeline(
             _frames(sources), self._batch_size(live), lambda frames: self._load(frames, keep_images), self._classify,
-            workers=self._workers, live=live,
+            workers=self._workers, may_drop=lambda frame: frame.live,
         )  # fmt: skip
         with closing(pipeline.results()) as batches:  # the threads end with this generator, not with the garbage
             for predictions in batches:
                 self.dropped = pipeline.dropped
                 yield from predictions
+        self.dropped = pipeline.dropped  # also what was dropped behind the last one
 
     def close(self) -> None:
         """Free the engine."""
@@ -218,14 +220,20 @@ def find_engine(run_folder: Path, name: str | None, next_step: str | None = None
     path = run_folder / "report" / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
+        passed = {str(row["name"]): row["sha256"] for row in report["variants"] if row["status"] == "pass"}
+        chosen = str(name or (report["recommended"] or {}).get("name"))
+        preprocess_sha256 = report["preprocess_sha256"]
     except FileNotFoundError as error:
         runs = ", ".join(sorted(str(found.parents[1].name) for found in run_folder.parent.glob("*/report/report.json")))
         raise InputError(
             "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",
             next_step=next_step or f"make export RUN={run_folder.name}",
         ) from error  # fmt: skip
-    passed = [variant["name"] for variant in report["variants"] if variant["status"] == "pass"]
-    chosen = name or (report["recommended"] or {}).get("name")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # cut off, or not what a run wrote
+        raise InputError(
+            "the report of this run cannot be read", got=f"{path}: {type(error).__name__}: {error}",
+            next_step=next_step or f"t2t-edge report --run {shlex.quote(run_folder.name)}",
+        ) from error  # fmt: skip
     if chosen not in passed:
         raise InputError(
             "no engine of this run passed the accuracy gate"
@@ -235,6 +243,5 @@ def find_engine(run_folder: Path, name: str | None, next_step: str | None = None
             allowed=", ".join(passed) or "none",
             next_step=f"read {path.with_suffix('.md')}",
         )
-    (variant,) = [variant for variant in report["variants"] if variant["name"] == chosen]
-    expected = Expected(preprocess_sha256=report["preprocess_sha256"], engine_sha256=variant["sha256"])
-    return run_folder / "build" / str(chosen), expected
+    expected = Expected(preprocess_sha256=preprocess_sha256, engine_sha256=passed[chosen])
+    return run_folder / "build" / chosen, expected

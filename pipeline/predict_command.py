@@ -1,6 +1,7 @@
 """`t2t-edge predict`: from sources to lines, files and pictures; what is bad is told and skipped, ctrl-C ends clean."""
 
 import argparse
+import io
 import shlex
 import signal
 import sys
@@ -15,7 +16,7 @@ from export.engines import Expected
 from pipeline.exit_status import DONE, FAILED
 from pipeline.predict import Prediction, Predictor
 from pipeline.predict_sources import Source, Video, open_sources, shown
-from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer
+from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer, refuse_originals
 
 
 class Interruption:
@@ -48,6 +49,21 @@ def interruptible() -> Iterator[Interruption]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def escaping_stdout() -> Iterator[None]:
+    """Bytes of a file's name that stdout cannot encode are printed as \\udc80 … \\udcff instead of ending the program."""
+    stdout = sys.stdout
+    if not isinstance(stdout, io.TextIOWrapper):  # replaced by whoever calls us
+        yield
+        return
+    before = stdout.errors
+    stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stdout.reconfigure(errors=before)
+
+
 def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, Expected]], program: str) -> int:
     """Predict what `options` names; 0 where at least one image was predicted and nobody interrupted.
 
@@ -55,10 +71,13 @@ def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, 
     the next command begins with.
     """
     with ExitStack() as stack:
+        stack.enter_context(escaping_stdout())
         window = _closed(stack, Window()) if options.show else None
         sources = open_sources(options.paths)
         for source in sources:
             stack.callback(source.close)
+        if options.save is not None:
+            refuse_originals(options.save, sources)
         engine, expected = find()
         predictor = Predictor(
             engine, top=options.top, batch=options.batch, threads=options.threads, workers=options.workers,

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from calib.images import escaped, is_utf8
 from calib.preprocess import IMAGE_SUFFIXES, Image, load_image
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts")
@@ -28,7 +30,8 @@ class Frame:
     """One image to predict: a file still to be decoded, a decoded BGR frame (H, W, 3), or a problem in its place.
 
     `index` counts a video's frames from 0, unreadable ones included; `seconds` is its place in the video. `target` is
-    the name of an annotated copy, relative to the folder it is saved in.
+    the name of an annotated copy, relative to the folder it is saved in. `live`: from a source that does not wait, so it
+    may be dropped where the engine is busy; a problem never is.
     """
 
     source: str
@@ -38,6 +41,7 @@ class Frame:
     index: int | None = None
     seconds: float | None = None
     problem: str | None = None
+    live: bool = False
 
 
 def read_frame(frame: Frame) -> Image:
@@ -58,6 +62,16 @@ class ImageFiles:
     live = False
     fps = None
 
+    @property
+    def originals(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return tuple(path for path, _ in self.files)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Of its annotated copies, relative to the folder they are saved in."""
+        return tuple(target for _, target in self.files)
+
     def frames(self) -> Iterator[Frame]:
         """One per file, not yet decoded."""
         for path, target in self.files:
@@ -77,9 +91,11 @@ class Video:
 
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = int(count) if 0 < count < 1e9 else None  # streams tell nonsense
-        self.live = name.isdigit() or (self.count is None and _URL.match(name) is not None)
+        self.live = _is_camera(name) or (self.count is None and _URL.match(name) is not None)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if 1 <= fps <= 1000 else DEFAULT_FPS
+        self.originals = () if _is_camera(name) or _URL.match(name) else (Path(name),)
+        self.targets = (target,)
 
     def frames(self) -> Iterator[Frame]:
         """Every frame in order; an unreadable one is a frame with a problem. A network stream that breaks is opened again."""
@@ -89,7 +105,7 @@ class Video:
             for frame in self._until_end(index):
                 index = (frame.index or 0) + 1
                 yield frame
-            if not self.live or self.name.isdigit() or index == before:
+            if not self.live or _is_camera(self.name) or index == before:
                 break
             yield self._problem(index, "the stream broke off; opening it again")
             try:
@@ -109,11 +125,14 @@ class Video:
         self._capture.release()
 
     def _until_end(self, index: int) -> Iterator[Frame]:
-        """Frames from number `index` on. FFmpeg answers a damaged frame and the end alike: only what follows tells them apart."""
+        """Frames from number `index` on. FFmpeg answers a damaged frame and the end alike: only what follows tells them apart.
+
+        Nor does `count` tell: for containers that hold none (mpg) FFmpeg estimates it, and frames may come behind it.
+        """
         import cv2
 
         failed = 0
-        while failed < _BAD_IN_A_ROW and (self.count is None or index + failed < self.count):
+        while failed < _BAD_IN_A_ROW:
             good, pixels = self._capture.read()
             if not good:
                 if self.live:
@@ -124,7 +143,7 @@ class Video:
                 yield self._problem(damaged, "this frame cannot be decoded")
             index, failed = index + failed, 0
             seconds = None if self.live else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            yield Frame(self.shown, self.target, pixels=pixels, index=index, seconds=seconds)
+            yield Frame(self.shown, self.target, pixels=pixels, index=index, seconds=seconds, live=self.live)
             index += 1
 
     def _problem(self, index: int, text: str) -> Frame:
@@ -140,7 +159,7 @@ def open_sources(arguments: Sequence[str | os.PathLike[str]]) -> list[Source]:
     taken: set[str] = set()
     try:
         for argument in [os.fspath(argument) for argument in arguments]:
-            if argument.isdigit() or _URL.match(argument) or _is_video(Path(argument)):
+            if _is_camera(argument) or _URL.match(argument) or _is_video(Path(argument)):
                 sources.append(_video(argument, taken))
                 continue
             images: list[tuple[Path, str]] = []
@@ -149,7 +168,7 @@ def open_sources(arguments: Sequence[str | os.PathLike[str]]) -> list[Source]:
                     sources += [ImageFiles(tuple(images)), _video(str(path), taken)]
                     images = []
                 else:
-                    images.append((path, _unused(target, taken)))
+                    images.append((path, _unused(_writable(target), taken)))
             sources.append(ImageFiles(tuple(images)))
     except InputError:
         for source in sources:
@@ -180,6 +199,11 @@ def _find_files(argument: str) -> list[tuple[Path, str]]:
     raise InputError("no such image, folder or video", got=argument, allowed=ALLOWED, next_step="check the path")
 
 
+def _is_camera(name: str) -> bool:
+    """Not `isdigit`, which is true for ² too."""
+    return re.fullmatch("[0-9]+", name) is not None
+
+
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
@@ -197,9 +221,21 @@ def _unused(target: str, taken: set[str]) -> str:
     return name
 
 
+def _writable(target: str) -> str:
+    """`target`, or with .png behind it where its suffix is of no format that OpenCV writes."""
+    return target if _writes(Path(target).suffix) else f"{target}.png"
+
+
+@cache
+def _writes(suffix: str) -> bool:
+    import cv2
+
+    return is_utf8(suffix) and bool(cv2.haveImageWriter(f"image{suffix}"))
+
+
 def _plain_name(name: str) -> str:
     """A file name for a video's annotated copy: without folder, suffix, user, password and query."""
-    if name.isdigit():
+    if _is_camera(name):
         return f"camera-{name}"
     if not _URL.match(name):
         return Path(name).stem
@@ -212,6 +248,15 @@ def shown(name: str) -> str:
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", name)
 
 
+def _open_camera(name: str) -> Any:
+    import cv2
+
+    try:
+        return cv2.VideoCapture(int(name))
+    except cv2.error:  # a number that no camera can have
+        return cv2.VideoCapture()
+
+
 def _open(name: str) -> Any:
     """An open capture. InputError within seconds where there is none."""
     import cv2
@@ -219,9 +264,14 @@ def _open(name: str) -> Any:
     # OpenCV and FFmpeg print what they think of a broken frame; what is said here is one line a frame, in our words
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if not is_utf8(name):  # at such a name OpenCV ends the program, without an exception
+        raise InputError(
+            "this video cannot be opened", got=f"{escaped(name)}: its name is not UTF-8", allowed="names in UTF-8",
+            next_step="rename it",
+        )  # fmt: skip
     ffmpeg = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)
-    if name.isdigit():
-        capture = cv2.VideoCapture(int(name))
+    if _is_camera(name):
+        capture = _open_camera(name)
     elif ffmpeg and _URL.match(name):
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, timeouts)
@@ -229,7 +279,7 @@ def _open(name: str) -> Any:
         capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG if ffmpeg else cv2.CAP_ANY)
     if capture.isOpened():
         return capture
-    if name.isdigit():
+    if _is_camera(name):
         raise InputError(
             "this camera cannot be opened", got=f"camera {name}", allowed="the number of /dev/video<number>",
             next_step="ls -l /dev/video*; another program may hold it, or your user is not in the group video",

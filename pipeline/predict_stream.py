@@ -27,8 +27,9 @@ class Pipeline(Generic[Item, Loaded, Result]):
     """`results` gives `infer(load(batch))` of every batch of `items`, in order.
 
     `load` runs on `workers` threads, `infer` on one, reading `items` on another. At most `workers` + 2 batches are on
-    their way at any time, so memory does not depend on how many items there are; nobody polls. With `live` an item
-    that comes while all of them are taken is dropped, and counted in `dropped`: a camera does not wait.
+    their way at any time, so memory does not depend on how many items there are; nobody polls. A batch that comes while
+    all of them are taken waits, unless `may_drop` says so of each of its items: then it is dropped, and its items are
+    counted in `dropped`. A camera does not wait, a file does.
     """
 
     def __init__(
@@ -39,10 +40,10 @@ class Pipeline(Generic[Item, Loaded, Result]):
         infer: Callable[[Loaded], Result],
         *,
         workers: int,
-        live: bool,
+        may_drop: Callable[[Item], bool],
     ):
         self.dropped = 0
-        self._items, self._batch, self._load, self._infer, self._live = items, batch, load, infer, live
+        self._items, self._batch, self._load, self._infer, self._may_drop = items, batch, load, infer, may_drop
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._free = threading.Semaphore(workers + 2)
         self._stop = threading.Event()
@@ -89,7 +90,7 @@ class Pipeline(Generic[Item, Loaded, Result]):
             self._submit(batch)
 
     def _submit(self, batch: list[Item]) -> None:
-        if not self._free.acquire(blocking=not self._live):
+        if not self._free.acquire(blocking=not all(map(self._may_drop, batch))):
             self.dropped += len(batch)
         elif not self._stop.is_set():
             self._loading.put(self._pool.submit(self._load, batch))

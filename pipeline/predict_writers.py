@@ -1,10 +1,12 @@
 """Where predictions go: lines of text or JSON, a CSV file, annotated copies, a window."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from calib.images import escaped, is_utf8
 from pipeline.predict import Prediction
 from pipeline.predict_annotate import annotate
+from pipeline.predict_sources import Source
 
 
 class Writer(Protocol):
@@ -40,11 +44,21 @@ class JsonLines:
     """One JSON object a line to stdout."""
 
     def write(self, prediction: Prediction) -> bool:
-        print(json.dumps(to_json(prediction), ensure_ascii=False), flush=True)
+        print(_json_line(to_json(prediction)), flush=True)
         return True
 
     def close(self) -> None:
         """Stdout stays open."""
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    """Readable where stdout takes every character; otherwise JSON's own escapes, so that it stays JSON."""
+    text = json.dumps(values, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(values)
+    return text
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
@@ -78,24 +92,56 @@ class CsvFile:
 
 
 def open_for_writing(path: Path) -> Any:
-    """A text file; InputError where it cannot be made."""
+    """A text file; what is not UTF-8 in a name becomes \\udc80 … \\udcff there. InputError where it cannot be made."""
     try:
-        return path.open("w", encoding="utf-8", newline="")
+        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
-        raise InputError(
-            "this file cannot be written", got=f"{path}: {error.strerror}", next_step=f"mkdir -p '{path.parent}'"
-        ) from error
+        if path.is_dir():
+            next_step = f"name a file: '{path / 'predictions.csv'}'"
+        elif path.parent.exists():
+            next_step = f"name another file, or see who may write there: ls -ld '{path.parent}'"
+        else:
+            next_step = f"mkdir -p '{path.parent}'"
+        raise InputError("this file cannot be written", got=f"{path}: {error.strerror}", next_step=next_step) from error
+
+
+def refuse_originals(folder: Path, sources: Sequence[Source]) -> None:
+    """InputError where a source's annotated copy in `folder` would replace a file that is read, by whichever link."""
+    targets = [folder / target for source in sources for target in source.targets]
+    there = {identity: target for target in targets if (identity := _identity(target)) is not None}
+    if not there:  # mostly: a new folder, and no need to look at every original
+        return
+    for original in (original for source in sources for original in source.originals):
+        identity = _identity(original)
+        if identity in there:
+            raise InputError(
+                "--save would write over the original",
+                got=f"{there[identity]}, which is {original}" if there[identity] != original else original,
+                allowed="another folder", next_step=f"--save '{folder}-annotated'",
+            )  # fmt: skip
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What makes two paths one file, None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 class AnnotatedCopies:
     """Images and videos with the classes written on them, in `folder`; videos are Motion JPEG, which every player reads.
 
-    `fps` is the frame rate by a video's target. A Motion JPEG file that was not closed plays, too.
+    `fps` is the frame rate by a video's target. A Motion JPEG file that was not closed plays, too. What cannot be written is
+    an OSError with the system's reason. `refuse_originals` comes first: here files are replaced.
     """
 
     def __init__(self, folder: Path, fps: Mapping[str, float]):
         self._folder, self._fps = folder, fps
         self._videos: dict[str, tuple[Any, tuple[int, int]]] = {}  # writer, (width, height)
+        if fps and not is_utf8(folder):  # at such a name OpenCV's writer ends the program, without an exception
+            raise InputError("--save of a video needs a folder whose name is UTF-8", got=escaped(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,11 +150,6 @@ class AnnotatedCopies:
     def write(self, prediction: Prediction) -> bool:
         assert prediction.image is not None
         path = self._folder / prediction.target
-        if path.resolve() == Path(prediction.source).resolve():
-            raise InputError(
-                "--save would write over the original", got=path, allowed="another folder",
-                next_step=f"--save '{self._folder}-annotated'",
-            )  # fmt: skip
         picture = annotate(prediction.image, prediction.top)
         if prediction.frame is None:
             self._save_image(path, picture)
@@ -122,25 +163,46 @@ class AnnotatedCopies:
         self._videos.clear()
 
     def _save_image(self, path: Path, picture: NDArray[np.uint8]) -> None:
-        import cv2
-
+        data = _encode(path, picture)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), picture):
-            raise OSError(f"cannot write {path}")
+        path.write_bytes(data)  # not by OpenCV's imwrite, which tells no reason, such as a full disk
 
     def _add_frame(self, target: str, path: Path, picture: NDArray[np.uint8]) -> None:
         import cv2
 
         if target not in self._videos:
             size = (picture.shape[1], picture.shape[0])
+            path.open("wb").close()  # OpenCV tells no reason
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), self._fps[target], size)
             if not writer.isOpened():
-                raise OSError(f"cannot write {path}")
+                raise RuntimeError(f"{path} cannot be written: this OpenCV has no writer of Motion JPEG")
             self._videos[target] = (writer, size)
         writer, size = self._videos[target]
         if (picture.shape[1], picture.shape[0]) != size:  # a camera that changes its resolution; a video has one
             picture = np.asarray(cv2.resize(picture, size), dtype=np.uint8)
+        _check_space(path, picture.nbytes)
         writer.write(picture)
+
+
+def _encode(path: Path, picture: NDArray[np.uint8]) -> bytes:
+    """A BGR picture (H, W, 3) in the format of the path's suffix; RuntimeError for more pixels than that takes."""
+    import cv2
+
+    reason = f"no {path.suffix} of {picture.shape[1]} × {picture.shape[0]} pixels"
+    try:
+        good, data = cv2.imencode(path.suffix, picture)
+    except cv2.error as error:
+        good, reason = False, getattr(error, "err", "") or str(error)
+    if not good:
+        raise RuntimeError(f"{path} cannot be written: OpenCV: {reason}")
+    return bytes(data)
+
+
+def _check_space(path: Path, needed: int) -> None:
+    """OSError where fewer than `needed` bytes are free: OpenCV's video writer says nothing of a full disk."""
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and disk.free < needed:  # some network file systems tell neither
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 class Window:

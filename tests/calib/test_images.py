@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calib.calibration_source import source_fingerprint
 from calib.errors import InputError
 from calib.images import balanced_subset, read_split
 
@@ -57,3 +58,21 @@ def test_bad_folders(image_root: Path, tmp_path: Path, breaks, classes, message:
     breaks(root)
     with pytest.raises(InputError, match=message):
         read_split(root, "val", classes)
+
+
+@pytest.mark.parametrize("where", ["class_1/caf\udce9.png", "caf\udce9/000.png"])
+def test_names_that_are_not_utf8_are_refused(image_root: Path, tmp_path: Path, where: str) -> None:
+    root = shutil.copytree(image_root, tmp_path / "copy")
+    path = root / "val" / where
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(next((root / "val" / "class_1").iterdir()).read_bytes())
+    with pytest.raises(InputError, match="names that are not UTF-8") as caught:
+        read_split(root, "val")
+    assert "caf\\udce9" in str(caught.value).encode().decode()  # can be printed
+
+
+def test_a_folder_of_calibration_images_with_such_a_name(image_root: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(image_root / "val" / "class_1", tmp_path / "copy")
+    next(folder.iterdir()).rename(folder / "caf\udce9.png")
+    with pytest.raises(InputError, match="names that are not UTF-8"):
+        source_fingerprint(folder)

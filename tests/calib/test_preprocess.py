@@ -1,5 +1,9 @@
 """The one preprocessing function and its spec."""
 
+import errno
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -58,6 +62,37 @@ def test_bad_image(tmp_path: Path, content: bytes | None, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load_image(path)
     assert str(path) in str(caught.value)
+
+
+def test_an_image_above_opencvs_limit_of_pixels(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    path = tmp_path / "large.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(InputError, match="this image cannot be decoded") as caught:
+        load_image(path)
+    assert str(path) in str(caught.value.got) and "PIXELS" in str(caught.value.got)
+
+
+def test_an_image_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+
+    def refused(path: Path, dtype: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(np, "fromfile", refused)  # root, as tests may run, may read everything
+    with pytest.raises(InputError, match="this image cannot be decoded") as caught:
+        load_image(tmp_path / "a.png")
+    assert caught.value.got == f"{tmp_path / 'a.png'}: Permission denied" and "rm" not in str(caught.value.next_step)
+
+
+def test_a_name_that_the_system_refuses(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        load_image(tmp_path / ("a" * 300 + ".png"))
 
 
 def test_hash_follows_every_field() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,8 @@ from export.engines import load_engine
 from pipeline import predict as predict_module
 from pipeline.cli import main
 from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
-from pipeline.predict import NOT_FINITE, Predictor
+from pipeline.predict import NOT_FINITE, Prediction, Predictor, find_engine
+from pipeline.predict_writers import AnnotatedCopies
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,6 +187,8 @@ def test_nothing_predicted_is_status_1(predict_run: Path, tmp_path: Path, capsys
         (["rtsp://127.0.0.1:1/stream"], "this stream cannot be opened"),
         (["{image}", "--show"], "no window can be shown here"),
         (["{image}", "--csv", "{tmp}/no/such/folder/table.csv"], "this file cannot be written"),
+        (["{image}", "--csv", "{tmp}"], "next: name a file: '{tmp}/predictions.csv'"),
+        (["{image}", "--csv", "{image}/table.csv"], "see who may write there: ls -ld '{image}'"),
         (["{image}", "--save", "{image}"], "--save needs a folder"),
         (["{image}", "--engine", "openvino-int8"], "that engine did not pass"),
         (["{image}", "--top", "0"], "--top is a number of at least 1"),
@@ -200,10 +204,10 @@ def test_wrong_use_is_status_2(
 ) -> None:
     if "--show" in arguments and "headless" not in _opencv():
         pytest.skip("this OpenCV has windows")
-    filled = [argument.format(image=jpegs / "a" / "00.jpg", tmp=tmp_path) for argument in arguments]
-    assert main(command(predict_run, *filled)) == WRONG_INPUT
+    filled = [text.format(image=jpegs / "a" / "00.jpg", tmp=tmp_path) for text in (*arguments, message)]
+    assert main(command(predict_run, *filled[:-1])) == WRONG_INPUT
     printed = capsys.readouterr()
-    assert printed.out == "" and message in printed.err and "Traceback" not in printed.err
+    assert printed.out == "" and filled[-1] in printed.err and "Traceback" not in printed.err
 
 
 def _opencv() -> str:
@@ -217,6 +221,141 @@ def test_originals_are_not_written_over(predict_run: Path, jpegs: Path, tmp_path
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert main(command(predict_run, folder, "--save", folder)) == WRONG_INPUT
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+def test_the_copy_of_one_source_does_not_replace_another(
+    predict_run: Path, jpegs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], link
+) -> None:
+    """The copy of b/x.jpg is save/x.jpg, which is a source, too, or a link to one."""
+    first, second = tmp_path / "b" / "x.jpg", tmp_path / "save" / "x.jpg"
+    for path, number in ((first, 12), (second, 13)):
+        path.parent.mkdir()
+        shutil.copy(jpegs / "b" / f"{number}.jpg", path)
+    if link is not None:
+        second = second.rename(tmp_path / "original.jpg")
+        link(tmp_path / "save" / "x.jpg", second)
+    before, table = second.read_bytes(), tmp_path / "table.csv"
+    assert main(command(predict_run, "--save", tmp_path / "save", "--csv", table, first, second)) == WRONG_INPUT
+    printed = capsys.readouterr()
+    assert printed.out == "" and "--save would write over the original" in printed.err and str(second) in printed.err
+    assert second.read_bytes() == before and not table.exists()
+
+
+def test_the_copy_of_a_video_does_not_replace_another(predict_run: Path, video: Path, tmp_path: Path) -> None:
+    """The copy of clip.mkv is called clip.avi."""
+    other, here = tmp_path / "clip.mkv", tmp_path / "save" / "clip.avi"
+    here.parent.mkdir()
+    for path in (other, here):
+        shutil.copy(video, path)
+    assert main(command(predict_run, other, here, "--save", here.parent)) == WRONG_INPUT
+    assert here.read_bytes() == video.read_bytes()
+    assert main(command(predict_run, other, "--save", here.parent)) == DONE  # no source: an earlier copy is replaced
+    assert here.read_bytes() != video.read_bytes()
+
+
+def test_an_image_without_a_suffix_is_saved_as_png(predict_run: Path, jpegs: Path, tmp_path: Path) -> None:
+    image = Path(shutil.copy(jpegs / "b" / "12.jpg", tmp_path / "photo"))
+    assert main(command(predict_run, image, "--save", tmp_path / "copies")) == DONE
+    (saved,) = (tmp_path / "copies").iterdir()
+    assert saved.name == "photo.png" and load_image(saved).shape[0] > 240
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("/dev/full", "the disk is full"), ("/nowhere/at/all", "12.jpg: No such file or directory")]
+)
+def test_a_copy_that_cannot_be_written_says_why(
+    predict_run: Path, jpegs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, message: str
+) -> None:
+    (tmp_path / "12.jpg").symlink_to(target)
+    assert main(command(predict_run, jpegs / "b" / "12.jpg", "--save", tmp_path)) == FAILED
+    assert message in capsys.readouterr().err
+
+
+def test_a_copy_of_a_video_that_cannot_be_written_says_why(
+    predict_run: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "save" / "clip.avi").mkdir(parents=True)
+    assert main(command(predict_run, video, "--save", tmp_path / "save")) == FAILED
+    assert "clip.avi: Is a directory" in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 9999, 9999))
+    assert main(command(predict_run, video, "--save", tmp_path / "full")) == FAILED
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_a_copy_with_more_pixels_than_its_format_takes(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"a\.jpg cannot be written"):
+        AnnotatedCopies(tmp_path, {}).write(
+            Prediction("a.jpg", (), target="a.jpg", image=np.zeros((300, 70000, 3), np.uint8))
+        )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_are_not_utf8_are_escaped(predict_run: Path, jpegs: Path, tmp_path: Path, encoding: str) -> None:
+    """Bytes of such a name are \\udc80 … \\udcff in JSON, which gives the name back, and readable in text and CSV."""
+    names = ["caf\udce9.jpg", "\U0001f600.jpg"]
+    images = [str(shutil.copy(jpegs / "b" / "12.jpg", tmp_path / name)) for name in names]
+    arguments = command(predict_run, *images, "--csv", tmp_path / "table.csv", "--save", tmp_path / "copies")
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for options in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", *map(os.fspath, arguments), *options], cwd=ROOT, capture_output=True,
+            timeout=120, env=environment,
+        )  # fmt: skip
+        assert done.returncode == DONE, done.stderr
+        lines = done.stdout.decode(encoding).splitlines()
+        if options:
+            assert [json.loads(line)["source"] for line in lines] == images
+        else:
+            assert len(lines) == 2 and "caf\\udce9.jpg" in lines[0]
+    assert "caf\\udce9.jpg" in (tmp_path / "table.csv").read_text(encoding="utf-8")
+    assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == sorted(names)
+
+
+def test_videos_are_not_saved_where_opencv_cannot_write(
+    predict_run: Path, video: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(predict_run, video, "--save", tmp_path / "caf\udce9")) == WRONG_INPUT
+    assert "needs a folder whose name is UTF-8" in capfd.readouterr().err
+
+
+def test_files_beside_a_camera_are_all_predicted(
+    predict_run: Path, jpegs: Path, video: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NetworkCamera(frames, 30, connections=1) as camera, Predictor(predict_run, workers=1) as predictor:
+        infer = predictor.runner.infer
+
+        def slow(feeds):
+            time.sleep(0.02)
+            return infer(feeds)
+
+        monkeypatch.setattr(predictor.runner, "infer", slow)
+        found = list(predictor.stream(jpegs, camera.url, video))
+        sources = [prediction.source for prediction in found]
+    assert len([source for source in sources if source.endswith(".jpg")]) == 21
+    assert [prediction.frame for prediction in found if prediction.source == str(video)] == list(range(40))
+    of_camera = [prediction for prediction in found if prediction.source == camera.url]
+    assert [prediction.problem for prediction in of_camera if prediction.problem] == [
+        "the stream broke off; opening it again", "this stream cannot be opened",
+    ]  # fmt: skip
+    assert predictor.dropped > 0 and len(of_camera) - 2 + predictor.dropped == 30
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        ('{"variants": [{"na', "JSONDecodeError"), ("{}", "KeyError"), ("[]", "TypeError"), (b"\xff", "UnicodeDecodeError"),
+        ('{"variants": [], "recommended": "fp32", "preprocess_sha256": ""}', "AttributeError"),
+    ],
+)  # fmt: skip
+def test_a_report_that_cannot_be_read(tmp_path: Path, report: str | bytes, reason: str) -> None:
+    path = tmp_path / "small" / "report" / "report.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(report if isinstance(report, bytes) else report.encode())
+    with pytest.raises(InputError, match="the report of this run cannot be read") as caught:
+        find_engine(tmp_path / "small", None)
+    assert f"{path}: {reason}" in str(caught.value.got)
+    assert caught.value.next_step == "t2t-edge report --run small"
 
 
 def test_the_unreachable_camera_ends_in_its_message(predict_run: Path) -> None:

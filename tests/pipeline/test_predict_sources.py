@@ -60,6 +60,28 @@ def test_a_truncated_video_gives_what_it_has_and_says_so(video: Path, tmp_path: 
     assert last.problem == f"the video is cut off: it has {len(good)} of 40 frames"
 
 
+@pytest.mark.parametrize("number", [None, 19, 20])
+def test_frames_behind_the_number_that_the_container_is_estimated_to_have(
+    video: Path, tmp_path: Path, number: int | None
+) -> None:
+    source = only(video if number is None else damaged(video, tmp_path / "damaged.avi", number))
+    source.count = 20  # as FFmpeg's estimate may be
+    found = list(source.frames())
+    assert [frame.index for frame in found] == list(range(40))
+    assert [frame.index for frame in found if frame.problem] == ([] if number is None else [number])
+
+
+def test_a_container_without_a_number_of_frames_gives_all_of_them(frames: np.ndarray, tmp_path: Path) -> None:
+    """FFmpeg divides the length of an .mpg by its rate, which is a frame or two off."""
+    path = tmp_path / "clip.mpg"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"PIM1"), 20.0, (160, 120))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    found = list(only(path).frames())
+    assert len(found) == 40 and not [frame.problem for frame in found if frame.problem]
+
+
 def test_a_folder_to_any_depth_a_glob_and_a_file(
     image_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +116,10 @@ def test_a_glob_of_images_and_videos_keeps_the_order(video: Path, tmp_path: Path
         ("{tmp}/head.avi", "this video cannot be opened"),
         ("rtsp://127.0.0.1:1/stream", "this stream cannot be opened"),
         ("97", "this camera cannot be opened"),
+        ("99999999999", "this camera cannot be opened"),
+        ("²", "no such image, folder or video"),
+        ("٣", "no such image, folder or video"),
+        ("{tmp}/caf\udce9.avi", "this video cannot be opened\n.*caf\\\\udce9.avi: its name is not UTF-8"),
     ],
 )
 def test_what_is_not_there_is_told_before_anything_else(
@@ -101,6 +127,7 @@ def test_what_is_not_there_is_told_before_anything_else(
 ) -> None:
     (tmp_path / "empty.avi").write_bytes(b"")
     (tmp_path / "head.avi").write_bytes(video.read_bytes()[:200])
+    (tmp_path / "caf\udce9.avi").write_bytes(video.read_bytes())
     with pytest.raises(InputError, match=message):
         open_sources([video, argument.format(tmp=tmp_path)])
 
@@ -121,3 +148,18 @@ def test_passwords_are_not_printed() -> None:
     with pytest.raises(InputError) as caught:
         open_sources(["rtsp://admin:secret@127.0.0.1:1/live"])
     assert "secret" not in str(caught.value) and "admin:***@127.0.0.1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("photo", "photo.png"), ("photo.heic", "photo.heic.png"), ("photo.TIF", "photo.TIF"), ("photo.jpg", "photo.jpg"),
+        ("photo.\udce9", "photo.\udce9.png"),
+    ],
+)  # fmt: skip
+def test_a_copy_is_named_in_a_format_that_opencv_writes(tmp_path: Path, name: str, target: str) -> None:
+    (tmp_path / name).write_bytes(b"image")
+    (tmp_path / target).write_bytes(b"image")
+    first, second = open_sources([tmp_path / name, tmp_path / target])
+    assert first.targets == (target,)
+    assert second.targets == (target.replace(".", "-2.") if target.count(".") == 1 else target[:-4] + "-2.png",)

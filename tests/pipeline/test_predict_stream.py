@@ -23,7 +23,7 @@ def ours() -> list[threading.Thread]:
 
 
 def pipeline(items, batch=3, load=list, infer=list, workers=2, live=False) -> Pipeline:
-    return Pipeline(items, batch, load, infer, workers=workers, live=live)
+    return Pipeline(items, batch, load, infer, workers=workers, may_drop=lambda item: live)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 50])
@@ -104,3 +104,17 @@ def test_a_live_source_drops_what_the_engine_has_no_time_for() -> None:
     caller.join()
     assert len(taken) == 4 and running.dropped == 196  # two workers and two more batches on their way
     assert taken == sorted(taken)
+
+
+def test_only_what_may_be_dropped_is() -> None:
+    """Batches of three: [0, 1, 2] and every other one below 30 hold an item that has to wait."""
+
+    def infer(batch: list[int]) -> list[int]:
+        time.sleep(0.01)
+        return batch
+
+    running = Pipeline(numbers(90), 3, list, infer, workers=1, may_drop=lambda item: item % 6 != 1 and item >= 30)
+    taken = [item for batch in running.results() for item in batch]
+    assert taken == sorted(taken) and len(taken) + running.dropped == 90
+    assert set(range(30)) <= set(taken) and {item for item in range(30, 90) if item % 6 == 1} <= set(taken)
+    assert running.dropped > 0
