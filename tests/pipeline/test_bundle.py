@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from failing import OUT_OF_MEMORY, fail_engine
 from onnx import numpy_helper
 from small_run import write_run
 
@@ -320,6 +321,34 @@ def test_the_gate_fails_on_the_device_with_status_3(copied: Path, capsys: pytest
     assert not (copied / "device" / "triton").exists()
 
 
+@pytest.mark.parametrize("most", [None, 0])
+def test_an_engine_that_fails_on_the_device_costs_only_its_row(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], most: int | None
+) -> None:
+    """Out of memory when it is loaded, or at its first batch."""
+    fail_engine(monkeypatch, "onnxruntime-int8", most, "device_measure")
+    assert run_command(copied, ["run"]) == DONE
+    assert f"onnxruntime-int8: not measured: {OUT_OF_MEMORY}" in capsys.readouterr().out
+    report = json.loads((copied / "device" / "report" / "report.json").read_text())
+    check_report(report)
+    rows = {row["name"]: row for row in report["variants"]}
+    assert rows["onnxruntime-int8"]["status"] == "error" and OUT_OF_MEMORY in rows["onnxruntime-int8"]["reason"]
+    assert report["recommended"]["name"] == "onnxruntime-fp32"
+
+
+def test_where_no_engine_runs_to_its_end_the_gate_has_not_failed(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(copied, ["build", "--engine", "onnxruntime-int8"]) == DONE
+    assert run_command(copied, ["evaluate"]) == DONE
+    with monkeypatch.context() as here:
+        fail_engine(here, "onnxruntime-int8", 0, "device_measure")
+        assert run_command(copied, ["evaluate"]) == FAILED
+        assert "no engine ran to its end" in capsys.readouterr().err
+        assert run_command(copied, ["benchmark"]) == FAILED
+        assert f"onnxruntime-int8: {OUT_OF_MEMORY}" in capsys.readouterr().err
+
+
 def test_another_preprocessing_on_the_device_is_an_error(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copied / "evaluation" / "images.npy"
     np.save(path, np.roll(np.load(path), 3, axis=2))
@@ -422,8 +451,10 @@ def test_a_damaged_engine_is_refused_and_built_again(copied: Path, capsys: pytes
     capsys.readouterr()
     assert run_command(copied, ["predict", str(copied / "samples")]) == WRONG_INPUT
     assert f"next: {copied / 't2t'} run" in capsys.readouterr().err
-    assert run_command(copied, ["benchmark"]) == WRONG_INPUT
-    assert f"next: {copied / 't2t'} build --backend onnxruntime --engine {name}" in capsys.readouterr().err
+    assert run_command(copied, ["benchmark"]) == DONE  # the other engine
+    printed = capsys.readouterr().out
+    assert f"{name}: not measured: the engine in" in printed and "a file was changed or cut off" in printed
+    assert f"next: {copied / 't2t'} build --backend onnxruntime --engine {name}" in printed
     assert run_command(copied, ["build"]) == DONE
     assert f"{name}: built" in capsys.readouterr().out
     assert run_command(copied, ["predict", str(copied / "samples")]) == DONE
