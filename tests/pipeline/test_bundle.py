@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 import venv
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,10 @@ from onnx import numpy_helper
 from small_run import write_run
 
 from calib.preprocess import Preprocess
+from export import engines, tensorrt_backend
 from export.engines import SIDECAR, sha256_of
+from export.runner import Engine
+from export.tensorrt_options import BuildOptions
 from pipeline import bundle, bundle_modules, device_build
 from pipeline.artifact import write_json
 from pipeline.bundle_choice import choose
@@ -506,6 +510,60 @@ def test_tensorrt_comes_first_where_it_is(copied: Path, monkeypatch: pytest.Monk
     assert device_build.choose_backend(found, "onnxruntime") == "onnxruntime"
     (engine,) = found.engine_specs("tensorrt", None)
     assert (engine.name, engine.batch_sizes) == ("tensorrt-int8-fp16", (1, 2, 4))
+
+
+@pytest.fixture
+def no_tensorrt_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's build, as far as the engine's folder shows it."""
+
+    def build(onnx_path: Path, path: Path, **_: Any) -> Engine:
+        path.write_bytes(b"ptrt" + bytes(64))
+        return Engine(path)
+
+    monkeypatch.setitem(device_build._CHECKS, "tensorrt", lambda: None)
+    monkeypatch.setattr(tensorrt_backend, "build", build)
+    for module in (engines, device_build):
+        monkeypatch.setattr(module, "compute_capability", lambda: "8.7")
+        monkeypatch.setattr(module, "backend_version", lambda backend: "10.3.0")
+
+
+def other_plan(**changes: Any) -> Any:
+    """A bundle whose TensorRT engines are to be built otherwise."""
+
+    def edit(copied: Path) -> None:
+        recipe = json.loads((copied / "recipe.json").read_text())
+        recipe["engines"]["tensorrt"] |= changes
+        write_json(copied / "recipe.json", recipe)
+        reseal(copied)
+
+    return edit
+
+
+def of_an_earlier_release(copied: Path) -> None:
+    path = copied / "device" / "build" / "tensorrt-int8-fp16" / SIDECAR
+    values = json.loads(path.read_text())
+    del values["batch_sizes"]
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.usefixtures("no_tensorrt_needed")
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda _: None, "unchanged"),
+        (other_plan(batch_sizes=[1, 1, 4]), "built"),
+        (other_plan(options=asdict(BuildOptions(optimization_level=5))), "built"),
+        (of_an_earlier_release, "built"),
+    ],
+)
+def test_an_engine_that_was_built_otherwise_is_built_again(
+    copied: Path, capsys: pytest.CaptureFixture[str], edit: Any, expected: str
+) -> None:
+    assert run_command(copied, ["build"]) == DONE
+    edit(copied)
+    capsys.readouterr()
+    assert run_command(copied, ["build"]) == DONE
+    assert f"tensorrt-int8-fp16: {expected}\n" in capsys.readouterr().out
 
 
 def test_results_may_go_elsewhere(copied: Path, tmp_path: Path) -> None:
