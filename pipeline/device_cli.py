@@ -11,6 +11,7 @@ from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS
 from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report
 from pipeline.device_state import DeviceState
+from pipeline.device_triton import write_triton
 from pipeline.doctor import print_doctor
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
 from pipeline.predict import find_engine
@@ -95,9 +96,10 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
         return DONE if any(row["status"] == "built" for row in rows) else say("no engine could be built", FAILED)
     if step == "report":
         found = report(state)
+        triton = write_triton(state, found)
         print(markdown_table(found))
         conclusion, command = recommendation(found, DEVICE_COMMANDS)
-        print(f"{conclusion}.\nNext: {command}\n{state.work / 'report' / 'report.md'}")
+        print(f"{conclusion}.\nNext: {command}\n{state.work / 'report' / 'report.md'}\n{triton}")
         return DONE if found["recommended"] else _without_pass(found["variants"])
     threads = options.threads or state.bundle.recipe.timing.threads
     if step == "benchmark":

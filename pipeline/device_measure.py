@@ -1,7 +1,6 @@
 """On a device: evaluation, benchmark and report of its engines, with the host's gate, statistics and report.json."""
 
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from export.engines import load_engine
 from export.runner import RunOptions
 from pipeline.artifact import write_json
 from pipeline.benchmark_stage import Candidates, benchmark_engines, none_measured
-from pipeline.bundle_contents import TRITON, Bundle
+from pipeline.bundle_contents import Bundle
 from pipeline.device_state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
 from pipeline.engine_failure import Missing, noted
 from pipeline.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
@@ -23,7 +22,6 @@ from pipeline.report_format import DEVICE_COMMANDS
 from pipeline.report_markdown import markdown_page
 from pipeline.report_rows import join_report
 from pipeline.statistics import accuracy
-from pipeline.triton_repository import PLATFORMS, TritonModel, model_name, write_model
 
 _MAX_MEAN_LEVELS = 2.0  # of 255: JPEG decoders and resizers round differently, another preprocessing is far off
 
@@ -111,7 +109,7 @@ def _some_images(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 
 def report(state: DeviceState) -> dict[str, Any]:
-    """Write `report/report.json`, `report/report.md` and, of the recommended engine, `triton/`; returns the report."""
+    """Write `report/report.json` and `report/report.md`; returns the report."""
     evaluation = state.measured(EVALUATION_JSON, "evaluate")
     speed = state.measured(BENCHMARK_JSON, "benchmark")
     recipe = state.bundle.recipe
@@ -122,21 +120,4 @@ def report(state: DeviceState) -> dict[str, Any]:
     page = markdown_page(joined, evaluation["reference"], speed["mode"], DEVICE_COMMANDS, picture=None)
     state.path("report/report.md").write_text(page, encoding="utf-8")
     write_json(state.path("report/report.json"), joined)
-    _write_triton(state, joined["variants"], joined["recommended"])
     return joined
-
-
-def _write_triton(
-    state: DeviceState, variants: list[dict[str, Any]], recommended: Mapping[str, str] | None
-) -> None:  # fmt: skip
-    """The engine that passed and is fastest, for a server on this machine; none where the server has no backend for it."""
-    if recommended is None or recommended["backend"] not in PLATFORMS:
-        return
-    (row,) = [variant for variant in variants if variant["name"] == recommended["name"]]
-    sidecar, runner = load_engine(state.engine(row["name"]), 1, expected=state.expected(row))
-    runner.__exit__(None, None, None)
-    largest = sidecar.max_batch or state.bundle.recipe.engines[row["backend"]].batch_sizes[2]
-    model = TritonModel(
-        model_name(state.bundle.recipe.run), row["backend"], state.bundle.spec, sidecar.classes, largest
-    )
-    write_model(model, state.engine(row["name"]) / sidecar.engine, state.work / TRITON)

@@ -27,38 +27,43 @@ from export import engines, tensorrt_backend
 from export.engines import SIDECAR, sha256_of
 from export.runner import Engine
 from export.tensorrt_options import BuildOptions
-from pipeline import bundle, bundle_modules, device_build
+from pipeline import bundle, bundle_modules, device_build, device_cli
 from pipeline.artifact import write_json
 from pipeline.bundle_choice import choose
-from pipeline.bundle_contents import MANIFEST, open_bundle
+from pipeline.bundle_contents import MANIFEST, BackendPlan, open_bundle
 from pipeline.cli import main
 from pipeline.device_cli import run_command
+from pipeline.device_state import DeviceState
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT, GateFailed
 from pipeline.report_schema import check_report
+from pipeline.triton_repository import VERSION_COMPATIBLE
 
 ROOT = Path(__file__).parents[2]
 BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them
+
+RECIPE = {
+    "schema": 1,
+    "model": {"name": "t2t_vit_mini", "image_size": 32},
+    "evaluate": {"batch_size": 10},
+    "benchmark": {
+        "batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 2, "calls": 2, "threads": 1, "energy_seconds": 0,
+    },
+    "gate": {"min_relative_top1": 0.9},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(image_root: Path, spec: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run `runs/small`, and its bundle."""
     folder = tmp_path_factory.mktemp("bundle")
-    values = {
-        "schema": 1,
+    values = RECIPE | {
         "data": {"name": "three classes", "root": str(image_root)},
-        "model": {"name": "t2t_vit_mini", "image_size": 32},
         "quantize": {"precisions": ["fp32", "int8", "int8-fp16"]},
         "build": [
             {"backend": "onnxruntime", "precisions": ["fp32", "int8"]},
             {"backend": "tensorrt", "precisions": ["int8-fp16"], "batch_sizes": [1, 2, 4]},
         ],
-        "evaluate": {"batch_size": 10},
-        "benchmark": {
-            "batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 2, "calls": 2, "threads": 1, "energy_seconds": 0,
-        },
-        "gate": {"min_relative_top1": 0.9},
-    }  # fmt: skip
+    }
     write_run(folder / "runs" / "small", values, spec)
     assert main(["bundle", "--runs", str(folder / "runs"), "--run", "small", "--images", "24"]) == DONE
     return folder
@@ -120,9 +125,9 @@ def test_the_bundle_holds_what_a_device_needs(folder: Path) -> None:
     run_folder = folder / "runs" / "small"
     found = open_bundle(run_folder / "bundle", "all")
     recipe = found.recipe
-    assert recipe.engines["onnxruntime"].precisions == ("fp32", "int8")
-    assert recipe.engines["tensorrt"].precisions == ("int8-fp16",)
-    assert recipe.engines["tensorrt"].batch_sizes == (1, 2, 4)
+    (cpu,), (gpu,) = recipe.engines["onnxruntime"], recipe.engines["tensorrt"]
+    assert cpu.precisions == ("fp32", "int8")
+    assert gpu.precisions == ("int8-fp16",) and gpu.batch_sizes == (1, 2, 4)
     assert recipe.left_out == {} and len(recipe.samples) == 3
     assert found.images().shape == (24, 32, 32, 3) and found.images().dtype == np.uint8
     reference, labels, graphs = found.reference()
@@ -187,7 +192,7 @@ def test_what_failed_the_gate_stays_out() -> None:
     )  # fmt: skip
     graphs = {"fp32": "", "int8": "", "fp16": "", "int8-fp16": "top-1 is under"}
     found = choose(run, None, graphs)
-    assert {name: plan.precisions for name, plan in found.engines.items()} == {
+    assert {name: plan.precisions for name, (plan,) in found.engines.items()} == {
         "tensorrt": ("fp16",), "onnxruntime": ("fp32",)
     }  # fmt: skip
     assert found.left_out == {"graph int8-fp16": "top-1 is under", "onnxruntime-int8": "why"}
@@ -196,6 +201,69 @@ def test_what_failed_the_gate_stays_out() -> None:
         choose(run, "onnxruntime-int8", graphs)
     with pytest.raises(GateFailed, match="top-1 is under"):
         choose(run, "tensorrt-int8-fp16", graphs)
+
+
+def test_two_entries_of_one_backend_both_go_along(folder: Path, tmp_path: Path) -> None:
+    """Each with its own batch sizes and options; the second was the only one once."""
+    run = fake_run(("tensorrt", "fp16", "unavailable"), ("tensorrt", "int8", "unavailable"))
+    run.parts["build"] = [
+        {"backend": "tensorrt", "precisions": ["fp16"], "batch_sizes": [1, 1, 8], "options": {"optimization_level": 5}},
+        {"backend": "tensorrt", "precisions": ["int8"], "batch_sizes": [1, 8, 16]},
+    ]
+    found = choose(run, None, {"fp16": "", "int8": ""})
+    assert found.engines["tensorrt"] == (
+        BackendPlan(("fp16",), (1, 1, 8), BuildOptions(optimization_level=5)),
+        BackendPlan(("int8",), (1, 8, 16), BuildOptions()),
+    )
+    assert found.precisions() == ["fp16", "int8"]
+    (narrowed,) = choose(run, "tensorrt-int8", {"fp16": "", "int8": ""}).engines["tensorrt"]
+    assert (narrowed.precisions, narrowed.batch_sizes) == (("int8",), (1, 8, 16))
+    (added,) = choose(run, "tensorrt-int8", {"fp16": "", "int8": ""}).engines["onnxruntime"]
+    assert (added.precisions, added.batch_sizes) == (("int8",), (1, 1, 8))
+
+
+def test_an_engine_is_built_as_the_entry_for_its_gpu_says(copied: Path) -> None:
+    """Two entries of TensorRT-RTX with one precision; elsewhere the first."""
+    plans = [
+        {"precisions": ["int8"], "batch_sizes": [1, 1, size], "options": {}, "targets": [target]}
+        for size, target in ((8, "sm86"), (32, "sm120"))
+    ]
+    recipe = json.loads((copied / "recipe.json").read_text())
+    recipe["engines"]["tensorrt_rtx"] = plans
+    write_json(copied / "recipe.json", recipe)
+    reseal(copied)
+    found = open_bundle(copied)
+    for target, largest in (("sm120", 32), ("sm86", 8), ("sm89", 8)):
+        (engine,) = found.engine_specs("tensorrt_rtx", target)
+        assert (engine.name, engine.batch_sizes) == (f"tensorrt_rtx-int8-{target}", (1, 1, largest))
+
+
+def test_a_bundle_of_fp8_alone_has_no_triton_model(
+    image_root: Path, spec: Preprocess, tmp_path: Path
+) -> None:  # fmt: skip
+    """The server's ONNX Runtime backend cannot serve it; the hand-written graph plays FP8."""
+    values = RECIPE | {
+        "data": {"name": "three classes", "root": str(image_root)},
+        "quantize": {"precisions": ["fp32", "fp8"]},
+        "build": [{"backend": "onnxruntime", "precisions": ["fp32"]}, {"backend": "tensorrt", "precisions": ["fp8"]}],
+    }
+    write_run(tmp_path / "runs" / "small", values, spec)
+    options = ["--runs", str(tmp_path / "runs"), "--run", "small", "--images", "6"]
+    assert main(["bundle", *options, "--engine", "tensorrt-fp8"]) == DONE
+    found = open_bundle(tmp_path / "runs" / "small" / "bundle", "all")
+    assert found.recipe.triton_precision is None and not (found.folder / "triton").exists()
+    assert "There is no `triton/` here" in (found.folder / "README.md").read_text()
+    assert main(["bundle", *options]) == DONE
+    assert (found.folder / "triton" / "small" / "1" / "model.onnx").is_file()
+
+
+def test_the_model_of_the_bundle_has_the_rates_of_its_row(folder: Path) -> None:
+    report = json.loads((folder / "runs" / "small" / "report" / "report.json").read_text())
+    bundle_folder = folder / "runs" / "small" / "bundle"
+    precision = open_bundle(bundle_folder).recipe.triton_precision
+    (row,) = [row for row in report["variants"] if row["name"] == f"onnxruntime-{precision}"]
+    measured = ", ".join(f"{size}: {rate:.4g}" for size, rate in row["images_per_s"].items())
+    assert f"# images a second by batch size: {measured}\n" in (bundle_folder / "triton/small/config.pbtxt").read_text()
 
 
 def test_a_cpu_engine_of_fp8_is_never_planned() -> None:
@@ -532,7 +600,7 @@ def other_plan(**changes: Any) -> Any:
 
     def edit(copied: Path) -> None:
         recipe = json.loads((copied / "recipe.json").read_text())
-        recipe["engines"]["tensorrt"] |= changes
+        recipe["engines"]["tensorrt"][0] |= changes
         write_json(copied / "recipe.json", recipe)
         reseal(copied)
 
@@ -564,6 +632,66 @@ def test_an_engine_that_was_built_otherwise_is_built_again(
     capsys.readouterr()
     assert run_command(copied, ["build"]) == DONE
     assert f"tensorrt-int8-fp16: {expected}\n" in capsys.readouterr().out
+
+
+def report_of(monkeypatch: pytest.MonkeyPatch, recommended: dict[str, str] | None) -> None:
+    """The report recommends this one, measured so and so, of the engines that stand."""
+
+    def report(state: DeviceState) -> dict[str, Any]:
+        rows = [row | {"images_per_s": {"1": 100.0, "4": 200.0}} for row in state.finished_rows()]
+        return {"recommended": recommended, "variants": rows}
+
+    monkeypatch.setattr(device_cli, "report", report)
+    monkeypatch.setattr(device_cli, "markdown_table", lambda _: "")
+    monkeypatch.setattr(device_cli, "recommendation", lambda *_: ("", ""))
+
+
+TENSORRT, CPU = (
+    {"name": "tensorrt-int8-fp16", "backend": "tensorrt"},
+    {"name": "onnxruntime-int8", "backend": "onnxruntime"},
+)
+
+
+@pytest.mark.usefixtures("no_tensorrt_needed")
+def test_the_triton_model_is_that_of_the_report(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another backend's file does not stay beside it, and nothing stays where nothing is recommended or can be served."""
+    assert run_command(copied, ["build"]) == run_command(copied, ["build", "--backend", "onnxruntime"]) == DONE
+    model = copied / "device" / "triton" / "small"
+    for chosen, file in ((CPU, "model.onnx"), (TENSORRT, "model.plan")):
+        report_of(monkeypatch, chosen)
+        assert run_command(copied, ["report"]) == DONE
+        assert [path.name for path in (model / "1").iterdir()] == [file]
+        assert "preferred_batch_size: [4] max_queue_delay_microseconds: 10000 " in (model / "config.pbtxt").read_text()
+        assert f"tritonserver --model-repository={model.parent}\n" in capsys.readouterr().out
+    for lost, reason in ((None, "no engine is recommended"), ({"name": "x", "backend": "openvino"}, "no backend for")):
+        report_of(monkeypatch, TENSORRT)
+        assert run_command(copied, ["report"]) == DONE and model.is_dir()
+        report_of(monkeypatch, lost)
+        assert run_command(copied, ["report"]) == (DONE if lost else FAILED)
+        assert not model.parent.exists() and reason in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_tensorrt_needed")
+@pytest.mark.parametrize(
+    ("options", "written", "printed"),
+    [
+        (BuildOptions(strip_weights=True), False, "triton: none, because the server cannot put weights into"),
+        (BuildOptions(version_compatible=True), True, VERSION_COMPATIBLE),
+    ],
+)
+def test_plans_that_a_server_cannot_load_as_they_are(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: BuildOptions,
+    written: bool, printed: str,
+) -> None:  # fmt: skip
+    other_plan(options=asdict(options))(copied)
+    assert run_command(copied, ["build"]) == DONE
+    report_of(monkeypatch, TENSORRT)
+    assert run_command(copied, ["report"]) == DONE
+    assert printed in capsys.readouterr().out
+    config = copied / "device" / "triton" / "small" / "config.pbtxt"
+    assert config.exists() is written and (not written or VERSION_COMPATIBLE in config.read_text())
 
 
 def test_results_may_go_elsewhere(copied: Path, tmp_path: Path) -> None:
