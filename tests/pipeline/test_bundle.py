@@ -1,6 +1,7 @@
 """The bundle, written from a real run and used from an environment that holds numpy, OpenCV and ONNX Runtime alone."""
 
 import ast
+import errno
 import importlib.util
 import json
 import os
@@ -697,6 +698,45 @@ def test_plans_that_a_server_cannot_load_as_they_are(
 def test_results_may_go_elsewhere(copied: Path, tmp_path: Path) -> None:
     assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == DONE
     assert (tmp_path / "work" / "build" / "engines.json").is_file() and not (copied / "device").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "build", "evaluate"])
+def test_a_work_folder_that_is_a_file(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("mine")
+    assert run_command(copied, [command, "--work", str(tmp_path / "file")]) == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert command == "evaluate" or ("work folder cannot be written" in printed and "--work DIR" in printed)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_work_folder_on_a_medium_that_cannot_be_written(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new folder there, and one that was made when it could; a full disk is told as such."""
+    real = Path.mkdir
+
+    def mkdir(code: int) -> Any:
+        def fail(path: Path, *rest: Any, **named: Any) -> None:
+            if path.parent == tmp_path / "work":
+                raise OSError(code, os.strerror(code), str(path))
+            real(path, *rest, **named)
+
+        return fail
+
+    for code, status, message in (
+        (errno.EROFS, WRONG_INPUT, "Read-only file system"), (errno.ENOSPC, FAILED, "the disk is full"),
+    ):  # fmt: skip
+        with monkeypatch.context() as here:
+            here.setattr(Path, "mkdir", mkdir(code))
+            assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == status
+        assert message in capsys.readouterr().err
+    (tmp_path / "work" / "build").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert f"{tmp_path / 'work' / 'build'} cannot be written" in printed and "--work DIR" in printed
 
 
 def test_a_terminal_without_rich_shows_progress(bare_python: Path, copied: Path) -> None:
