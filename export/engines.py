@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -42,6 +43,13 @@ class EngineSpec:
     options: BuildOptions = field(default_factory=BuildOptions)  # of the TensorRT backends
 
     @property
+    def build_options(self) -> BuildOptions | None:
+        """The options it is built with, None of other backends than TensorRT's; sparse precisions add theirs."""
+        if "tensorrt" not in self.backend:
+            return None
+        return replace(self.options, sparse_weights="sparse" in self.precision)
+
+    @property
     def name(self) -> str:
         """`openvino-int8`, `tensorrt_rtx-int8-fp16-sm86`: also the name of its folder."""
         return "-".join(part for part in (self.backend, self.precision, self.target) if part)
@@ -52,7 +60,8 @@ class Sidecar:
     """What travels with an engine. `files` maps each file's name to its sha256; `max_batch` is None where any will do.
 
     `backend` is the flavour, `machine` operating system and architecture. `compute_capability` is that of the GPU it
-    was built for, and `options` those a TensorRT engine was built with; both None of other backends.
+    was built for, `options` and `batch_sizes` (smallest, typical, largest) those a TensorRT engine was built with; all
+    None of other backends, and `batch_sizes` of engines of earlier releases.
     """
 
     backend: str
@@ -70,6 +79,11 @@ class Sidecar:
     layers: dict[str, int] | None
     compute_capability: str | None = None
     options: dict[str, Any] | None = None
+    batch_sizes: tuple[int, int, int] | None = None
+
+    def build_options(self) -> BuildOptions | None:
+        """The options a TensorRT engine was built with, None of other backends."""
+        return None if self.options is None else BuildOptions(**self.options)
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing this engine's network was trained with."""
@@ -107,15 +121,13 @@ def build_engine(
 ) -> Sidecar:  # fmt: skip
     """Build `onnx_path` into `folder` and write its sidecar. Unavailable where the backend is not here."""
     folder.mkdir(parents=True)
-    max_batch: int | None = None
-    options: BuildOptions | None = None
+    options = spec.build_options
     if spec.backend == "onnxruntime":
         engine = onnxruntime_backend.build(onnx_path, folder / onnxruntime_backend.ENGINE_NAME)
     elif spec.backend == "openvino":
         engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME)
     else:
-        max_batch = spec.batch_sizes[2]
-        options = replace(spec.options, sparse_weights="sparse" in spec.precision)
+        assert options is not None
         engine = _build_tensorrt(spec, options, onnx_path, folder / _PLAN, progress)
         if options.strip_weights:
             _link_or_copy(onnx_path, folder / WEIGHTS)
@@ -123,9 +135,10 @@ def build_engine(
     assert version is not None
     sidecar = Sidecar(
         spec.backend, spec.precision, spec.target, version, machine(), engine.path.name,
-        {path.name: sha256_of(path) for path in sorted(folder.iterdir())}, max_batch, sha256_of(onnx_path),
+        {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+        None if options is None else spec.batch_sizes[2], sha256_of(onnx_path),
         preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, _built_for(spec),
-        None if options is None else asdict(options),
+        None if options is None else asdict(options), None if options is None else spec.batch_sizes,
     )  # fmt: skip
     partial = folder / f"{SIDECAR}.partial"
     partial.write_text(json.dumps(asdict(sidecar), indent=1), encoding="utf-8")
@@ -165,12 +178,14 @@ def read_sidecar(folder: Path, expected: Expected = _NOTHING) -> Sidecar:
     """Read `folder/engine.json` and check it, its files and what is `expected`; what does not match is an InputError."""
     refused = _Refusal(folder, expected)
     try:
-        values = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        sidecar = Sidecar(**values | {"classes": tuple(values["classes"]), "files": dict(values["files"])})
+        sidecar = _parse_sidecar(json.loads((folder / SIDECAR).read_text(encoding="utf-8")))
+        spec = sidecar.preprocess_spec()
     except FileNotFoundError as error:
         raise refused("it has no sidecar", f"{folder / SIDECAR} is missing") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise refused("its sidecar cannot be read", str(error)) from error
+    except (OSError, ValueError, TypeError, KeyError, InputError) as error:
+        # cut off, changed by hand, or of another release that knows more
+        got = f"no key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise refused("its sidecar cannot be read", got) from error
     if sidecar.backend not in BACKENDS:
         raise refused("its sidecar names no flavour of engine that is known here", sidecar.backend)
     if sidecar.engine not in sidecar.files or any(Path(name).name != name for name in sidecar.files):
@@ -181,7 +196,7 @@ def read_sidecar(folder: Path, expected: Expected = _NOTHING) -> Sidecar:
             raise refused("a file is missing", name)
         if sha256_of(path) != digest:
             raise refused("a file was changed or cut off", name)
-    if sidecar.preprocess_spec().sha256() != sidecar.preprocess_sha256:
+    if spec.sha256() != sidecar.preprocess_sha256:
         raise refused("its preprocessing does not match its hash", sidecar.preprocess_sha256)
     for what, got, wanted in (
         ("it was built from another graph", sidecar.onnx_sha256, expected.onnx_sha256),
@@ -193,6 +208,36 @@ def read_sidecar(folder: Path, expected: Expected = _NOTHING) -> Sidecar:
     return sidecar
 
 
+def _parse_sidecar(values: Any) -> Sidecar:
+    """A sidecar of JSON values. Raises KeyError, TypeError or ValueError for any other than `build_engine` writes."""
+    if not isinstance(values, dict):
+        raise TypeError(f"a {type(values).__name__} in place of an object")
+    for name, kind in _KINDS.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(f"{name}: {values[name]!r}")
+    for name, kind in _OPTIONAL_KINDS.items():
+        if not isinstance(values.get(name), kind | None):
+            raise TypeError(f"{name}: {values[name]!r}")
+    sizes = values.get("batch_sizes")
+    if sizes is not None:
+        low, typical, high = sizes
+        sizes = (low, typical, high)
+    defaults = asdict(BuildOptions())
+    for name, value in (values.get("options") or {}).items():
+        if type(value) is not type(defaults[name]):
+            raise TypeError(f"options.{name}: {value!r}")
+    return Sidecar(**values | {"classes": tuple(values["classes"]), "batch_sizes": sizes})
+
+
+_KINDS: dict[str, type] = {
+    "backend": str, "precision": str, "version": str, "machine": str, "engine": str, "files": dict, "onnx_sha256": str,
+    "preprocess": dict, "preprocess_sha256": str, "classes": list,
+}  # fmt: skip
+_OPTIONAL_KINDS: dict[str, type] = {
+    "target": str, "max_batch": int, "layers": dict, "compute_capability": str, "options": dict, "batch_sizes": list,
+}  # fmt: skip
+
+
 def load_engine(
     folder: Path, threads: int, run: RunOptions | None = None, expected: Expected = _NOTHING
 ) -> tuple[Sidecar, Runner]:
@@ -202,7 +247,7 @@ def load_engine(
     """
     sidecar = read_sidecar(folder, expected)
     path = folder / sidecar.engine
-    options = BuildOptions(**sidecar.options or {})
+    options = sidecar.build_options() or BuildOptions()
     if sidecar.backend.startswith("tensorrt"):
         _check_made_here(sidecar, options, path, _Refusal(folder, expected))
     if backend_version(sidecar.backend) is None:
@@ -244,8 +289,8 @@ def _runs_on(installed: str, built: str, options: BuildOptions) -> bool:
     """The same release, or for a version-compatible engine a later one of the same major version."""
     if installed == built:
         return True
-    here, there = (tuple(int(part) for part in text.split(".")[:3]) for text in (installed, built))
-    return options.version_compatible and here[0] == there[0] and here > there
+    here, there = ([int(number) for number in re.findall(r"\d+", text)[:3]] for text in (installed, built))
+    return options.version_compatible and here[:1] == there[:1] and here > there
 
 
 def _fits(here: str, built_for: str | None, options: BuildOptions) -> bool:

@@ -56,7 +56,7 @@ def load(engine_path: Path, threads: int, *, literal: bool = False) -> "OnnxRunt
 
 
 class OnnxRuntimeRunner:
-    """Runs one graph; see `export.runner.Runner`."""
+    """Runs one graph; see `export.runner.Runner`. RuntimeError where ONNX Runtime cannot load or run it."""
 
     def __init__(self, engine_path: Path, threads: int, literal: bool = False):
         import onnxruntime
@@ -72,14 +72,18 @@ class OnnxRuntimeRunner:
         options.add_session_config_entry("session.x64quantprecision", "1")
         # The performer's exponentials make subnormal numbers, which CPUs compute many times slower; 0 is as good.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        self._session = onnxruntime.InferenceSession(str(engine_path), options, providers=["CPUExecutionProvider"])
+        self._session = _session(engine_path, options)
         self.inputs = tuple(_info(value) for value in self._session.get_inputs())
         self.outputs = tuple(_info(value) for value in self._session.get_outputs())
 
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         check_feeds(self.inputs, feeds)
         names = [info.name for info in self.outputs]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # ONNX Runtime's own errors have nothing else in common
+            raise RuntimeError(f"ONNX Runtime: {error}") from error
+        return dict(zip(names, values, strict=True))
 
     def __enter__(self) -> "OnnxRuntimeRunner":
         return self
@@ -88,6 +92,15 @@ class OnnxRuntimeRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._session
+
+
+def _session(path: Path, options: Any) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as in `infer`
+        raise RuntimeError(f"ONNX Runtime: {error}") from error
 
 
 def _info(value: Any) -> TensorInfo:
@@ -108,7 +121,7 @@ def _count_layers(path: Path) -> dict[str, int] | None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(Path(scratch) / "optimized.onnx")
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        _session(path, options)
         graph = onnx.load(options.optimized_model_filepath).graph
     int8 = sum(node.op_type in _INT8_OPERATORS for node in graph.node)
     # The CPU provider computes FP16 products in FP32, between casts that it inserts.

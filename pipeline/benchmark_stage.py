@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from calib.images import read_split
 from calib.preprocess import load_batch
 from export.engines import load_engine
-from export.runner import INPUT, DeviceTimes, Runner, RunOptions, Unavailable
+from export.runner import INPUT, DeviceTimes, Runner, RunOptions
 from export.tensorrt_runner import TensorRtRunner
 from pipeline.artifact import Artifact
+from pipeline.engine_failure import Missing, close_engine, noted
 from pipeline.machine import describe_machine
 from pipeline.peak_memory import engine_memory
 from pipeline.power import EnergyMeter, describe_power
@@ -36,11 +37,17 @@ _PERCENTILES = (50, 90, 99)
 
 @dataclass
 class Candidates:
-    """The engines that run here: runners, their largest batches and their folders, by name."""
+    """The engines that run here: runners, their largest batches and their folders, by name; and why the rest do not."""
 
     runners: dict[str, Runner] = field(default_factory=dict)
     limits: dict[str, int | None] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
+    missing: Missing = field(default_factory=dict)
+
+    def add(self, name: str, folder: Path, max_batch: int | None, runner: Runner, stack: ExitStack) -> None:
+        """An engine that was loaded; `stack` frees it."""
+        stack.callback(close_engine, name, runner, self.missing)
+        self.runners[name], self.limits[name], self.folders[name] = runner, max_batch, folder
 
 
 class Timing(Protocol):
@@ -73,15 +80,12 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
             if row["status"] != "built":
                 continue
             engine, name = inputs["build"].folder / row["name"], row["name"]
-            try:
+            with noted(name, found.missing):
                 sidecar, runner = load_engine(engine, part.threads, RunOptions(part.cuda_graph, part.spin))
-            except Unavailable:  # the evaluation says why, in the report
-                continue
-            found.runners[name] = stack.enter_context(runner)
-            found.limits[name], found.folders[name] = sidecar.max_batch, engine
-            spec = sidecar.preprocess_spec()
+                found.add(name, engine, sidecar.max_batch, runner, stack)
+                spec = sidecar.preprocess_spec()
         if spec is None:
-            raise RuntimeError("no engine of this run can run on this machine")
+            raise none_measured(found.missing)
         split = read_split(recipe.data.root, "val")
         images = load_batch([split.paths[index % len(split)] for index in range(max(part.batch_sizes))], spec)
         benchmark = benchmark_engines(found, images, part, inputs["build"].notes["engines"])
@@ -92,29 +96,48 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 def benchmark_engines(
     found: Candidates, images: NDArray[np.uint8], part: Timing, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What benchmark.json holds. `images` are as many as the largest batch, `rows` the engines of the build."""
+    """What benchmark.json holds. `images` are as many as the largest batch, `rows` the engines of the build.
+
+    An engine that fails is left out, `failed` says why; RuntimeError where none is left.
+    """
     with ExitStack() as stack:
         on_device: dict[str, list[DeviceTimes]] = {}
-        seconds = measure(found.runners, images, part, found.limits, on_device)
+        seconds = measure(found.runners, images, part, found.limits, on_device, found.missing)
         meter = EnergyMeter(stack)
+        variants: dict[str, Any] = {}
+        for name, times in seconds.items():
+            with noted(name, found.missing):
+                variants[name] = _summary(times, on_device.get(name, [])) | _costs(name, found, images, part, meter)
+        if not variants:
+            raise none_measured(found.missing)
+        # what is only unavailable is named by the evaluation
+        failed = {name: why.reason for name, why in found.missing.items() if why.status == "error"}
+        for name, reason in failed.items():
+            print(f"{name}: not measured: {reason}", flush=True)
         return {
             "machine": describe_machine(rows) | {"power": describe_power(meter.nvml)},
             "mode": _mode(part),
-            "variants": {
-                name: _summary(times, on_device.get(name, [])) | _costs(name, found, images, part, meter)
-                for name, times in seconds.items()
-            },
-        }  # fmt: skip
+            "variants": variants,
+            "failed": failed,
+        }
+
+
+def none_measured(missing: Missing) -> RuntimeError:
+    """The error where no engine is left to measure."""
+    reasons = "; ".join(f"{name}: {why.reason}" for name, why in missing.items())
+    return RuntimeError(f"no engine can be measured on this machine: {reasons or 'none was built'}")
 
 
 def measure(
     runners: Mapping[str, Runner], images: NDArray[np.uint8], part: Timing, limits: Mapping[str, int | None],
-    on_device: dict[str, list[DeviceTimes]] | None = None,
+    on_device: dict[str, list[DeviceTimes]] | None = None, missing: Missing | None = None,
 ) -> dict[str, dict[int, list[float]]]:  # fmt: skip
     """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round.
 
-    `on_device`, where given, gets the GPU's times of the same calls at batch 1.
+    `on_device`, where given, gets the GPU's times of the same calls at batch 1; `missing`, where given, why an engine
+    failed, which is then left out.
     """
+    lost = {} if missing is None else missing
     turns = [
         (name, size)
         for size in part.batch_sizes
@@ -123,14 +146,18 @@ def measure(
     ]
     seconds: dict[str, dict[int, list[float]]] = {name: {} for name in runners}
     for name, size in turns:
-        _warm_up(runners[name], images[:size], part)
-        seconds[name][size] = []
+        if name not in lost:
+            with noted(name, missing):
+                _warm_up(runners[name], images[:size], part)
+                seconds[name][size] = []
     for _ in track(range(part.rounds), "benchmarking"):
         for name, size in turns:
-            _time_calls(runners[name], images[:size], _REWARM)
-            kept = on_device.setdefault(name, []) if on_device is not None and size == 1 else None
-            seconds[name][size] += _time_calls(runners[name], images[:size], part.calls, kept)
-    return seconds
+            if name not in lost:
+                with noted(name, missing):
+                    _time_calls(runners[name], images[:size], _REWARM)
+                    kept = on_device.setdefault(name, []) if on_device is not None and size == 1 else None
+                    seconds[name][size] += _time_calls(runners[name], images[:size], part.calls, kept)
+    return {name: times for name, times in seconds.items() if name not in lost}
 
 
 def _warm_up(runner: Runner, images: NDArray[np.uint8], part: Timing) -> None:

@@ -103,9 +103,9 @@ def _fill(folder: Path, run: FinishedRun, engine: str | None, images: int) -> No
     write_json(folder / RECIPE, recipe.to_dict())
     write_json(folder / PREPROCESS, spec.to_dict())
     (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    largest = max(plan.batch_sizes[2] for plan in choice.engines.values())
-    model = TritonModel(model_name(recipe.run), "onnxruntime", spec, classes, largest)
-    write_model(model, folder / GRAPHS / f"{recipe.triton_precision}.onnx", folder / TRITON)
+    if recipe.triton_precision is not None:
+        model = _triton_model(run, recipe, recipe.triton_precision, spec, classes)
+        write_model(model, folder / GRAPHS / f"{recipe.triton_precision}.onnx", folder / TRITON)
     (folder / "README.md").write_text(readme(recipe), encoding="utf-8")
     _write_code(folder)
 
@@ -186,8 +186,20 @@ def _recipe(
         timing=Timing.from_dict(timing.model_dump()), engines=choice.engines,
         graphs={name: run.artifacts["quantize"].outputs[f"{name}.onnx"] for name in graphs},
         host={name: describe_graph(values, logits, labels) for name, values in graphs.items()},
-        triton_precision=served[0], left_out=choice.left_out, samples=samples,
+        triton_precision=served[0] if served else None, left_out=choice.left_out, samples=samples,
     )  # fmt: skip
+
+
+def _triton_model(
+    run: FinishedRun, recipe: Recipe, precision: str, spec: Preprocess, classes: tuple[str, ...]
+) -> TritonModel:  # fmt: skip
+    """Of the graph of a precision; its rates are those that ONNX Runtime had on this machine, if it was measured."""
+    largest = max(plan.batch_sizes[2] for plans in recipe.engines.values() for plan in plans)
+    found = [
+        row["images_per_s"] or {} for row in run.report["variants"]
+        if (row["backend"], row["precision"]) == ("onnxruntime", precision)
+    ]  # fmt: skip
+    return TritonModel(model_name(recipe.run), "onnxruntime", spec, classes, largest, found[0] if found else {})
 
 
 def _write_code(folder: Path) -> None:

@@ -35,12 +35,13 @@ class FinishedRun:
 class Choice:
     """What goes along: engines by backend, and what stays out with its reason."""
 
-    engines: dict[str, BackendPlan]
+    engines: dict[str, tuple[BackendPlan, ...]]
     left_out: dict[str, str]
 
     def precisions(self) -> list[str]:
         """Every graph that an engine needs, in order."""
-        return list(dict.fromkeys(name for plan in self.engines.values() for name in plan.precisions))
+        plans = [plan for plans in self.engines.values() for plan in plans]
+        return list(dict.fromkeys(name for plan in plans for name in plan.precisions))
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -81,21 +82,35 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
     wanted = _wanted_precisions(run, engine)
     left_out = {f"graph {name}": reason for name, reason in graphs.items() if reason and name in wanted}
     left_out |= {row["name"]: row["reason"] for row in rows.values() if row["precision"] in wanted}
-    named = {part["backend"]: part for part in run.parts["build"]}
     engines = {}
     for backend in DEVICE_BACKENDS:
-        part = named.get(backend, {"precisions": list(graphs), "batch_sizes": _BATCH_SIZES})
-        precisions = tuple(
-            name for name in (wanted if engine else part["precisions"])
-            if name in graphs and not graphs[name] and (backend, name) not in rows and _computes(backend, name)
-        )  # fmt: skip
-        if precisions and (backend in named or backend in ("tensorrt", "onnxruntime")):
-            low, typical, high = part["batch_sizes"]
-            engines[backend] = BackendPlan(precisions, (low, typical, high), BuildOptions(**part.get("options", {})))
+        parts = [part for part in run.parts["build"] if part["backend"] == backend]
+        if not parts and backend in ("tensorrt", "onnxruntime"):
+            parts = [{"precisions": list(graphs), "batch_sizes": _BATCH_SIZES}]
+        allowed = {
+            name for name in graphs if not graphs[name] and (backend, name) not in rows and _computes(backend, name)
+        }  # fmt: skip
+        if plans := _plans(parts, wanted if engine else None, allowed):
+            engines[backend] = plans
     if not engines:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise GateFailed(f"nothing of {engine or run.folder} may go into a bundle: {reasons}")
     return Choice(engines, left_out)
+
+
+def _plans(parts: list[dict[str, Any]], wanted: tuple[str, ...] | None, allowed: set[str]) -> tuple[BackendPlan, ...]:
+    """A plan for each entry of a backend that has something `allowed`. `wanted` narrows to the entries with these
+    precisions; what none of them has is built as the first entry says."""
+    if wanted is not None:
+        parts = [part for part in parts if set(wanted) & set(part["precisions"])] or parts[:1]
+    plans = []
+    for part in parts:
+        precisions = tuple(name for name in wanted or part["precisions"] if name in allowed)
+        low, typical, high = part["batch_sizes"]
+        options, targets = BuildOptions(**part.get("options", {})), tuple(part.get("targets", ()))
+        if precisions:
+            plans.append(BackendPlan(precisions, (low, typical, high), options, targets))
+    return tuple(plans)
 
 
 def _computes(backend: str, precision: str) -> bool:

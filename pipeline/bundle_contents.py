@@ -48,11 +48,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class BackendPlan:
-    """Which engines of a backend a device builds: one for each precision, for batches of `batch_sizes` images."""
+    """An entry of the recipe's `build`: an engine for each precision, for batches of `batch_sizes` images.
+
+    `targets` are those of `tensorrt_rtx`, whose entries may differ by the GPU they are for.
+    """
 
     precisions: tuple[str, ...]
     batch_sizes: tuple[int, int, int]
     options: BuildOptions
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The part of a run that a device needs. `host` is what the host found of each graph, `left_out` why others are not here."""
+    """The part of a run that a device needs. `engines` by backend; `host` is what the host found of each graph, `left_out`
+    why others are not here, `triton_precision` the graph that the server gets, None where its CPU can run none of them."""
 
     run: str
     model: str
@@ -77,10 +82,10 @@ class Recipe:
     min_relative_top1: float
     batch_size: int
     timing: Timing
-    engines: dict[str, BackendPlan]
+    engines: dict[str, tuple[BackendPlan, ...]]
     graphs: dict[str, str]
     host: dict[str, dict[str, Any]]
-    triton_precision: str
+    triton_precision: str | None
     left_out: dict[str, str]
     samples: tuple[Sample, ...] = field(default_factory=tuple)
 
@@ -93,15 +98,15 @@ class Recipe:
         """Read what `to_dict` wrote. Raises KeyError or TypeError for anything else."""
         return cls(**values | {
             "timing": Timing.from_dict(values["timing"]),
-            "engines": {name: BackendPlan(tuple(plan["precisions"]), _three(plan["batch_sizes"]),
-                                          BuildOptions(**plan["options"])) for name, plan in values["engines"].items()},
+            "engines": {name: tuple(_plan(plan) for plan in plans) for name, plans in values["engines"].items()},
             "samples": tuple(Sample(**sample) for sample in values["samples"]),
         })  # fmt: skip
 
 
-def _three(values: list[int]) -> tuple[int, int, int]:
-    low, typical, high = values
-    return low, typical, high
+def _plan(values: dict[str, Any]) -> BackendPlan:
+    low, typical, high = values["batch_sizes"]
+    options = BuildOptions(**values["options"])
+    return BackendPlan(tuple(values["precisions"]), (low, typical, high), options, tuple(values["targets"]))
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,15 @@ class Bundle:
         return self.folder / GRAPHS / f"{precision}.onnx"
 
     def engine_specs(self, backend: str, target: str | None) -> list[EngineSpec]:
-        """The engines of a backend that the bundle allows; `target` is for `tensorrt_rtx`."""
-        plan = self.recipe.engines.get(backend)
-        if plan is None:
-            return []
-        return [EngineSpec(backend, name, target, plan.batch_sizes, plan.options) for name in plan.precisions]
+        """The engines of a backend that the bundle allows; `target` is for `tensorrt_rtx`.
+
+        Where two entries have one precision, the one for this target counts, else the first.
+        """
+        specs: dict[str, EngineSpec] = {}
+        for plan in sorted(self.recipe.engines.get(backend, ()), key=lambda plan: target not in plan.targets):
+            for name in plan.precisions:
+                specs.setdefault(name, EngineSpec(backend, name, target, plan.batch_sizes, plan.options))
+        return list(specs.values())
 
     def images(self) -> NDArray[np.uint8]:
         """Preprocessed evaluation images, (N, H, W, 3), read from disk as they are used."""

@@ -5,13 +5,21 @@ from pipeline.bundle_contents import Recipe
 
 def readme(recipe: Recipe) -> str:
     """The text for one bundle."""
-    engines = "\n".join(f"| {name} | {', '.join(plan.precisions)} |" for name, plan in recipe.engines.items())
+    engines = "\n".join(
+        f"| {name} | {', '.join(dict.fromkeys(precision for plan in plans for precision in plan.precisions))} |"
+        for name, plans in recipe.engines.items()
+    )
     graphs = "\n".join(
         f"| {name} | {found['top1']:.2f} | {found['delta_top1_pp']:+.2f} | {found['agreement']:.2f} |"
         for name, found in recipe.host.items()
     )
     left_out = "\n".join(f"- {name}: {' '.join(reason.split())}" for name, reason in recipe.left_out.items())
     gate = f"{100 * recipe.min_relative_top1:g} %"
+    triton = (
+        "There is no `triton/` here: ONNX Runtime has no FP8 kernels for a CPU, and all graphs are FP8."
+        if recipe.triton_precision is None
+        else f"`triton/` is a model repository with the {recipe.triton_precision} graph for the server's ONNX Runtime backend."
+    )
     count = f"{recipe.eval_images:,} of {recipe.host_eval_images:,}"
     return f"""# {recipe.model} on {recipe.dataset} (run {recipe.run})
 
@@ -42,8 +50,8 @@ ONNX Runtime:
 {graphs}
 
 {f"Left out:{chr(10)}{chr(10)}{left_out}{chr(10)}{chr(10)}" if left_out else ""}\
-`triton/` is a model repository with the {recipe.triton_precision} graph for the server's ONNX Runtime backend; `report` writes
-`device/triton/` with the engine that passed.
+{triton}
+`report` writes `device/triton/` with the engine that it recommends, where the server can run it.
 
 `graphs/` ONNX, `evaluation/` images and FP32 logits, `samples/` a few image files, `labels.txt`, `preprocess.json`,
 `recipe.json`, `lib/` our code, `manifest.json` sha256 of each file.

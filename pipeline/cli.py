@@ -163,6 +163,7 @@ def _run(options: argparse.Namespace) -> int:
     if last != "report":
         return DONE
     from pipeline.report import print_table
+    from pipeline.report_rows import gate_failed
 
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
     options.document["report"] = report
@@ -172,7 +173,7 @@ def _run(options: argparse.Namespace) -> int:
         from pipeline.report_compare import read_compared
 
         keep_reports(read_compared([folder]), options)
-    return DONE if report["recommended"] else GATE_FAILED
+    return DONE if report["recommended"] else GATE_FAILED if gate_failed(report["variants"]) else FAILED
 
 
 def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: str) -> int:

@@ -93,16 +93,21 @@ def _keep_or_build(bundle: Bundle, state: DeviceState, spec: EngineSpec) -> dict
 
 
 def _standing(bundle: Bundle, spec: EngineSpec, folder: Path) -> Sidecar | None:
-    """The sidecar of an engine that was built here from the bundle's graph and can be used as it is."""
+    """The sidecar of an engine that was built here from the bundle's graph, as the bundle says, and can be used as it is."""
     expected = Expected(bundle.recipe.graphs[spec.precision], bundle.spec.sha256())
     try:
         sidecar = read_sidecar(folder, expected)
     except InputError:  # none, half or damaged: built (again)
         return None
-    largest = spec.batch_sizes[2] if "tensorrt" in spec.backend else None
-    here = compute_capability() if "tensorrt" in spec.backend else None
-    found = (sidecar.version, sidecar.machine, sidecar.compute_capability, sidecar.max_batch)
-    return sidecar if found == (backend_version(spec.backend), machine(), here, largest) else None
+    gpu = "tensorrt" in spec.backend
+    wanted = (
+        backend_version(spec.backend), machine(), compute_capability() if gpu else None, spec.build_options,
+        spec.batch_sizes if gpu else None,
+    )  # fmt: skip
+    found = (
+        sidecar.version, sidecar.machine, sidecar.compute_capability, sidecar.build_options(), sidecar.batch_sizes,
+    )  # fmt: skip
+    return sidecar if found == wanted else None
 
 
 def _row(spec: EngineSpec, sidecar: Sidecar, folder: Path) -> dict[str, Any]:

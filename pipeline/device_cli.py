@@ -4,12 +4,14 @@ import argparse
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from export.engines import Expected
 from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
 from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report
 from pipeline.device_state import DeviceState
+from pipeline.device_triton import write_triton
 from pipeline.doctor import print_doctor
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
 from pipeline.predict import find_engine
@@ -17,6 +19,7 @@ from pipeline.predict_command import predict_command
 from pipeline.predict_options import add_predict_options
 from pipeline.report_format import DEVICE_COMMANDS, recommendation
 from pipeline.report_markdown import markdown_table
+from pipeline.report_rows import gate_failed
 
 INTERRUPTED = "interrupted: finished engines are kept; the same command goes on from there"
 _HELP = {
@@ -93,10 +96,11 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
         return DONE if any(row["status"] == "built" for row in rows) else say("no engine could be built", FAILED)
     if step == "report":
         found = report(state)
+        triton = write_triton(state, found)
         print(markdown_table(found))
         conclusion, command = recommendation(found, DEVICE_COMMANDS)
-        print(f"{conclusion}.\nNext: {command}\n{state.work / 'report' / 'report.md'}")
-        return DONE if found["recommended"] else GATE_FAILED
+        print(f"{conclusion}.\nNext: {command}\n{state.work / 'report' / 'report.md'}\n{triton}")
+        return DONE if found["recommended"] else _without_pass(found["variants"])
     threads = options.threads or state.bundle.recipe.timing.threads
     if step == "benchmark":
         benchmark(state, threads)
@@ -107,7 +111,14 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
     for row in variants:
         accuracy = "" if row["top1"] is None else f"  top-1 {row['top1']:.2f}, Δ {row['delta_top1_pp']:+.2f} pp"
         print(f"{row['name']}: {row['status']}{accuracy}{': ' + row['reason'] if row['reason'] else ''}")
-    return DONE if any(row["status"] == "pass" for row in variants) else say("no engine passes the gate", GATE_FAILED)
+    return DONE if any(row["status"] == "pass" for row in variants) else _without_pass(variants)
+
+
+def _without_pass(variants: list[dict[str, Any]]) -> int:
+    """The gate's status where it judged an engine; what did not run, or not to its end, was not judged."""
+    if gate_failed(variants):
+        return say("no engine passes the gate", GATE_FAILED)
+    return say("no engine ran to its end: the reasons are above", FAILED)
 
 
 def _predict(state: DeviceState, options: argparse.Namespace) -> int:

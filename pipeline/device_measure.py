@@ -1,7 +1,6 @@
 """On a device: evaluation, benchmark and report of its engines, with the host's gate, statistics and report.json."""
 
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -11,39 +10,36 @@ from numpy.typing import NDArray
 
 from calib.preprocess import load_image, opencv_version, preprocess
 from export.engines import load_engine
-from export.runner import RunOptions, Unavailable
+from export.runner import RunOptions
 from pipeline.artifact import write_json
-from pipeline.benchmark_stage import Candidates, benchmark_engines
-from pipeline.bundle_contents import TRITON, Bundle
+from pipeline.benchmark_stage import Candidates, benchmark_engines, none_measured
+from pipeline.bundle_contents import Bundle
 from pipeline.device_state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
+from pipeline.engine_failure import Missing, noted
 from pipeline.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
 from pipeline.progress import track
 from pipeline.report_format import DEVICE_COMMANDS
 from pipeline.report_markdown import markdown_page
 from pipeline.report_rows import join_report
 from pipeline.statistics import accuracy
-from pipeline.triton_repository import PLATFORMS, TritonModel, model_name, write_model
 
 _MAX_MEAN_LEVELS = 2.0  # of 255: JPEG decoders and resizers round differently, another preprocessing is far off
 
 
 def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
-    """Write `evaluation.json`; returns its variants. One engine is in memory at a time."""
+    """Write `evaluation.json`; returns its variants, those that failed among them. One engine is in memory at a time."""
     bundle = state.bundle
     levels = compare_preprocessing(bundle)
     reference, labels, graphs = bundle.reference()
     rows = state.finished_rows()
     logits: dict[str, Logits] = dict(graphs)
-    reasons: dict[str, str] = {}
+    missing: Missing = {}
     for row in rows:
-        if row["status"] != "built":
-            continue
-        try:
-            logits[row["name"]] = _infer_all(state, row, threads)
-        except Unavailable as reason:
-            reasons[row["name"]] = str(reason)
+        if row["status"] == "built":
+            with noted(row["name"], missing):
+                logits[row["name"]] = _infer_all(state, row, threads)
     share = bundle.recipe.min_relative_top1
-    variants = [evaluate_variant(row, logits, reasons, reference, labels, share) for row in rows]
+    variants = [evaluate_variant(row, logits, missing, reference, labels, share) for row in rows]
     recipe = bundle.recipe
     top1, top5 = accuracy(reference, labels), accuracy(reference, labels, k=5)
     write_json(state.path(EVALUATION_JSON), {
@@ -93,14 +89,11 @@ def benchmark(state: DeviceState, threads: int) -> None:
             if row["status"] != "built":
                 continue
             name, run = row["name"], RunOptions(timing.cuda_graph, timing.spin)
-            try:
+            with noted(name, found.missing):
                 sidecar, runner = load_engine(state.engine(name), threads, run, state.expected(row))
-            except Unavailable:  # the evaluation says why
-                continue
-            found.runners[name] = stack.enter_context(runner)
-            found.limits[name], found.folders[name] = sidecar.max_batch, state.engine(name)
+                found.add(name, state.engine(name), sidecar.max_batch, runner, stack)
         if not found.runners:
-            raise RuntimeError("no engine of this bundle can run here: ./t2t doctor says what is missing")
+            raise none_measured(found.missing)
         images = _some_images(state.bundle.images(), max(timing.batch_sizes))
         measured = benchmark_engines(found, images, timing, rows)
     power = measured["machine"]["power"]["power_mode"]
@@ -116,7 +109,7 @@ def _some_images(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 
 def report(state: DeviceState) -> dict[str, Any]:
-    """Write `report/report.json`, `report/report.md` and, of the recommended engine, `triton/`; returns the report."""
+    """Write `report/report.json` and `report/report.md`; returns the report."""
     evaluation = state.measured(EVALUATION_JSON, "evaluate")
     speed = state.measured(BENCHMARK_JSON, "benchmark")
     recipe = state.bundle.recipe
@@ -127,21 +120,4 @@ def report(state: DeviceState) -> dict[str, Any]:
     page = markdown_page(joined, evaluation["reference"], speed["mode"], DEVICE_COMMANDS, picture=None)
     state.path("report/report.md").write_text(page, encoding="utf-8")
     write_json(state.path("report/report.json"), joined)
-    _write_triton(state, joined["variants"], joined["recommended"])
     return joined
-
-
-def _write_triton(
-    state: DeviceState, variants: list[dict[str, Any]], recommended: Mapping[str, str] | None
-) -> None:  # fmt: skip
-    """The engine that passed and is fastest, for a server on this machine; none where the server has no backend for it."""
-    if recommended is None or recommended["backend"] not in PLATFORMS:
-        return
-    (row,) = [variant for variant in variants if variant["name"] == recommended["name"]]
-    sidecar, runner = load_engine(state.engine(row["name"]), 1, expected=state.expected(row))
-    runner.__exit__(None, None, None)
-    largest = sidecar.max_batch or state.bundle.recipe.engines[row["backend"]].batch_sizes[2]
-    model = TritonModel(
-        model_name(state.bundle.recipe.run), row["backend"], state.bundle.spec, sidecar.classes, largest
-    )
-    write_model(model, state.engine(row["name"]) / sidecar.engine, state.work / TRITON)

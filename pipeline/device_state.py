@@ -1,6 +1,8 @@
 """What the commands of a bundle leave for each other in the work folder; each file is written whole or not at all."""
 
+import errno
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,23 @@ class DeviceState:
     command: str
 
     def path(self, name: str) -> Path:
-        """A file in the work folder; its folder is made."""
+        """A file in the work folder, to be written; its folder is made. InputError where nothing can be written there."""
         path = self.work / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # a full disk is another matter
+                raise
+            raise self._unwritable(error.strerror) from error
+        if not os.access(path.parent, os.W_OK | os.X_OK):  # made earlier, on what cannot be written now
+            raise self._unwritable(f"{path.parent} cannot be written")
         return path
+
+    def _unwritable(self, reason: str | None) -> InputError:
+        return InputError(
+            "the work folder cannot be written", got=f"{self.work}: {reason}", allowed="a folder on a disk that can be written",
+            next_step="give another folder with --work DIR",
+        )  # fmt: skip
 
     def engine(self, name: str) -> Path:
         """The folder of an engine."""

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from calib.preprocess import Preprocess
 from export.engines import Expected, load_engine
-from export.runner import INPUT, OUTPUT, Runner, Unavailable
+from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
 from pipeline.batches import batches, evaluation_split
+from pipeline.engine_failure import Missing, close_engine, noted
 from pipeline.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
 
 if TYPE_CHECKING:  # the device side has no pydantic
@@ -32,9 +33,9 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
     with np.load(inputs["export"].path("reference.npz"), allow_pickle=False) as stored:
         reference, labels = stored["logits"], stored["labels"]
     rows = inputs["build"].notes["engines"]
-    logits, reasons, classes = _infer_all(recipe, inputs, rows)
+    logits, missing, classes = _infer_all(recipe, inputs, rows)
     variants = [
-        evaluate_variant(row, logits, reasons, reference, labels, recipe.gate.min_relative_top1) for row in rows
+        evaluate_variant(row, logits, missing, reference, labels, recipe.gate.min_relative_top1) for row in rows
     ]
     evaluation = {
         "reference": {
@@ -53,11 +54,14 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 
 def _infer_all(
     recipe: "Recipe", inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
-) -> tuple[dict[str, Logits], dict[str, str], tuple[str, ...]]:
-    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the rest do not."""
+) -> tuple[dict[str, Logits], Missing, tuple[str, ...]]:
+    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the rest do not.
+
+    RuntimeError where none of them does.
+    """
     from export import onnxruntime_backend
 
-    reasons: dict[str, str] = {}
+    missing: Missing = {}
     runners: dict[str, tuple[Runner, int | None]] = {}
     threads = recipe.benchmark.threads
     with ExitStack() as stack:
@@ -66,28 +70,37 @@ def _infer_all(
         for row in rows:
             if row["status"] != "built":
                 continue
-            try:
-                graph_sha256 = inputs["quantize"].outputs[f"{row['precision']}.onnx"]
-                expected = Expected(onnx_sha256=graph_sha256)
+            with noted(row["name"], missing):
+                expected = Expected(onnx_sha256=inputs["quantize"].outputs[f"{row['precision']}.onnx"])
                 sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected=expected)
-            except Unavailable as reason:
-                reasons[row["name"]] = str(reason)
-                continue
-            runners[row["name"]] = (stack.enter_context(runner), sidecar.max_batch)
-            specs.append(sidecar.preprocess_spec())
-            classes = sidecar.classes
+                stack.callback(close_engine, row["name"], runner, missing)
+                runners[row["name"]] = (runner, sidecar.max_batch)
+                specs.append(sidecar.preprocess_spec())
+                classes = sidecar.classes
         for precision in {row["precision"] for row in rows if row["name"] in runners}:
             path, fp8 = inputs["quantize"].path(f"{precision}.onnx"), precision.startswith("fp8")
             graph = onnxruntime_backend.load(path, threads, literal=fp8)  # fusing Q/DQ of FP8, it makes invalid graphs
             runners[f"graph:{precision}"] = (stack.enter_context(graph), None)
         if not specs:
-            raise RuntimeError(f"no engine of this run can run on this machine: {reasons}")
+            raise _none_ran(missing)
         split = evaluation_split(recipe, classes)
         collected: dict[str, list[Logits]] = {name: [] for name in runners}
         for images, _ in batches(split, specs[0], recipe.evaluate.batch_size, title="evaluating engines"):
             for name, (runner, max_batch) in runners.items():
-                collected[name] += infer_in_chunks(runner, images, max_batch)
-    return {name: np.concatenate(parts) for name, parts in collected.items()}, reasons, classes
+                if name in missing:
+                    continue
+                # a graph that ONNX Runtime cannot compute is no engine's fault: nothing could be judged
+                with noted(name, None if name.startswith("graph:") else missing):
+                    collected[name] += infer_in_chunks(runner, images, max_batch)
+        ran = {name: np.concatenate(parts) for name, parts in collected.items() if name not in missing}
+    if all(name.startswith("graph:") for name in ran):
+        raise _none_ran(missing)
+    return ran, missing, classes
+
+
+def _none_ran(missing: Missing) -> RuntimeError:
+    reasons = "; ".join(f"{name}: {why.reason}" for name, why in missing.items())
+    return RuntimeError(f"no engine of this run can run on this machine: {reasons}")
 
 
 def infer_in_chunks(runner: Runner, images: NDArray[np.uint8], max_batch: int | None) -> list[Logits]:
@@ -100,10 +113,13 @@ def infer_in_chunks(runner: Runner, images: NDArray[np.uint8], max_batch: int | 
 
 
 def evaluate_variant(
-    row: dict[str, Any], logits: Mapping[str, Logits], reasons: Mapping[str, str], reference: Logits,
+    row: dict[str, Any], logits: Mapping[str, Logits], missing: Missing, reference: Logits,
     labels: NDArray[np.int64], min_relative_top1: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """One row of the report's evaluation half: `row` of the build, `logits` of its engine and of `graph:<precision>`."""
+    """One row of the report's evaluation half: `row` of the build, `logits` of its engine and of `graph:<precision>`.
+
+    `missing` says why an engine that was built has no logits.
+    """
     variant = {
         key: row[key] for key in ("name", "backend", "precision", "target", "reason", "size_bytes", "layers", "sha256")
     }
@@ -112,7 +128,9 @@ def evaluate_variant(
     if row["status"] != "built":
         return variant | measured | {"status": row["status"]}
     if row["name"] not in logits:
-        return variant | measured | {"status": "unavailable", "reason": f"built, not run: {reasons[row['name']]}"}
+        why = missing[row["name"]]
+        text = "not run" if why.status == "unavailable" else "but it failed when it was run"
+        return variant | measured | {"status": why.status, "reason": f"built, {text}: {why.reason}"}
     ours = logits[row["name"]]
     top1, reference_top1 = accuracy(ours, labels), accuracy(reference, labels)
     interval = paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))

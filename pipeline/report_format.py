@@ -4,6 +4,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.report_rows import gate_failed
+
 MISSING = "–"  # what was not measured
 
 
@@ -118,13 +120,15 @@ def recommendation(report: dict[str, Any], commands: Commands | None = None) -> 
     found = {variant["status"] for variant in report["variants"]}
     if "pass" in found:
         return "Recommended: none, because no engine that passes was measured for speed", commands.benchmark
-    if "fail" in found:
+    if gate_failed(report["variants"]):
         gate = percent(report["gate"]["min_relative_top1"])
         return (
             f"Recommended: none, because no engine keeps {gate} of FP32's top-1. Add fp16 or fp32 to `precisions` "
             "in the recipe, or raise `calibrate.images`, then run it again",
             commands.rerun,
         )
+    if "error" in found:
+        return "Recommended: none, because no engine ran to its end here: the reasons say what failed", commands.doctor
     return "Recommended: none, because no engine ran here. See what each backend needs", commands.doctor
 
 

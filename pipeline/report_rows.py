@@ -30,7 +30,11 @@ def join_report(
     if unknown := sorted(set(measured) - set(names)):
         raise ValueError(f"the benchmark measured {unknown}, the evaluation knows {names}: run both stages again")
     sizes = sorted({size for values in measured.values() for size in values["images_per_s"] or {}}, key=int)
-    variants = [_row(variant, measured.get(variant["name"]), sizes) for variant in evaluation["variants"]]
+    failed: dict[str, str] = benchmark.get("failed", {})  # earlier releases' benchmark.json has none
+    variants = [
+        _row(_after_benchmark(variant, failed.get(variant["name"])), measured.get(variant["name"]), sizes)
+        for variant in evaluation["variants"]
+    ]
     front = pareto_names(variants)
     for variant in variants:
         variant["pareto"] = variant["name"] in front
@@ -45,6 +49,13 @@ def join_report(
         "variants": variants,
         "recommended": recommended(variants),
     }
+
+
+def _after_benchmark(evaluated: dict[str, Any], failure: str | None) -> dict[str, Any]:
+    """The row of an engine that passed the gate and then failed in the benchmark: an error; others stay as they are."""
+    if failure is None or evaluated["status"] != "pass":
+        return evaluated
+    return evaluated | {"status": "error", "reason": f"it passed the gate and failed in the benchmark: {failure}"}
 
 
 def _row(evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list[str]) -> dict[str, Any]:
@@ -71,6 +82,12 @@ def pareto_names(variants: list[dict[str, Any]]) -> set[str]:
     """The variants on the front of latency (p50 at batch 1) against top-1."""
     candidates = _comparable(variants)
     return {candidates[i]["name"] for i in pareto_front([(v["latency_ms"]["p50"], v["top1"]) for v in candidates])}
+
+
+def gate_failed(variants: list[dict[str, Any]]) -> bool:
+    """Whether engines were judged and none passed; one that passed and failed in the benchmark did pass."""
+    passed = any(row["status"] == "pass" or (row["status"] == "error" and row["top1"] is not None) for row in variants)
+    return not passed and any(row["status"] == "fail" for row in variants)
 
 
 def recommended(variants: list[dict[str, Any]]) -> dict[str, str] | None:

@@ -1,40 +1,51 @@
 """A model repository for Triton Inference Server: one model, its configuration and its labels.
 
-Fields and their meaning: the server's model_config.proto.
+Fields and their meaning: the server's model_config.proto. Batches and waiting times come from what was measured, by the rule
+of `batching`; there is one instance, because the table measures one.
 """
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from calib.preprocess import Preprocess
 from export.runner import INPUT, OUTPUT
 
 PLATFORMS = {"onnxruntime": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
-_QUEUE_MICROSECONDS = 1000  # how long the server waits for more images to fill a batch
+# The processor that the report judged and measured: ONNX Runtime's CPU, TensorRT's GPU (one instance on each).
+_KINDS = {"onnxruntime": "KIND_CPU", "tensorrt": "KIND_GPU"}
+VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"  # lets the server run a plan's own code
+_UNMEASURED_MICROSECONDS = 1000  # in the queue, where no batch was measured
+_SHARE_OF_BATCH = 0.5  # of a batch's own time: what waiting for it may cost
 
 
 @dataclass(frozen=True)
 class TritonModel:
-    """A network as the server sees it: uint8 images (N, H, W, 3) in, FP32 logits (N, classes) out."""
+    """A network as the server sees it: uint8 images (N, H, W, 3) in, FP32 logits (N, classes) out.
+
+    `images_per_s` is the report's: rates by batch size, null where one was not measured; empty where none was.
+    """
 
     name: str
     backend: str
     spec: Preprocess
     classes: tuple[str, ...]
     max_batch: int
+    images_per_s: Mapping[str, float | None] = field(default_factory=dict)
+    version_compatible: bool = False
 
     def config(self) -> str:
         """config.pbtxt."""
         platform, file = PLATFORMS[self.backend]
-        preferred = [size for size in (2, 4, 8, 16, 32, 64) if size < self.max_batch] + [self.max_batch]
-        batching = (
-            "" if self.max_batch == 1 else
-            f"dynamic_batching {{ preferred_batch_size: {preferred} "
-            f"max_queue_delay_microseconds: {_QUEUE_MICROSECONDS} }}\n"
+        preferred, wait = batching(self.images_per_s, self.max_batch)
+        gather = (
+            f"dynamic_batching {{ preferred_batch_size: {preferred} max_queue_delay_microseconds: {wait} }}\n"
+            if preferred else ""
         )  # fmt: skip
         sizes = f"{self.spec.height}, {self.spec.width}, 3"
         return (
+            f"{self._comments()}"
             f'name: "{self.name}"\n'
             f'platform: "{platform}"\n'
             f'default_model_filename: "{file}"\n'
@@ -42,14 +53,47 @@ class TritonModel:
             f'input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {sizes} ] }} ]\n'
             f'output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {len(self.classes)} ] '
             f'label_filename: "labels.txt" }} ]\n'
-            f"{batching}"
+            f"instance_group [ {{ count: 1 kind: {_KINDS[self.backend]} }} ]\n"
+            f"{gather}"
         )
+
+    def _comments(self) -> str:
+        measured = ", ".join(f"{size}: {rate:.4g}" for size, rate in self.images_per_s.items() if rate)
+        lines = [f"images a second by batch size: {measured or 'not measured, so batching is a default'}"]
+        if self.version_compatible:
+            lines.append(f"the plan brings code of its own: the server needs {VERSION_COMPATIBLE}")
+        return "".join(f"# {line}\n" for line in lines)
+
+
+def batching(images_per_s: Mapping[str, float | None], max_batch: int) -> tuple[list[int], int]:
+    """Preferred batch sizes, rising, and microseconds that an image may wait for a batch to fill.
+
+    Preferred are the measured sizes from 2 to `max_batch` whose rate is at least that of every smaller one; the wait is
+    half the time that the largest of them takes. None where no batch is as fast as single images: gathering only costs.
+    Where no batch was measured at all, `max_batch` and 1 ms.
+    """
+    rates = {int(size): rate for size, rate in images_per_s.items() if rate and int(size) <= max_batch}
+    if max_batch == 1:
+        return [], 0
+    if max(rates, default=1) == 1:
+        return [max_batch], _UNMEASURED_MICROSECONDS
+    preferred = [
+        size for size, rate in sorted(rates.items())
+        if size > 1 and all(rate >= slower for smaller, slower in rates.items() if smaller < size)
+    ]  # fmt: skip
+    if not preferred:
+        return [], 0
+    best = preferred[-1]
+    return preferred, max(round(1e6 * _SHARE_OF_BATCH * best / rates[best]), 1)
 
 
 def write_model(model: TritonModel, file: Path, repository: Path) -> Path:
-    """Write `repository/<name>/` with `config.pbtxt`, `labels.txt` and `1/<file>`; returns that folder."""
+    """Write `repository/<name>/` with `config.pbtxt`, `labels.txt` and `1/<file>`; returns that folder.
+
+    FileExistsError where there is one: another backend's file would stay beside the new one.
+    """
     folder = repository / model.name
-    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "1").mkdir(parents=True)
     shutil.copyfile(file, folder / "1" / PLATFORMS[model.backend][1])
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in model.classes), encoding="utf-8")
     (folder / "config.pbtxt").write_text(model.config(), encoding="utf-8")

@@ -20,6 +20,7 @@ import pytest
 from export.engines import load_engine
 from pipeline import cli
 from pipeline.cli import DONE, main
+from pipeline.triton_repository import VERSION_COMPATIBLE, batching
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -217,12 +218,28 @@ def program(name: str) -> str:
     return code
 
 
+MOST = 5  # images in a request; 12 do not divide into it
+
+
+@dataclass
+class Server:
+    """Where the stand-in is, and how many images each request had."""
+
+    url: str
+    batches: list[int]
+
+
 @pytest.fixture
-def triton(place: Path) -> Iterator[str]:
+def triton(place: Path) -> Iterator[Server]:
     """The part of the server's protocol that the client uses, with a real engine behind it."""
     _, runner = load_engine(place / "runs" / "demo" / "build" / "onnxruntime-fp32", 1)
+    batches: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/v2/models/mine/config"
+            self.say(200, json.dumps({"name": "mine", "max_batch_size": MOST}).encode())
+
         def do_POST(self) -> None:
             assert self.path == "/v2/models/mine/infer"
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -232,34 +249,43 @@ def triton(place: Path) -> Iterator[str]:
             assert described["datatype"] == "UINT8" and described["parameters"]["binary_data_size"] == len(data)
             assert head["outputs"] == [{"name": "logits", "parameters": {"binary_data": True}}]
             images = np.frombuffer(data, np.uint8).reshape(described["shape"])
+            if len(images) > MOST:
+                error = f"inference request batch-size must be <= {MOST} for 'mine'"
+                self.say(400, json.dumps({"error": error}).encode())
+                return
+            batches.append(len(images))
             logits = runner.infer({described["name"]: images})["logits"]
             output = {"name": "logits", "datatype": "FP32", "shape": list(logits.shape)}
             output["parameters"] = {"binary_data_size": logits.nbytes}
             answer = json.dumps({"model_name": "mine", "outputs": [output]}).encode()
-            self.send_response(200)
-            self.send_header("Inference-Header-Content-Length", str(len(answer)))
+            self.say(200, answer, logits.tobytes())
+
+        def say(self, status: int, head: bytes, tail: bytes = b"") -> None:
+            self.send_response(status)
+            self.send_header("Inference-Header-Content-Length", str(len(head)))
             self.end_headers()
-            self.wfile.write(answer + logits.tobytes())
+            self.wfile.write(head + tail)
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
+    yield Server(f"http://127.0.0.1:{server.server_address[1]}", batches)
     server.shutdown()
     server.server_close()
     runner.__exit__(None, None, None)
 
 
-def test_the_client_gets_what_predict_says(place: Path, triton: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_client_gets_what_predict_says(place: Path, triton: Server, capsys: pytest.CaptureFixture[str]) -> None:
     engine = place / "runs" / "demo" / "build" / "onnxruntime-fp32"
     images = [str(path) for path in sorted(place.glob("photos/*/*.jpg"))]
     done = subprocess.run(
-        [sys.executable, "-c", program("client.py"), triton, "mine", str(engine), *images], cwd=ROOT,
+        [sys.executable, "-c", program("client.py"), triton.url, "mine", str(engine), *images], cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert triton.batches == [5, 5, 2]
     runs = ["--runs", str(place / "runs"), "--engine", "onnxruntime-fp32"]
     assert main(["predict", *runs, "--json", *images]) == DONE
     predicted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -275,6 +301,16 @@ def settings(tmp_path: Path, rates: dict[str, float], budget: str) -> subprocess
         [sys.executable, "-c", program("settings.py"), str(path), "onnxruntime-fp32", budget],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+def test_the_rule_gives_what_the_page_says() -> None:
+    page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    found = re.search(r"(\d+) images a second one at a time and ([\d,]+) in eights give `(.*?)` and (\d+) µs", page)
+    assert found is not None
+    rates = {"1": float(found[1]), "8": float(found[2].replace(",", ""))}
+    preferred, wait = batching(rates, 8)
+    assert (f"preferred_batch_size: {preferred}", str(wait)) == (found[3], found[4])
+    assert VERSION_COMPATIBLE in page
 
 
 def test_settings_are_those_that_the_page_prints(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from calib.preprocess import Preprocess
 from export import engines, tensorrt_backend, tensorrt_rtx_backend
 from export.engines import RECIPE_PATH, SIDECAR, EngineSpec, Expected, build_engine, load_engine, read_sidecar
 from export.runner import Engine, Unavailable
+from export.tensorrt_options import BuildOptions
 
 VERSION, GPU = "10.3.0", "8.7"
-Edit = Callable[[Path], None]
+Edit = Callable[[Path], Any]
 
 
 @pytest.fixture
@@ -71,6 +72,23 @@ def change(key: str, value: Any) -> Edit:
     return edit
 
 
+def add(key: str, value: Any) -> Edit:
+    """A sidecar of a release that knows more."""
+    return lambda folder: (folder / SIDECAR).write_text(
+        json.dumps(json.loads((folder / SIDECAR).read_text()) | {key: value})
+    )
+
+
+def version_compatible_of(version: str) -> Edit:
+    """Versions are compared by their numbers then."""
+
+    def edit(folder: Path) -> None:
+        change("options", {"version_compatible": True})(folder)
+        change("version", version)(folder)
+
+    return edit
+
+
 def cut(folder: Path) -> None:
     path = folder / "engine.plan"
     path.write_bytes(path.read_bytes()[:-1])
@@ -107,7 +125,26 @@ REFUSALS = [
     (without_plan, "a file is missing"),
     (without_sidecar, "it has no sidecar"),
     (half_sidecar, "its sidecar cannot be read"),
+    (
+        lambda folder: (folder / SIDECAR).write_text("[1]"),
+        "its sidecar cannot be read\n  got: a list in place of an object",
+    ),
+    (add("colour", "red"), "its sidecar cannot be read"),
     (change("files", ["engine.plan"]), "its sidecar cannot be read"),
+    (change("classes", None), "its sidecar cannot be read\n  got: classes: None"),
+    (change("version", None), "its sidecar cannot be read\n  got: version: None"),
+    (change("max_batch", "8"), "its sidecar cannot be read\n  got: max_batch: '8'"),
+    (change("options", {"new": 1}), "its sidecar cannot be read\n  got: no key 'new'"),
+    (change("options", [1]), "its sidecar cannot be read\n  got: options: [1]"),
+    (
+        change("options", {"version_compatible": "no"}),
+        "its sidecar cannot be read\n  got: options.version_compatible: 'no'",
+    ),
+    (change("batch_sizes", [1, 8]), "its sidecar cannot be read"),
+    (change("preprocess", None), "its sidecar cannot be read\n  got: preprocess: None"),
+    (change("preprocess", {}), "its sidecar cannot be read"),
+    (change("preprocess", {"new": 1}), "its sidecar cannot be read"),
+    (version_compatible_of("ten"), "it was built by tensorrt ten"),
     (change("files", {"engine.plan": "0" * 64, "../../x": "0" * 64}), "names files outside its folder"),
     (change("backend", "tensorrt_lite"), "no flavour of engine that is known here"),
     (change("backend", "tensorrt_rtx"), "its sidecar says tensorrt_rtx"),
@@ -155,6 +192,16 @@ def test_the_sidecar_says_what_the_engine_is(graph: Path, spec: Preprocess) -> N
     assert sidecar.machine == engines.machine() and sidecar.preprocess_sha256 == spec.sha256()
     assert sidecar.onnx_sha256 == engines.sha256_of(graph)
     assert sidecar.files == {"engine.plan": engines.sha256_of(folder / "engine.plan")}
+    assert sidecar.batch_sizes == (1, 1, 8) and sidecar.build_options() == BuildOptions()
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_a_sidecar_of_an_earlier_release_has_no_batch_sizes(graph: Path, spec: Preprocess) -> None:
+    folder = built(graph, spec)
+    values = json.loads((folder / SIDECAR).read_text())
+    del values["batch_sizes"]
+    (folder / SIDECAR).write_text(json.dumps(values))
+    assert read_sidecar(folder).batch_sizes is None
 
 
 @pytest.mark.usefixtures("tensorrt")

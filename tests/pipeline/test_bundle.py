@@ -1,6 +1,7 @@
 """The bundle, written from a real run and used from an environment that holds numpy, OpenCV and ONNX Runtime alone."""
 
 import ast
+import errno
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import time
 import venv
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,43 +19,52 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from failing import OUT_OF_MEMORY, fail_engine
 from onnx import numpy_helper
 from small_run import write_run
 
 from calib.preprocess import Preprocess
+from export import engines, tensorrt_backend
 from export.engines import SIDECAR, sha256_of
-from pipeline import bundle, bundle_modules, device_build
+from export.runner import Engine
+from export.tensorrt_options import BuildOptions
+from pipeline import bundle, bundle_modules, device_build, device_cli
 from pipeline.artifact import write_json
 from pipeline.bundle_choice import choose
-from pipeline.bundle_contents import MANIFEST, open_bundle
+from pipeline.bundle_contents import MANIFEST, BackendPlan, open_bundle
 from pipeline.cli import main
 from pipeline.device_cli import run_command
+from pipeline.device_state import DeviceState
 from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT, GateFailed
 from pipeline.report_schema import check_report
+from pipeline.triton_repository import VERSION_COMPATIBLE
 
 ROOT = Path(__file__).parents[2]
 BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them
+
+RECIPE = {
+    "schema": 1,
+    "model": {"name": "t2t_vit_mini", "image_size": 32},
+    "evaluate": {"batch_size": 10},
+    "benchmark": {
+        "batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 2, "calls": 2, "threads": 1, "energy_seconds": 0,
+    },
+    "gate": {"min_relative_top1": 0.9},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(image_root: Path, spec: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run `runs/small`, and its bundle."""
     folder = tmp_path_factory.mktemp("bundle")
-    values = {
-        "schema": 1,
+    values = RECIPE | {
         "data": {"name": "three classes", "root": str(image_root)},
-        "model": {"name": "t2t_vit_mini", "image_size": 32},
         "quantize": {"precisions": ["fp32", "int8", "int8-fp16"]},
         "build": [
             {"backend": "onnxruntime", "precisions": ["fp32", "int8"]},
             {"backend": "tensorrt", "precisions": ["int8-fp16"], "batch_sizes": [1, 2, 4]},
         ],
-        "evaluate": {"batch_size": 10},
-        "benchmark": {
-            "batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 2, "calls": 2, "threads": 1, "energy_seconds": 0,
-        },
-        "gate": {"min_relative_top1": 0.9},
-    }  # fmt: skip
+    }
     write_run(folder / "runs" / "small", values, spec)
     assert main(["bundle", "--runs", str(folder / "runs"), "--run", "small", "--images", "24"]) == DONE
     return folder
@@ -115,9 +126,9 @@ def test_the_bundle_holds_what_a_device_needs(folder: Path) -> None:
     run_folder = folder / "runs" / "small"
     found = open_bundle(run_folder / "bundle", "all")
     recipe = found.recipe
-    assert recipe.engines["onnxruntime"].precisions == ("fp32", "int8")
-    assert recipe.engines["tensorrt"].precisions == ("int8-fp16",)
-    assert recipe.engines["tensorrt"].batch_sizes == (1, 2, 4)
+    (cpu,), (gpu,) = recipe.engines["onnxruntime"], recipe.engines["tensorrt"]
+    assert cpu.precisions == ("fp32", "int8")
+    assert gpu.precisions == ("int8-fp16",) and gpu.batch_sizes == (1, 2, 4)
     assert recipe.left_out == {} and len(recipe.samples) == 3
     assert found.images().shape == (24, 32, 32, 3) and found.images().dtype == np.uint8
     reference, labels, graphs = found.reference()
@@ -182,7 +193,7 @@ def test_what_failed_the_gate_stays_out() -> None:
     )  # fmt: skip
     graphs = {"fp32": "", "int8": "", "fp16": "", "int8-fp16": "top-1 is under"}
     found = choose(run, None, graphs)
-    assert {name: plan.precisions for name, plan in found.engines.items()} == {
+    assert {name: plan.precisions for name, (plan,) in found.engines.items()} == {
         "tensorrt": ("fp16",), "onnxruntime": ("fp32",)
     }  # fmt: skip
     assert found.left_out == {"graph int8-fp16": "top-1 is under", "onnxruntime-int8": "why"}
@@ -191,6 +202,69 @@ def test_what_failed_the_gate_stays_out() -> None:
         choose(run, "onnxruntime-int8", graphs)
     with pytest.raises(GateFailed, match="top-1 is under"):
         choose(run, "tensorrt-int8-fp16", graphs)
+
+
+def test_two_entries_of_one_backend_both_go_along(folder: Path, tmp_path: Path) -> None:
+    """Each with its own batch sizes and options; the second was the only one once."""
+    run = fake_run(("tensorrt", "fp16", "unavailable"), ("tensorrt", "int8", "unavailable"))
+    run.parts["build"] = [
+        {"backend": "tensorrt", "precisions": ["fp16"], "batch_sizes": [1, 1, 8], "options": {"optimization_level": 5}},
+        {"backend": "tensorrt", "precisions": ["int8"], "batch_sizes": [1, 8, 16]},
+    ]
+    found = choose(run, None, {"fp16": "", "int8": ""})
+    assert found.engines["tensorrt"] == (
+        BackendPlan(("fp16",), (1, 1, 8), BuildOptions(optimization_level=5)),
+        BackendPlan(("int8",), (1, 8, 16), BuildOptions()),
+    )
+    assert found.precisions() == ["fp16", "int8"]
+    (narrowed,) = choose(run, "tensorrt-int8", {"fp16": "", "int8": ""}).engines["tensorrt"]
+    assert (narrowed.precisions, narrowed.batch_sizes) == (("int8",), (1, 8, 16))
+    (added,) = choose(run, "tensorrt-int8", {"fp16": "", "int8": ""}).engines["onnxruntime"]
+    assert (added.precisions, added.batch_sizes) == (("int8",), (1, 1, 8))
+
+
+def test_an_engine_is_built_as_the_entry_for_its_gpu_says(copied: Path) -> None:
+    """Two entries of TensorRT-RTX with one precision; elsewhere the first."""
+    plans = [
+        {"precisions": ["int8"], "batch_sizes": [1, 1, size], "options": {}, "targets": [target]}
+        for size, target in ((8, "sm86"), (32, "sm120"))
+    ]
+    recipe = json.loads((copied / "recipe.json").read_text())
+    recipe["engines"]["tensorrt_rtx"] = plans
+    write_json(copied / "recipe.json", recipe)
+    reseal(copied)
+    found = open_bundle(copied)
+    for target, largest in (("sm120", 32), ("sm86", 8), ("sm89", 8)):
+        (engine,) = found.engine_specs("tensorrt_rtx", target)
+        assert (engine.name, engine.batch_sizes) == (f"tensorrt_rtx-int8-{target}", (1, 1, largest))
+
+
+def test_a_bundle_of_fp8_alone_has_no_triton_model(
+    image_root: Path, spec: Preprocess, tmp_path: Path
+) -> None:  # fmt: skip
+    """The server's ONNX Runtime backend cannot serve it; the hand-written graph plays FP8."""
+    values = RECIPE | {
+        "data": {"name": "three classes", "root": str(image_root)},
+        "quantize": {"precisions": ["fp32", "fp8"]},
+        "build": [{"backend": "onnxruntime", "precisions": ["fp32"]}, {"backend": "tensorrt", "precisions": ["fp8"]}],
+    }
+    write_run(tmp_path / "runs" / "small", values, spec)
+    options = ["--runs", str(tmp_path / "runs"), "--run", "small", "--images", "6"]
+    assert main(["bundle", *options, "--engine", "tensorrt-fp8"]) == DONE
+    found = open_bundle(tmp_path / "runs" / "small" / "bundle", "all")
+    assert found.recipe.triton_precision is None and not (found.folder / "triton").exists()
+    assert "There is no `triton/` here" in (found.folder / "README.md").read_text()
+    assert main(["bundle", *options]) == DONE
+    assert (found.folder / "triton" / "small" / "1" / "model.onnx").is_file()
+
+
+def test_the_model_of_the_bundle_has_the_rates_of_its_row(folder: Path) -> None:
+    report = json.loads((folder / "runs" / "small" / "report" / "report.json").read_text())
+    bundle_folder = folder / "runs" / "small" / "bundle"
+    precision = open_bundle(bundle_folder).recipe.triton_precision
+    (row,) = [row for row in report["variants"] if row["name"] == f"onnxruntime-{precision}"]
+    measured = ", ".join(f"{size}: {rate:.4g}" for size, rate in row["images_per_s"].items())
+    assert f"# images a second by batch size: {measured}\n" in (bundle_folder / "triton/small/config.pbtxt").read_text()
 
 
 def test_a_cpu_engine_of_fp8_is_never_planned() -> None:
@@ -320,6 +394,34 @@ def test_the_gate_fails_on_the_device_with_status_3(copied: Path, capsys: pytest
     assert not (copied / "device" / "triton").exists()
 
 
+@pytest.mark.parametrize("most", [None, 0])
+def test_an_engine_that_fails_on_the_device_costs_only_its_row(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], most: int | None
+) -> None:
+    """Out of memory when it is loaded, or at its first batch."""
+    fail_engine(monkeypatch, "onnxruntime-int8", most, "device_measure")
+    assert run_command(copied, ["run"]) == DONE
+    assert f"onnxruntime-int8: not measured: {OUT_OF_MEMORY}" in capsys.readouterr().out
+    report = json.loads((copied / "device" / "report" / "report.json").read_text())
+    check_report(report)
+    rows = {row["name"]: row for row in report["variants"]}
+    assert rows["onnxruntime-int8"]["status"] == "error" and OUT_OF_MEMORY in rows["onnxruntime-int8"]["reason"]
+    assert report["recommended"]["name"] == "onnxruntime-fp32"
+
+
+def test_where_no_engine_runs_to_its_end_the_gate_has_not_failed(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(copied, ["build", "--engine", "onnxruntime-int8"]) == DONE
+    assert run_command(copied, ["evaluate"]) == DONE
+    with monkeypatch.context() as here:
+        fail_engine(here, "onnxruntime-int8", 0, "device_measure")
+        assert run_command(copied, ["evaluate"]) == FAILED
+        assert "no engine ran to its end" in capsys.readouterr().err
+        assert run_command(copied, ["benchmark"]) == FAILED
+        assert f"onnxruntime-int8: {OUT_OF_MEMORY}" in capsys.readouterr().err
+
+
 def test_another_preprocessing_on_the_device_is_an_error(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copied / "evaluation" / "images.npy"
     np.save(path, np.roll(np.load(path), 3, axis=2))
@@ -422,8 +524,10 @@ def test_a_damaged_engine_is_refused_and_built_again(copied: Path, capsys: pytes
     capsys.readouterr()
     assert run_command(copied, ["predict", str(copied / "samples")]) == WRONG_INPUT
     assert f"next: {copied / 't2t'} run" in capsys.readouterr().err
-    assert run_command(copied, ["benchmark"]) == WRONG_INPUT
-    assert f"next: {copied / 't2t'} build --backend onnxruntime --engine {name}" in capsys.readouterr().err
+    assert run_command(copied, ["benchmark"]) == DONE  # the other engine
+    printed = capsys.readouterr().out
+    assert f"{name}: not measured: the engine in" in printed and "a file was changed or cut off" in printed
+    assert f"next: {copied / 't2t'} build --backend onnxruntime --engine {name}" in printed
     assert run_command(copied, ["build"]) == DONE
     assert f"{name}: built" in capsys.readouterr().out
     assert run_command(copied, ["predict", str(copied / "samples")]) == DONE
@@ -477,9 +581,162 @@ def test_tensorrt_comes_first_where_it_is(copied: Path, monkeypatch: pytest.Monk
     assert (engine.name, engine.batch_sizes) == ("tensorrt-int8-fp16", (1, 2, 4))
 
 
+@pytest.fixture
+def no_tensorrt_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's build, as far as the engine's folder shows it."""
+
+    def build(onnx_path: Path, path: Path, **_: Any) -> Engine:
+        path.write_bytes(b"ptrt" + bytes(64))
+        return Engine(path)
+
+    monkeypatch.setitem(device_build._CHECKS, "tensorrt", lambda: None)
+    monkeypatch.setattr(tensorrt_backend, "build", build)
+    for module in (engines, device_build):
+        monkeypatch.setattr(module, "compute_capability", lambda: "8.7")
+        monkeypatch.setattr(module, "backend_version", lambda backend: "10.3.0")
+
+
+def other_plan(**changes: Any) -> Any:
+    """A bundle whose TensorRT engines are to be built otherwise."""
+
+    def edit(copied: Path) -> None:
+        recipe = json.loads((copied / "recipe.json").read_text())
+        recipe["engines"]["tensorrt"][0] |= changes
+        write_json(copied / "recipe.json", recipe)
+        reseal(copied)
+
+    return edit
+
+
+def of_an_earlier_release(copied: Path) -> None:
+    path = copied / "device" / "build" / "tensorrt-int8-fp16" / SIDECAR
+    values = json.loads(path.read_text())
+    del values["batch_sizes"]
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.usefixtures("no_tensorrt_needed")
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda _: None, "unchanged"),
+        (other_plan(batch_sizes=[1, 1, 4]), "built"),
+        (other_plan(options=asdict(BuildOptions(optimization_level=5))), "built"),
+        (of_an_earlier_release, "built"),
+    ],
+)
+def test_an_engine_that_was_built_otherwise_is_built_again(
+    copied: Path, capsys: pytest.CaptureFixture[str], edit: Any, expected: str
+) -> None:
+    assert run_command(copied, ["build"]) == DONE
+    edit(copied)
+    capsys.readouterr()
+    assert run_command(copied, ["build"]) == DONE
+    assert f"tensorrt-int8-fp16: {expected}\n" in capsys.readouterr().out
+
+
+def report_of(monkeypatch: pytest.MonkeyPatch, recommended: dict[str, str] | None) -> None:
+    """The report recommends this one, measured so and so, of the engines that stand."""
+
+    def report(state: DeviceState) -> dict[str, Any]:
+        rows = [row | {"images_per_s": {"1": 100.0, "4": 200.0}} for row in state.finished_rows()]
+        return {"recommended": recommended, "variants": rows}
+
+    monkeypatch.setattr(device_cli, "report", report)
+    monkeypatch.setattr(device_cli, "markdown_table", lambda _: "")
+    monkeypatch.setattr(device_cli, "recommendation", lambda *_: ("", ""))
+
+
+TENSORRT, CPU = (
+    {"name": "tensorrt-int8-fp16", "backend": "tensorrt"},
+    {"name": "onnxruntime-int8", "backend": "onnxruntime"},
+)
+
+
+@pytest.mark.usefixtures("no_tensorrt_needed")
+def test_the_triton_model_is_that_of_the_report(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another backend's file does not stay beside it, and nothing stays where nothing is recommended or can be served."""
+    assert run_command(copied, ["build"]) == run_command(copied, ["build", "--backend", "onnxruntime"]) == DONE
+    model = copied / "device" / "triton" / "small"
+    for chosen, file in ((CPU, "model.onnx"), (TENSORRT, "model.plan")):
+        report_of(monkeypatch, chosen)
+        assert run_command(copied, ["report"]) == DONE
+        assert [path.name for path in (model / "1").iterdir()] == [file]
+        assert "preferred_batch_size: [4] max_queue_delay_microseconds: 10000 " in (model / "config.pbtxt").read_text()
+        assert f"tritonserver --model-repository={model.parent}\n" in capsys.readouterr().out
+    for lost, reason in ((None, "no engine is recommended"), ({"name": "x", "backend": "openvino"}, "no backend for")):
+        report_of(monkeypatch, TENSORRT)
+        assert run_command(copied, ["report"]) == DONE and model.is_dir()
+        report_of(monkeypatch, lost)
+        assert run_command(copied, ["report"]) == (DONE if lost else FAILED)
+        assert not model.parent.exists() and reason in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_tensorrt_needed")
+@pytest.mark.parametrize(
+    ("options", "written", "printed"),
+    [
+        (BuildOptions(strip_weights=True), False, "triton: none, because the server cannot put weights into"),
+        (BuildOptions(version_compatible=True), True, VERSION_COMPATIBLE),
+    ],
+)
+def test_plans_that_a_server_cannot_load_as_they_are(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: BuildOptions,
+    written: bool, printed: str,
+) -> None:  # fmt: skip
+    other_plan(options=asdict(options))(copied)
+    assert run_command(copied, ["build"]) == DONE
+    report_of(monkeypatch, TENSORRT)
+    assert run_command(copied, ["report"]) == DONE
+    assert printed in capsys.readouterr().out
+    config = copied / "device" / "triton" / "small" / "config.pbtxt"
+    assert config.exists() is written and (not written or VERSION_COMPATIBLE in config.read_text())
+
+
 def test_results_may_go_elsewhere(copied: Path, tmp_path: Path) -> None:
     assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == DONE
     assert (tmp_path / "work" / "build" / "engines.json").is_file() and not (copied / "device").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "build", "evaluate"])
+def test_a_work_folder_that_is_a_file(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("mine")
+    assert run_command(copied, [command, "--work", str(tmp_path / "file")]) == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert command == "evaluate" or ("work folder cannot be written" in printed and "--work DIR" in printed)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_work_folder_on_a_medium_that_cannot_be_written(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new folder there, and one that was made when it could; a full disk is told as such."""
+    real = Path.mkdir
+
+    def mkdir(code: int) -> Any:
+        def fail(path: Path, *rest: Any, **named: Any) -> None:
+            if path.parent == tmp_path / "work":
+                raise OSError(code, os.strerror(code), str(path))
+            real(path, *rest, **named)
+
+        return fail
+
+    for code, status, message in (
+        (errno.EROFS, WRONG_INPUT, "Read-only file system"), (errno.ENOSPC, FAILED, "the disk is full"),
+    ):  # fmt: skip
+        with monkeypatch.context() as here:
+            here.setattr(Path, "mkdir", mkdir(code))
+            assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == status
+        assert message in capsys.readouterr().err
+    (tmp_path / "work" / "build").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert run_command(copied, ["build", "--work", str(tmp_path / "work")]) == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert f"{tmp_path / 'work' / 'build'} cannot be written" in printed and "--work DIR" in printed
 
 
 def test_a_terminal_without_rich_shows_progress(bare_python: Path, copied: Path) -> None:

@@ -177,7 +177,8 @@ def test_the_bundle_of_a_real_network_works_on_a_device(chain: Path, tmp_path: P
     rows = {row["name"]: row for row in report["variants"]}
     assert rows["onnxruntime-fp32"]["status"] == "pass" and rows["onnxruntime-fp32"]["agreement"] == 100
     recipe = json.loads((output / "recipe.json").read_text())
-    assert "int8-fp16" in recipe["engines"]["tensorrt_rtx"]["precisions"] or "graph int8-fp16" in recipe["left_out"]
+    (plan,) = recipe["engines"]["tensorrt_rtx"]
+    assert "int8-fp16" in plan["precisions"] or "graph int8-fp16" in recipe["left_out"]
 
 
 def test_predict_needs_no_torch(chain: Path, image_root: Path) -> None:

@@ -1,0 +1,41 @@
+"""An engine that fails costs its own row of the report; the others go on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from calib.errors import InputError
+from export.runner import Runner, Unavailable
+from pipeline.report_format import one_line
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """Why an engine has no results: `status` is the report's, "unavailable" or "error"; `reason` is one line."""
+
+    status: str
+    reason: str
+
+
+Missing = dict[str, NotRun]  # by engine
+
+
+@contextmanager
+def noted(name: str, missing: Missing | None) -> Iterator[None]:
+    """What running the engine `name` raises here goes to `missing`, the first time; where that is None, it is raised."""
+    try:
+        yield
+    except Unavailable as reason:
+        if missing is None:
+            raise
+        missing.setdefault(name, NotRun("unavailable", str(reason)))
+    except (RuntimeError, InputError) as error:  # out of memory, a plan that is refused, a file that was changed
+        if missing is None:
+            raise
+        missing.setdefault(name, NotRun("error", one_line(str(error))))
+
+
+def close_engine(name: str, runner: Runner, missing: Missing) -> None:
+    """Free an engine. A CUDA error of one engine comes back at every later call, so closing others may fail, too."""
+    with noted(name, missing):
+        runner.__exit__(None, None, None)
