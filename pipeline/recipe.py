@@ -127,9 +127,10 @@ class PreprocessPart(_Part):
 class TrainPart(_GrowingPart):
     """timm's training recipe; `batch_size` is per process, `lr` is the peak learning rate as given (never rescaled).
 
-    `global_batch` images make an update: where all processes together hold fewer, gradients are accumulated. Without it,
-    each step of the processes is an update. `save_every` counts updates; without it, `last.pt` is written every epoch.
-    `on_nan: skip` leaves out an update whose loss is not finite, but stops after `max_skipped` in a row.
+    `global_batch` images make an update: where all processes together hold fewer, gradients are accumulated; where they
+    hold more, each takes its equal share. Without it, each step of the processes is an update. `save_every` counts
+    updates; without it, `last.pt` is written every epoch. `on_nan: skip` leaves out an update whose loss is not finite,
+    but stops after `max_skipped` in a row.
 
     All but the classifier learn at `lr` times `backbone_lr_ratio`: transfer learning wants the new classifier fast and
     the taken-over weights slow.
