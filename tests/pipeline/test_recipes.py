@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 
 import models  # noqa: F401  (registers the models)
 from calib.errors import InputError
@@ -67,6 +68,28 @@ def test_bare_off_is_what_yaml_makes_of_it() -> None:
     values = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json", by_alias=True)
     values["train"]["amp"] = False
     assert Recipe.model_validate(values).train.amp == "off"
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("train", "clip_grad", -1, r"train\.clip_grad = -1: .*greater than 0"),  # it would climb the loss
+        ("train", "clip_grad", 0, r"train\.clip_grad = 0: .*greater than 0"),
+        ("qat", "clip_grad", -1, r"qat\.clip_grad = -1: .*greater than 0"),
+        *(
+            (part, "seed", seed, rf"{part}\.seed = {seed}: ")
+            for part in ("train", "calibrate", "search", "qat")
+            for seed in (-1, 2**63)
+        ),
+        ("data", "name", "", r"data\.name = '': .*at least 1 character"),
+    ],
+)
+def test_values_that_would_fail_later(tmp_path: Path, part: str, key: str, value: object, message: str) -> None:
+    values = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json", by_alias=True)
+    values[part][key] = value
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=message):
+        load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_keys_that_came_later_change_no_earlier_stage_key() -> None:
