@@ -49,8 +49,8 @@ class Block(nn.Module):
 
 
 def classifier(num_features: int, num_classes: int) -> nn.Module:
-    """The last layer, (B, num_features) → (B, num_classes). For 0 classes there is none: the network gives its features then,
-    as all of timm's do."""
+    """The last layer, (B, num_features) → (B, num_classes). For 0 classes there is none: the network gives its
+    features then, as all of timm's do."""
     return nn.Linear(num_features, num_classes) if num_classes > 0 else nn.Identity()
 
 

@@ -118,8 +118,8 @@ def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Item:
 
 
 def _folder_name(names: list[str] | None, source: str, mend: str, label: int) -> str:
-    """What the class `label` (0 or more) is called. InputError where `source`, which gives the names, has none that fits
-    a folder; `mend` says what to do then."""
+    """What the class `label` (0 or more) is called. InputError where `source`, which gives the names, has none that
+    fits a folder; `mend` says what to do then."""
     if names is None:
         return f"{label:05d}"  # of one width, so that folders sorted by name are in the order of labels
     if label >= len(names) or not _fits(names[label]):

@@ -60,8 +60,8 @@ def _write_out(data: DataPart) -> None:
 
 
 def _check_written(data: DataPart, partial: Path) -> None:
-    """InputError where no train and val images of the same classes came out: under `data.root` they would be found again,
-    whatever is then changed in the recipe."""
+    """InputError where no train and val images of the same classes came out: under `data.root` they would be found
+    again, whatever is then changed in the recipe."""
     try:
         read_split(partial, "val", read_split(partial, "train").classes)
     except InputError as error:

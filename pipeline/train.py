@@ -60,7 +60,7 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def _with_fitting_batch(recipe: Recipe, world: World) -> Recipe:
-    """`recipe` with the batch of a process that its `global_batch` leaves for so many processes, and a line that says so."""
+    """`recipe` with the batch that its `global_batch` leaves for each process, and a line that says so."""
     part = fit_batch(recipe.train, world)
     if part is recipe.train:
         return recipe
@@ -90,7 +90,8 @@ def _check(part: TrainPart, images: int, world: World) -> None:
     if (part.mixup > 0 or part.cutmix > 0) and part.batch_size % 2:
         raise InputError(
             "mixup and cutmix pair the images of a batch",
-            got=f"{part.batch_size} image(s) in the batch of each of {world.size} process(es)", allowed="an even number",
+            got=f"{part.batch_size} image(s) in the batch of each of {world.size} process(es)",
+            allowed="an even number",
             next_step="change train.batch_size, train.global_batch or the number of processes, or set train.mixup and "
             "train.cutmix to 0",
         )  # fmt: skip
