@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from calib.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-INTERPOLATIONS = ("bilinear", "bicubic")
 
 Image = NDArray[np.uint8]
 

@@ -48,6 +48,12 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def classifier(num_features: int, num_classes: int) -> nn.Module:
+    """The last layer, (B, num_features) → (B, num_classes). For 0 classes there is none: the network gives its
+    features then, as all of timm's do."""
+    return nn.Linear(num_features, num_classes) if num_classes > 0 else nn.Identity()
+
+
 def sinusoid_positions(count: int, dim: int) -> Tensor:
     """Sinusoid position embedding (Attention Is All You Need, section 3.5), (1, count, dim) float32."""
     position = torch.arange(count, dtype=torch.float64).unsqueeze(1)

@@ -11,7 +11,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from models.attention import Mlp
-from models.backbone import Attention, Block, sinusoid_positions
+from models.backbone import Attention, Block, classifier, sinusoid_positions
 from models.backbone_studies import GHOST_MLP_RATIO, DenseStages, GhostAttention, GhostMlp, SEAttention, dense_blocks
 from models.registration import refuse_pretrained, register_variant
 from models.soft_split import SplitShape, split_project, tokens_to_map
@@ -104,7 +104,10 @@ def backbone_blocks(variant: Variant, drop_path_rate: float) -> tuple[nn.ModuleL
 
 
 class T2TViT(nn.Module):
-    """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes)."""
+    """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes).
+
+    For 0 classes there is no head: → features (B, num_features).
+    """
 
     def __init__(
         self,
@@ -124,7 +127,7 @@ class T2TViT(nn.Module):
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
         self.blocks, self.num_features = backbone_blocks(variant, drop_path_rate)
         self.norm = nn.LayerNorm(self.num_features)
-        self.head = nn.Linear(self.num_features, num_classes)
+        self.head = classifier(self.num_features, num_classes)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(self._init_weights)
 
@@ -143,9 +146,9 @@ class T2TViT(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another class count."""
+        """A fresh head for another class count; 0 takes it away."""
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes)
+        self.head = classifier(self.num_features, num_classes)
         self._init_weights(self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from timm.layers import trunc_normal_
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from models.backbone import classifier
 from models.registration import refuse_pretrained, register_variant
 from models.visual_transformer import (
     ClusteringTokenizer,
@@ -80,7 +81,7 @@ def make_modules(
 
 
 class VTResNet(nn.Module):
-    """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes).
+    """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes), or features (B, 1024) for 0.
 
     `tokenizer` is the first module's; the others' are recurrent, or filter-based where `recurrent` is false (table 4).
     `printed` takes the paper's equations as they stand, without division and normalisation.
@@ -113,12 +114,7 @@ class VTResNet(nn.Module):
         total = sum(variant.blocks)
         rates = [drop_path_rate * index / (total - 1) for index in range(total - variant.blocks[3], total)]
         self.stage5 = make_modules(variant, tokenizer, recurrent, tokens, printed, rates)
-        self.head = nn.Linear(TOKEN_DIM, num_classes)
-        self._init_head()
-
-    def _init_head(self) -> None:
-        trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = _make_head(num_classes)
 
     def no_weight_decay(self) -> set[str]:
         """timm's optimizer grouping asks for this."""
@@ -129,10 +125,9 @@ class VTResNet(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another class count."""
+        """A fresh head for another class count; 0 takes it away."""
         self.num_classes = num_classes
-        self.head = nn.Linear(TOKEN_DIM, num_classes)
-        self._init_head()
+        self.head = _make_head(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The mean of the last module's tokens, (B, 1024)."""
@@ -147,6 +142,15 @@ class VTResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))
+
+
+def _make_head(num_classes: int) -> nn.Module:
+    """The classifier, (B, 1024) → (B, num_classes), with fresh weights; for 0 classes none."""
+    head = classifier(TOKEN_DIM, num_classes)
+    if isinstance(head, nn.Linear):
+        trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+    return head
 
 
 def _widen_map(variant: Variant) -> nn.Module:

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping
 
 SHELLS = ("bash", "zsh")
-_FILES = "_files"  # what a word is completed with where nothing better is known
 
 
 def print_completion(shell: str, commands: Mapping[str, argparse.ArgumentParser]) -> None:

@@ -8,7 +8,8 @@ files; hence shards are read as what they are, tar files. Hugging Face data sets
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from calib.errors import InputError
@@ -35,7 +36,9 @@ def write_folders(data: DataPart, root: Path) -> None:
     for split, chosen in zip(("train", "val"), _splits(data), strict=True):
         if data.source == "webdataset":
             shards = _find_shards(data, chosen)
-            _write(_read_shards(shards), _class_names(Path(str(data.origin))), root / split, len(shards))
+            names = _class_names(Path(str(data.origin)))
+            named = partial(_folder_name, names, CLASSES, f"mend {CLASSES} beside the shards")
+            _write(_read_shards(shards), named, root / split, len(shards))
         else:
             _write_hub_split(data, chosen, root / split)
 
@@ -114,16 +117,24 @@ def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Item:
     return label, files[images[0]]
 
 
-def _write(items: Iterator[Item], names: list[str] | None, folder: Path, shards: int) -> None:
+def _folder_name(names: list[str] | None, source: str, mend: str, label: int) -> str:
+    """What the class `label` (0 or more) is called. InputError where `source`, which gives the names, has none that
+    fits a folder; `mend` says what to do then."""
+    if names is None:
+        return f"{label:05d}"  # of one width, so that folders sorted by name are in the order of labels
+    if label >= len(names) or not _fits(names[label]):
+        raise InputError(
+            f"{source} has no usable name for label {label}",
+            got=repr(names[label]) if label < len(names) else f"{len(names)} names",
+            allowed="a name for each label, fit for a folder: no / in it and no . at its start", next_step=mend,
+        )  # fmt: skip
+    return names[label]
+
+
+def _write(items: Iterator[Item], named: Callable[[int], str], folder: Path, shards: int) -> None:
     made: set[int] = set()
     for count, (label, content) in enumerate(items):
-        if names is not None and (label >= len(names) or not _fits(names[label])):
-            raise InputError(
-                f"{CLASSES} has no usable name for label {label}", got=f"{len(names)} lines",
-                allowed="a line for each label, fit for a folder's name", next_step=f"mend {CLASSES} beside the shards",
-            )  # fmt: skip
-        # numbers of one width, so that folders sorted by name are in the order of labels
-        target = folder / (names[label] if names is not None else f"{label:05d}")
+        target = folder / named(label)
         if label not in made:
             target.mkdir(parents=True, exist_ok=True)
             made.add(label)
@@ -155,7 +166,9 @@ def _write_hub_split(data: DataPart, split: str, folder: Path) -> None:
     image, label = data.columns
     try:
         reader = create_dataset(f"hfds/{data.origin}", root=None, split=split, input_key=image, target_key=label).reader
-    except (ValueError, KeyError, FileNotFoundError) as error:
+        if len(reader) > 0:
+            reader[0][0].close()  # a column that is not there is found out only here
+    except (TypeError, ValueError, KeyError, FileNotFoundError) as error:
         raise InputError(
             f"the Hugging Face data set {data.origin} cannot be opened", got=f"{type(error).__name__}: {error}",
             allowed=f"one with a split {split} and the columns {image} (images) and {label} (class labels)",
@@ -168,6 +181,24 @@ def _write_hub_split(data: DataPart, split: str, folder: Path) -> None:
         for index in track(range(len(reader)), f"writing {folder}"):
             content, number = reader[index][:2]
             with content:
-                yield int(number), content.read()
+                yield (
+                    _hub_label(number, f"image {index} of {data.origin}, split {split}, column {label}"),
+                    content.read(),
+                )
 
-    _write(items(), names or None, folder, 1)
+    mend = "rename the class in the data set, or write image folders yourself (data.source: folders)"
+    _write(items(), partial(_folder_name, names or None, f"the data set {data.origin}", mend), folder, 1)
+
+
+def _hub_label(value: object, place: str) -> int:
+    """A label as the data set has it, as a number. -1 is the hub's word for none: it must not become the last class."""
+    try:
+        label = int(value)  # type: ignore[call-overload]
+        if label < 0 or label != float(value):  # type: ignore[arg-type]
+            raise ValueError(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{place} has no usable label", got=repr(value), allowed="the number of a class, 0 or more; -1 is an image "
+            "without a label", next_step="set data.splits to splits with labels, and data.columns to the class labels",
+        ) from error  # fmt: skip
+    return label

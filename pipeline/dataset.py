@@ -55,7 +55,20 @@ def _write_out(data: DataPart) -> None:
     partial = data.root.with_name(f"{data.root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
     write_folders(data, partial)
+    _check_written(data, partial)
     partial.replace(data.root)
+
+
+def _check_written(data: DataPart, partial: Path) -> None:
+    """InputError where no train and val images of the same classes came out: under `data.root` they would be found
+    again, whatever is then changed in the recipe."""
+    try:
+        read_split(partial, "val", read_split(partial, "train").classes)
+    except InputError as error:
+        raise InputError(
+            f"{data.source} {data.origin} does not make a data set: {error.what}", got=error.got, allowed=error.allowed,
+            next_step="change data.origin, data.splits or data.columns in the recipe, or mend the source",
+        ) from error  # fmt: skip
 
 
 def check_no_overlap(train: ImageSplit, val: ImageSplit) -> None:

@@ -36,6 +36,7 @@ def _off(value: object) -> object:
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and NumPy both take
 # What a graph computes in; `-fp16` is the same graph with FP16 in place of the FP32 that is left in it.
 Precision = Literal[
     "fp32", "fp16", "int8", "int8-fp16", "fp8", "fp8-fp16", "int8-sparse", "int8-sparse-fp16",
@@ -71,7 +72,7 @@ class DataPart(_GrowingPart):
 
     LATER = frozenset({"source", "origin", "splits", "columns"})
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     root: Path
     source: Literal["folders", "webdataset", "huggingface"] = "folders"
     origin: str | None = None
@@ -127,9 +128,10 @@ class PreprocessPart(_Part):
 class TrainPart(_GrowingPart):
     """timm's training recipe; `batch_size` is per process, `lr` is the peak learning rate as given (never rescaled).
 
-    `global_batch` images make an update: where all processes together hold fewer, gradients are accumulated. Without it,
-    each step of the processes is an update. `save_every` counts updates; without it, `last.pt` is written every epoch.
-    `on_nan: skip` leaves out an update whose loss is not finite, but stops after `max_skipped` in a row.
+    `global_batch` images make an update: where all processes together hold fewer, gradients are accumulated; where they
+    hold more, each takes its equal share. Without it, each step of the processes is an update. `save_every` counts
+    updates; without it, `last.pt` is written every epoch. `on_nan: skip` leaves out an update whose loss is not finite,
+    but stops after `max_skipped` in a row.
 
     All but the classifier learn at `lr` times `backbone_lr_ratio`: transfer learning wants the new classifier fast and
     the taken-over weights slow.
@@ -160,7 +162,7 @@ class TrainPart(_GrowingPart):
     horizontal_flip: Fraction = 0.5
     drop_path: Fraction = 0.1
     ema_decay: Fraction = 0.99996
-    clip_grad: float | None = None
+    clip_grad: Annotated[float, Field(gt=0)] | None = None
     amp: Annotated[Literal["off", "bfloat16", "float16"], BeforeValidator(_off)] = "off"
     channels_last: bool = False
     compile: bool = False
@@ -172,7 +174,7 @@ class TrainPart(_GrowingPart):
     keep_last: Positive = 1
     keep_best: bool = False
     wandb: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ExportPart(_Part):
@@ -189,7 +191,7 @@ class CalibratePart(_Part):
     """
 
     images: Positive = 512
-    seed: int = 0
+    seed: Seed = 0
     source: Path | None = None
 
 
@@ -227,7 +229,7 @@ class SearchPart(_Part):
     images: Positive = 512
     max_drop_pp: Annotated[float, Field(ge=0)] = 0.3
     budget_ms: Annotated[float, Field(gt=0)] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 class QatPart(_Part):
@@ -243,9 +245,9 @@ class QatPart(_Part):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     distill: Fraction = 1.0
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    clip_grad: float | None = 1.0
+    clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
     workers: Annotated[int, Field(ge=0)] = 2
-    seed: int = 0
+    seed: Seed = 0
 
 
 class BuildOptionsPart(_Part):

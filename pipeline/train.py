@@ -22,7 +22,7 @@ from pipeline.distributed import World, open_world
 from pipeline.loader import make_loaders
 from pipeline.network import create_network
 from pipeline.recipe import Recipe, TrainPart
-from pipeline.trainer import Trainer, accumulation
+from pipeline.trainer import Trainer, accumulation, fit_batch
 from pipeline.training_files import BEST, LAST, restore_last, save_last, training_identity
 from pipeline.training_log import EpochMetrics, open_log
 from pipeline.training_state import TrainingState, new_state
@@ -44,6 +44,7 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         train_split, val_split = open_dataset(recipe.data)
         if world.rank == 0:
             check_no_overlap(train_split, val_split)
+        recipe = _with_fitting_batch(recipe, world)
         _check(recipe.train, len(train_split), world)
         spec = recipe.preprocess_spec()
         with closing(make_loaders(train_split, val_split, spec, recipe.train, world)) as loaders:
@@ -56,6 +57,19 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             _write(model, recipe, train_split.classes, folder / "checkpoint.pt")
         world.wait()  # nobody goes on before the checkpoint is there
         return notes
+
+
+def _with_fitting_batch(recipe: Recipe, world: World) -> Recipe:
+    """`recipe` with the batch that its `global_batch` leaves for each process, and a line that says so."""
+    part = fit_batch(recipe.train, world)
+    if part is recipe.train:
+        return recipe
+    if world.rank == 0:
+        print(
+            f"           {world.size} process(es) take {part.batch_size} image(s) each, not train.batch_size "
+            f"{recipe.train.batch_size}: an update is of train.global_batch {part.global_batch}", flush=True,
+        )  # fmt: skip
+    return recipe.model_copy(update={"train": part})
 
 
 def _check(part: TrainPart, images: int, world: World) -> None:
@@ -75,8 +89,11 @@ def _check(part: TrainPart, images: int, world: World) -> None:
         )  # fmt: skip
     if (part.mixup > 0 or part.cutmix > 0) and part.batch_size % 2:
         raise InputError(
-            "mixup and cutmix pair the images of a batch", got=f"train.batch_size {part.batch_size}",
-            allowed="an even number", next_step="change train.batch_size, or set train.mixup and train.cutmix to 0",
+            "mixup and cutmix pair the images of a batch",
+            got=f"{part.batch_size} image(s) in the batch of each of {world.size} process(es)",
+            allowed="an even number",
+            next_step="change train.batch_size, train.global_batch or the number of processes, or set train.mixup and "
+            "train.cutmix to 0",
         )  # fmt: skip
     if part.warmup_epochs + part.cooldown_epochs >= part.epochs:
         raise InputError(

@@ -24,15 +24,28 @@ from pipeline.training_state import Position, TrainingState
 _AMP = {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def fit_batch(part: TrainPart, world: World) -> TrainPart:
+    """`part` with as small a `batch_size` as the processes need to make no more than `global_batch` images together.
+
+    More processes than the recipe was written for take fewer images each: updates are of the same images. What
+    `global_batch` does not divide into stays as it is, for `accumulation` to refuse.
+    """
+    batch = part.global_batch
+    if batch is None or part.batch_size * world.size <= batch or batch % world.size:
+        return part
+    return part.model_copy(update={"batch_size": batch // world.size})
+
+
 def accumulation(part: TrainPart, world: World) -> int:
     """How many batches of each process make one update. InputError where `global_batch` does not divide so."""
     together = part.batch_size * world.size
     batch = part.global_batch or together
     if batch % together:
+        smaller = f", or of {world.size}, for smaller batches" if together > batch else ""
         raise InputError(
             "train.global_batch does not divide into the processes' batches",
             got=f"{batch}, with {world.size} process(es) of train.batch_size {part.batch_size}",
-            allowed=f"a multiple of {together}",
+            allowed=f"a multiple of {together}{smaller}",
             next_step="change train.batch_size, train.global_batch or the number of processes",
         )  # fmt: skip
     return batch // together

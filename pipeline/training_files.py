@@ -13,6 +13,7 @@ from pipeline.training_log import EpochMetrics, metrics_to_dicts
 from pipeline.training_state import Position, TrainingState
 
 LAST, BEST, KEPT = "last.pt", "best.pt", "kept"
+_COPIED_BYTES = 1 << 24  # at a time: last.pt has hundreds of MB
 _DECIDES_NOTHING = ("workers", "eval_every", "save_every", "keep_last", "keep_best", "on_nan", "max_skipped", "wandb")
 _ONE_OR_MANY = ("processes", "train.batch_size")  # with a global batch, training may go on with other numbers of these
 
@@ -34,15 +35,17 @@ def save_last(folder: Path, state: TrainingState, identity: dict[str, Any], keep
 
 
 def _keep(folder: Path, name: str, keep: int) -> None:
-    """`last.pt` under another name in `kept/`, as a second link to the same bytes; only the newest `keep` stay."""
+    """A copy of `last.pt` in `kept/`, whole or not at all; only the newest `keep` stay.
+
+    No link: a person goes back by copying an older one over `last.pt`, and `cp` would write that into both names.
+    """
     kept = folder / KEPT
     kept.mkdir(exist_ok=True)
     partial = kept / f".{name}.partial"
-    partial.unlink(missing_ok=True)  # left by a killed process
-    try:
-        os.link(folder / LAST, partial)
-    except OSError:  # a file system without links
-        shutil.copyfile(folder / LAST, partial)
+    with (folder / LAST).open("rb") as last, partial.open("wb") as copy:
+        shutil.copyfileobj(last, copy, _COPIED_BYTES)
+        copy.flush()
+        os.fsync(copy.fileno())
     partial.replace(kept / name)
     for old in sorted(kept.glob("epoch-*.pt"))[:-keep]:
         old.unlink()

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_weight_decay,
+)
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -96,19 +102,38 @@ def _first_weights(recipe: Recipe, classes: tuple[str, ...], world: World) -> nn
 
 
 def _make_optimizer(model: nn.Module, part: TrainPart) -> torch.optim.Optimizer:
-    """timm's optimizer; it leaves biases, norms and what the model's `no_weight_decay` names without decay."""
+    """timm's optimizer; it leaves biases, norms and what the model's `no_weight_decay` names without decay.
+
+    InputError for one that there is not, or that cannot be used here.
+    """
+    name = part.optimizer.lower().split("_")[-1]  # as timm reads it: without `lookahead_`
+    if name in list_optimizers() and get_optimizer_info(name).second_order:
+        raise _other_optimizer("train.optimizer needs second derivatives, which are not computed", part.optimizer)
     # torch's fused kernels: a small network's update costs a fifth of the step without them. Other optimizers have none.
     options = {"fused": True} if part.optimizer in ("adam", "adamw") else {}
     groups = model if part.backbone_lr_ratio == 1 else _split_groups(model, part)
     try:
         return create_optimizer_v2(groups, opt=part.optimizer, lr=part.lr, weight_decay=part.weight_decay, **options)
-    except ValueError as error:
-        if part.optimizer in list_optimizers():
+    except (ValueError, ImportError, AssertionError) as error:  # the last two are how timm says what is missing
+        if name not in list_optimizers():
+            raise _other_optimizer("timm has no such optimizer", part.optimizer) from error
+        if _works_here(name):
             raise
-        raise InputError(
-            "timm has no such optimizer", got=part.optimizer, allowed=", ".join(list_optimizers()),
-            next_step="change train.optimizer in the recipe",
-        ) from error  # fmt: skip
+        raise _other_optimizer("train.optimizer does not work here", f"{part.optimizer}: {error}") from error
+
+
+def _other_optimizer(what: str, got: str) -> InputError:
+    usable = ", ".join(name for name in list_optimizers() if _works_here(name))
+    return InputError(what, got=got, allowed=usable, next_step="change train.optimizer in the recipe")
+
+
+def _works_here(name: str) -> bool:
+    """Whether one of timm's optimizers needs nothing that is missing: some want a GPU with apex or bitsandbytes."""
+    try:
+        get_optimizer_class(name)
+    except (ImportError, AssertionError):
+        return False
+    return not get_optimizer_info(name).second_order
 
 
 def _split_groups(model: nn.Module, part: TrainPart) -> list[dict[str, Any]]:

@@ -76,6 +76,21 @@ def test_a_fresh_classifier_has_the_final_width(block: str) -> None:
     assert features.shape == (2, model.num_features) and model.num_features == (44 if block == "dense" else 48)
 
 
+@pytest.mark.parametrize("block", SMALL)
+def test_no_classes_are_features(block: str) -> None:
+    """As timm's networks do, made so or made so later."""
+    model, x = small(block), images(2, 32)
+    names = list(model.state_dict())
+    made = T2TViT(SMALL[block], img_size=32, num_classes=0)
+    assert list(made.state_dict()) == [name for name in names if not name.startswith("head.")]
+    assert made.eval()(x).shape == (2, made.num_features)
+    features = model.forward_features(x)
+    model.reset_classifier(0)
+    assert model.num_classes == 0 and torch.equal(model(x), features)
+    model.reset_classifier(5)
+    assert model(x).shape == (2, 5) and list(model.state_dict()) == names
+
+
 def test_drop_path_rises_by_block_and_for_dense_by_stage() -> None:
     def rates(block: str) -> list[float]:
         return [entry.drop_path.drop_prob for entry in small(block, 0.22).blocks if isinstance(entry, Block)]

@@ -85,6 +85,12 @@ def test_frozen_parameters_are_upstreams() -> None:
     assert frozen == {"pos_embed", "tokens_to_token.attention1.w", "tokens_to_token.attention2.w"}
 
 
+def test_no_classes_are_features() -> None:
+    """As of every network of timm's."""
+    model = timm.create_model("t2t_vit_mini", num_classes=0)
+    assert model(images(2, 32)).shape == (2, model.num_features) == (2, 192)
+
+
 def test_pretrained_is_refused_with_the_way_out() -> None:
     with pytest.raises((ValueError, RuntimeError), match=r"checkpoint|pretrained"):
         timm.create_model("t2t_vit_14", pretrained=True)

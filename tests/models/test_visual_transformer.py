@@ -375,6 +375,12 @@ def test_reset_classifier_and_timms_names() -> None:
         model.reset_classifier(5)
         assert model(torch.empty(2, 3, 64, 64)).shape == (2, 5)
     assert model.get_classifier() is model.head and model.num_classes == 5 and model.no_weight_decay() == set()
+    with torch.device("meta"):  # timm's meaning of no classes: features
+        model.reset_classifier(0)
+        for features in (model, timm.create_model("vt_resnet18", num_classes=0)):
+            assert features(torch.empty(2, 3, 64, 64)).shape == (2, features.num_features) == (2, 1024)
+            assert not [name for name in features.state_dict() if name.startswith("head")]
+        model.reset_classifier(5)
     ours = {key: value.shape for key, value in model.state_dict().items()}
     theirs = {key: value.shape for key, value in resnet.state_dict().items() if not key.startswith(("layer4", "fc"))}
     assert theirs.items() <= ours.items()

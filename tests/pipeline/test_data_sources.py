@@ -4,6 +4,7 @@ import io
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,22 +117,76 @@ def test_hugging_face_needs_its_package(tmp_path: Path, monkeypatch: pytest.Monk
         open_dataset(data)
 
 
-def test_hugging_face_folder(tmp_path: Path) -> None:
-    """A local data set in Parquet, through timm's factory."""
+def hub_part(folder: Path, labels: dict[str, list[Any]], kind: Any) -> DataPart:
+    """A local data set in Parquet, a split for each list of labels, which are of the feature `kind`."""
     import datasets
 
-    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])})
-    (tmp_path / "set").mkdir()
-    for split, numbers in (("train", range(6)), ("test", range(6, 9))):
-        rows = {"picture": [{"bytes": image(n), "path": None} for n in numbers], "kind": [n % 2 for n in numbers]}
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / f"{split}.parquet")
-    train, val = open_dataset(DataPart(
-        name="x", root=tmp_path / "images", source="huggingface", origin=str(tmp_path / "set"),
+    features = datasets.Features({"picture": datasets.Image(), "kind": kind})
+    (folder / "set").mkdir()
+    number = 0
+    for split, values in labels.items():
+        pictures = [{"bytes": image(number + index), "path": None} for index in range(len(values))]
+        number += len(values)
+        rows = datasets.Dataset.from_dict({"picture": pictures, "kind": values}, features=features)
+        rows.to_parquet(folder / "set" / f"{split}.parquet")
+    return DataPart(
+        name="x", root=folder / "images", source="huggingface", origin=str(folder / "set"),
         splits=("train", "test"), columns=("picture", "kind"),
-    ))  # fmt: skip
+    )  # fmt: skip
+
+
+def test_hugging_face_folder(tmp_path: Path) -> None:
+    """Through timm's factory."""
+    import datasets
+
+    labels = {"train": [0, 1, 0, 1, 0, 1], "test": [0, 1, 0]}
+    train, val = open_dataset(hub_part(tmp_path, labels, datasets.ClassLabel(names=["cat", "dog"])))
     assert train.classes == ("cat", "dog") and len(train) == 6 and len(val) == 3
     found = {path.read_bytes() for split in (train, val) for path in split.paths}
     assert found == {image(number) for number in range(9)}
+
+
+@pytest.mark.parametrize(
+    ("test_labels", "kind", "message"),
+    [
+        ([0, -1], "cat dog", r"(?s)image 1 of .*split test, column kind has no usable label.*-1.*splits with labels"),
+        (["cat", "dog"], "string", r"(?s)image 0 of .*split train.*no usable label.*'cat'.*data.columns"),
+        ([0.0, 1.5], "float32", r"(?s)image 1 of .*split test.*no usable label.*1.5"),
+        ([0, 1], "cat a/dog", r"(?s)the data set .*set has no usable name for label 1.*'a/dog'.*rename the class"),
+    ],
+)
+def test_wrong_hugging_face_labels(tmp_path: Path, test_labels: list[Any], kind: str, message: str) -> None:
+    import datasets
+
+    feature = datasets.ClassLabel(names=kind.split()) if " " in kind else datasets.Value(kind)
+    train_labels = test_labels if kind == "string" else [0, 1]
+    with pytest.raises(InputError, match=message) as caught:
+        open_dataset(hub_part(tmp_path, {"train": train_labels, "test": test_labels}, feature))
+    assert "classes.txt" not in str(caught.value), "this data set has none"
+    assert not (tmp_path / "images").exists()
+
+
+def test_columns_that_are_not_there(tmp_path: Path) -> None:
+    import datasets
+
+    data = hub_part(tmp_path, {"train": [0, 1], "test": [0, 1]}, datasets.ClassLabel(names=["cat", "dog"]))
+    for columns in (("image", "kind"), ("picture", "label")):
+        with pytest.raises(InputError, match=r"(?s)cannot be opened.*data\.columns"):
+            open_dataset(data.model_copy(update={"columns": columns}))
+
+
+def test_what_makes_no_data_set_is_not_kept(tmp_path: Path) -> None:
+    """A split with other classes is an error every time, and another split in the recipe mends it."""
+    import datasets
+
+    labels = {"train": [0, 1, 0], "test": [0, 0], "validation": [1, 0]}
+    data = hub_part(tmp_path, labels, datasets.ClassLabel(names=["cat", "dog"]))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"(?s)huggingface .*does not make a data set.*val.*data\.splits"):
+            open_dataset(data)
+        assert not (tmp_path / "images").exists()
+    _, val = open_dataset(data.model_copy(update={"splits": ("train", "validation")}))
+    assert val.labels == (0, 1)
 
 
 @pytest.mark.parametrize("values", [{"source": "webdataset"}, {"origin": "x"}, {"source": "tfds", "origin": "x"}])

@@ -1,7 +1,9 @@
 """A killed training goes on to the same bits, by hand or by torchrun; a loss that is not finite loses nothing."""
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ from pipeline.distributed import World
 from pipeline.loader import EpochSampler
 from pipeline.network import create_network
 from pipeline.not_finite import NotFinite
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, TrainPart
 from pipeline.train import train
-from pipeline.trainer import Trainer, accumulation
+from pipeline.trainer import Trainer, accumulation, fit_batch
 
 # seven updates an epoch in one process, three in two; last.pt after every second
 OFTEN = EVERYTHING | {"batch_size": 2, "save_every": 2, "keep_last": 3, "keep_best": True, "epochs": 2}
@@ -97,28 +99,61 @@ def test_last_and_best_are_kept(tmp_path: Path, images: Path) -> None:
     best = read_checkpoint(work / "best.pt").state_dict
     final = read_checkpoint(work / "checkpoint.pt").state_dict
     assert all(torch.equal(best[name], final[name]) for name in best) == (notes["best_epoch"] == 2)
-    older = folder(tmp_path, "older")  # going on from an older one gives the same end
-    (work / "kept" / names[0]).rename(older / "last.pt")
-    train(recipe(images, OFTEN), older)
-    assert_same_training(work, older)
+    expected = folder(tmp_path, "expected")
+    for name in ("last.pt", "metrics.csv"):
+        shutil.copy(work / name, expected)
+    kept = (work / "kept" / names[-1]).read_bytes()
+    subprocess.run(
+        ["cp", work / "kept" / names[0], work / "last.pt"], check=True
+    )  # going back as docs/training.md says
+    assert (work / "kept" / names[-1]).read_bytes() == kept, "the newest kept one must not become the older one"
+    train(recipe(images, OFTEN), work)
+    assert_same_training(expected, work)
 
 
 def test_another_number_of_processes_goes_on_with_a_global_batch(
     tmp_path: Path, images: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two processes are killed for good; one accumulates what both did. Without a global batch that is an error."""
-    values = PLAIN | {"global_batch": 4, "save_every": 2}
-    killed = Training(tmp_path / "killed", recipe(images, values | {"batch_size": 2}), 2, STOP="1 update 4")
+    """Two processes are killed for good; one takes the images of both. Without a global batch that is an error."""
+    chosen = recipe(images, PLAIN | {"global_batch": 4, "batch_size": 4, "save_every": 2})
+    killed = Training(tmp_path / "killed", chosen, 2, STOP="1 update 4")
     os.kill(killed.wait_for_stop(), signal.SIGKILL)
     assert killed.process.wait() != 0
     reached = torch.load(killed.work / "last.pt", weights_only=True)
     assert len(reached["history"]) == 1 and reached["position"][0] == 0
-    train(recipe(images, values | {"batch_size": 1}), killed.work)
+    assert reached["identity"]["train.batch_size"] == 2
+    assert killed.log.read_text().count("2 process(es) take 2 image(s) each, not train.batch_size 4") == 1
+    train(chosen, killed.work)
     assert "goes on with 1 process(es) where it had 2" in capsys.readouterr().out
     assert [row["epoch"] for row in rows(killed.work)] == ["1", "2"]
     assert torch.load(killed.work / "last.pt", weights_only=True)["identity"]["processes"] == 1
     with pytest.raises(InputError, match="processes: 2"):
         train(recipe(images, OFTEN), whole)
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_updates_are_of_the_same_images_on_any_number_of_processes(images: Path, at: int) -> None:
+    """From the first update and from one within the epoch: as many updates, each of the same 8 images of 61."""
+    part = recipe(images, PLAIN | {"global_batch": 8, "batch_size": 4}).train
+    updates = {processes: update_images(part, processes, at) for processes in (1, 2, 4, 8)}
+    assert len(updates[1]) == 61 // 8 - at and all(len(update) == 8 for update in updates[1])
+    assert all(found == updates[1] for found in updates.values())
+
+
+def update_images(part: TrainPart, processes: int, first: int) -> list[set[int]]:
+    """The images of each update of epoch 1 from update `first` on, as `Trainer` takes them from the sampler."""
+    found: list[set[int]] = []
+    for rank in range(processes):
+        world = World(rank, processes, torch.device("cpu"))
+        fitting = fit_batch(part, world)
+        mine, sampler = fitting.batch_size * accumulation(fitting, world), EpochSampler(61, 0, world)
+        updates = len(sampler) // mine
+        sampler.start(1, first * mine, updates * mine)
+        indices = [index for _, index in sampler]
+        found = found or [set() for _ in range(updates - first)]
+        for update, images_of in enumerate(found):
+            images_of.update(indices[update * mine : (update + 1) * mine])
+    return found
 
 
 def plain_transformer(images: Path, **values: Any) -> Recipe:
@@ -128,14 +163,15 @@ def plain_transformer(images: Path, **values: Any) -> Recipe:
 
 
 def test_the_same_global_batch_is_the_same_training(tmp_path: Path, images: Path) -> None:
-    """One process with batches of 4, one that accumulates 4 of 1, two processes with 2 each: the same losses and weights."""
+    """One process with batches of 4, one that accumulates 4 of 1, two processes that share the 4: the same losses and
+    weights."""
     ways = {
         "one": plain_transformer(images, batch_size=4),
         "many": plain_transformer(images, batch_size=1, global_batch=4),
     }
     for name, chosen in ways.items():
         train(chosen, folder(tmp_path, name))
-    two = Training(tmp_path / "two", plain_transformer(images, batch_size=2, global_batch=4), 2)
+    two = Training(tmp_path / "two", plain_transformer(images, batch_size=4, global_batch=4), 2)
     two.finish()
     works = [tmp_path / "one", tmp_path / "many", two.work]
     losses = [[float(row["train_loss"]) for row in rows(work)] for work in works]
@@ -154,12 +190,13 @@ def first_weights(chosen: Recipe) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("batch", "processes", "message"), [(3, 1, "a multiple of 3"), (2, 4, "a multiple of 8"), (16, 1, "16")]
+    ("batch", "processes", "message"), [(3, 1, "a multiple of 3"), (2, 3, "a multiple of 6, or of 3"), (16, 1, "16")]
 )
 def test_wrong_global_batch(images: Path, tmp_path: Path, batch: int, processes: int, message: str) -> None:
     chosen = recipe(images, PLAIN | {"batch_size": batch, "global_batch": 4 if batch < 16 else 16})
     with pytest.raises(InputError, match=message):
-        accumulation(chosen.train, World(0, processes, torch.device("cpu")))
+        world = World(0, processes, torch.device("cpu"))
+        accumulation(fit_batch(chosen.train, world), world)
         train(chosen, folder(tmp_path, "work"))
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 
 import models  # noqa: F401  (registers the models)
+from calib.errors import InputError
 from models.t2t_vit import VARIANTS
 from pipeline.distributed import World
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.trainer import accumulation
+from pipeline.trainer import accumulation, fit_batch
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -52,15 +54,42 @@ def test_the_recipe_is_the_papers(path: Path) -> None:
     assert (train.label_smoothing, train.mixup, train.cutmix, train.random_erasing) == (0.1, 0.8, 1.0, 0.25)
     assert train.auto_augment == "rand-m9-mstd0.5-inc1" and train.random_resize_scale == (0.08, 1.0)
     assert recipe.model.image_size == (384 if path.stem.endswith("_384") else 224)
-    for processes in (1, 2, 4, 8):
+    for processes in (1, 2, 4, 8, 16, 32):  # 32: the four boxes of docs/training.md
         world = World(0, processes, torch.device("cpu"))
-        assert accumulation(train, world) * processes * train.batch_size == 512
+        fitting = fit_batch(train, world)
+        assert accumulation(fitting, world) * processes * fitting.batch_size == 512
+        assert fitting.batch_size == min(train.batch_size, 512 // processes), "no smaller than it must be"
+    world = World(0, 24, torch.device("cpu"))  # three boxes
+    with pytest.raises(InputError, match=r"(?s)does not divide.*24 process.*a multiple of \d+, or of 24"):
+        accumulation(fit_batch(train, world), world)
 
 
 def test_bare_off_is_what_yaml_makes_of_it() -> None:
     values = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json", by_alias=True)
     values["train"]["amp"] = False
     assert Recipe.model_validate(values).train.amp == "off"
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("train", "clip_grad", -1, r"train\.clip_grad = -1: .*greater than 0"),  # it would climb the loss
+        ("train", "clip_grad", 0, r"train\.clip_grad = 0: .*greater than 0"),
+        ("qat", "clip_grad", -1, r"qat\.clip_grad = -1: .*greater than 0"),
+        *(
+            (part, "seed", seed, rf"{part}\.seed = {seed}: ")
+            for part in ("train", "calibrate", "search", "qat")
+            for seed in (-1, 2**63)
+        ),
+        ("data", "name", "", r"data\.name = '': .*at least 1 character"),
+    ],
+)
+def test_values_that_would_fail_later(tmp_path: Path, part: str, key: str, value: object, message: str) -> None:
+    values = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json", by_alias=True)
+    values[part][key] = value
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=message):
+        load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_keys_that_came_later_change_no_earlier_stage_key() -> None:

@@ -148,11 +148,24 @@ def test_nan_loss_stops(tmp_path: Path, images: Path) -> None:
         ({"warmup_epochs": 2}, r"together less than train\.epochs \(2\)"),
         ({"auto_augment": "nonsense"}, r"train\.auto_augment"),
         ({"optimizer": "adamwww"}, "no such optimizer"),
+        ({"optimizer": "fusedadam"}, r"(?s)does not work here.*fusedadam: .*next: change train\.optimizer"),
+        ({"optimizer": "lookahead_bnbadamw"}, r"(?s)does not work here.*bnbadamw: .*next: change train\.optimizer"),
+        ({"optimizer": "adahessian"}, r"(?s)second derivatives.*adahessian.*next: change train\.optimizer"),
     ],
 )
 def test_wrong_values(tmp_path: Path, images: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(recipe(images, PLAIN | values), folder(tmp_path, "work"))
+
+
+def test_optimizers_that_are_allowed_work_here(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, what needs one is not in the list."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError) as caught:
+        start({"optimizer": "adamwww"}, images)
+    allowed = str(caught.value.allowed).split(", ")
+    assert {"adamw", "sgd", "lion", "lamb"} < set(allowed)
+    assert not [name for name in allowed if name.startswith(("fused", "bnb")) or name == "adahessian"]
 
 
 def test_same_image_in_train_and_val(tmp_path: Path, images: Path) -> None:
