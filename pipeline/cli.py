@@ -128,8 +128,8 @@ def _run(options: argparse.Namespace) -> int:
         return DONE
     folder = options.runs / options.run
     if options.command == "predict":
-        from pipeline.predict import find_engine
         from pipeline.outcome import where
+        from pipeline.predict import find_engine
         from pipeline.predict_command import predict_command
 
         program = (
