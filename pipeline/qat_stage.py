@@ -13,14 +13,13 @@ from torch import nn
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.errors import InputError
-from calib.policy import Layer, decide
+from calib.policy import Layer
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend
 from export.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
-from export.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.placement import Floats
-from export.quantize_int8 import Method, Quantized, QuantizeOptions, find_ranges, write_quantized
+from export.quantize_int8 import Method, Quantized, QuantizeOptions, apply_policy, write_quantized
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -69,8 +68,7 @@ def make_student(
     The ranges are those that quantization after training uses: of the FP32 graph `proto` on the calibration set.
     """
     part = recipe.quantize
-    decisions = decide(read_layers(proto), part.policy, part.include, part.exclude)
-    found = find_ranges(proto, decisions, calibration, _options(part), track)
+    found = apply_policy(proto, calibration, _options(part), track)
     model = build_model(checkpoint, recipe.model)
     images = calibration.first(CHECKED_IMAGES)
     spec = Preprocess.from_dict(checkpoint.preprocess)

@@ -1,8 +1,9 @@
 """Q/DQ: the same scales and results as nvidia-modelopt where both can, ranges against brute force, each policy's layers."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -14,9 +15,10 @@ from torch import nn
 from calib.calibration import CalibrationSet
 from calib.errors import InputError
 from calib.images import read_split
-from calib.policy import Decision, PolicyName, decide, performer_kernel
+from calib.policy import Decision, Kind, PolicyName, cover, decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend
+from export import quantize_int8 as quantize_int8_file
 from export.cast_fp16 import cast_fp16
 from export.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
@@ -24,12 +26,13 @@ from export.qdq import Weights, insert_qdq, to_fp8
 from export.quantize_int8 import (
     QuantizeOptions,
     activations,
+    apply_policy,
     find_ranges,
     leave_out_faint,
     quantize_int8,
     write_quantized,
 )
-from export.ranges import BINS, RangeMethod, _Meter, collect_ranges, mse_amax
+from export.ranges import BINS, Range, RangeMethod, _Meter, collect_ranges, mse_amax
 from export.simplify import simplify_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]
@@ -199,12 +202,67 @@ def test_include_and_exclude_overrule(fp32: Path) -> None:
     assert r"blocks\.9" in str(error.value) and "--explain" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [(r"blocks\.0\.mpl\.fc1", "blocks.0.mlp.fc1"), (r"blocks\.\d+\.atn.*", "blocks.0.attn"), ("haed", "head")],
+)
+def test_a_misspelt_pattern_is_told_what_is_near(fp32: Path, pattern: str, near: str) -> None:
+    """And no command that runs into the same error: the pattern must go first."""
+    with pytest.raises(InputError) as error:
+        decide(read_layers(onnx.load(fp32)), include=[pattern])
+    assert f"near it: {near}" in str(error.value) and "remove it first, then" in str(error.value)
+
+
 def test_a_policy_that_finds_nothing_is_an_error(fp32: Path) -> None:
     layers = [layer for layer in read_layers(onnx.load(fp32)) if not layer.role]
     with pytest.raises(InputError, match="quantizes no attention product"):
         decide(layers, "+attention")
-    with pytest.raises(InputError, match="quantizes no weight layer"):
-        decide(layers, exclude=[".*"])
+    for policy in get_args(PolicyName):
+        with pytest.raises(InputError, match=f"policy {re.escape(policy)} quantizes no weight layer"):
+            decide(layers, policy, exclude=[".*"])
+    assert decide(layers, "full"), "no attention to quantize is no error: full names all that is there"
+
+
+def test_what_a_policy_names_and_leaves_is_counted(fp32: Path) -> None:
+    """One attention of four can be fused: the policy takes it, and says so of the others."""
+    layers = [
+        replace(layer, head_dim=8) if layer.role in ("scores", "context") and "blocks.0." not in layer.module else layer
+        for layer in read_layers(onnx.load(fp32))
+    ]
+    weights, attention = cover("+attention", decide(layers, "+attention"))
+    assert (attention.kind, attention.quantized, attention.named) == ("attention product", 2, 2 * BLOCKS)
+    ((reason, count),) = attention.left_out.items()
+    assert reason.startswith("head dim 8") and count == 2 * (BLOCKS - 1)
+    assert str(attention).startswith(
+        f"2 of the {2 * BLOCKS} attention products that the policy names, because: head dim 8"
+    )
+    assert weights.quantized == 4 * BLOCKS + 2 * 3 + 1 == weights.named - sum(weights.left_out.values())
+    kinds = {row.kind: (row.quantized, row.named) for row in cover("full", decide(layers, "full"))}
+    assert list(kinds) == list(get_args(Kind)) and all(taken == named > 0 for taken, named in kinds.values())
+
+
+@pytest.mark.parametrize("policy", ["+attention", "full"])
+def test_a_kind_that_calibration_leaves_out_is_an_error(
+    fp32: Path, calibration: CalibrationSet, policy: PolicyName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One faint softmax is left out with its attention; all of them, and the policy's name would be wrong."""
+    proto, faint = onnx.load(fp32), 1
+    softmax = {
+        node.input[0] for layer in read_layers(proto) if layer.role == "context"
+        for node in proto.graph.node if node.name == layer.name
+    }  # fmt: skip
+
+    def fainter(*arguments: Any) -> dict[str, Range]:
+        found = collect_ranges(*arguments)
+        return found | {name: replace(found[name], amax=1e-6) for name in sorted(softmax)[:faint]}
+
+    monkeypatch.setattr(quantize_int8_file, "collect_ranges", fainter)
+    kept = apply_policy(proto, calibration, QuantizeOptions(policy)).decisions
+    row = next(row for row in cover(policy, kept) if row.kind == "attention product")
+    assert row.quantized == row.named - 2 and any("too small for a scale" in reason for reason in row.left_out)
+    faint = len(softmax)
+    with pytest.raises(InputError, match=r"quantizes no attention product of this network any more(?s:.)*too small"):
+        apply_policy(proto, calibration, QuantizeOptions(policy))
 
 
 @pytest.mark.parametrize("policy", ["weights", "+attention", "+residual", "full"])
