@@ -70,11 +70,13 @@ def _keys(recipe: Recipe, inputs: Mapping[str, Artifact]) -> tuple[str, str]:
         "graph": inputs["export"].outputs["fp32.onnx"], "method": options.method, "percentile": options.percentile,
         "calibration": inputs["calibrate"].outputs["calibration.npz"],
     })  # fmt: skip
-    rows = fingerprint({
+    rows: dict[str, Any] = {
         "ranges": ranges, "weight_bits": options.weight_bits, "images": recipe.sensitivity.images,
         "onnxruntime": onnxruntime_backend.version(),
-    })  # fmt: skip
-    return ranges, rows
+    }  # fmt: skip
+    if options.weight_bits < 8:
+        rows["weight_ranges"] = "least squares"  # rows from before they were are of other graphs
+    return ranges, fingerprint(rows)
 
 
 def _find_ranges(

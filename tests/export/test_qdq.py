@@ -22,7 +22,7 @@ from export import quantize_int8 as quantize_int8_file
 from export.cast_fp16 import cast_fp16
 from export.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.qdq import Weights, insert_qdq, to_fp8
+from export.qdq import Weights, insert_qdq, to_fp8, weight_range
 from export.quantize_int8 import (
     QuantizeOptions,
     activations,
@@ -128,6 +128,25 @@ def test_weights_use_the_whole_grid(fp32: Path, calibration: CalibrationSet, bit
     ]
     assert len(stored) == sum(decision.int8 for decision in found.decisions)
     assert all(array.dtype == np.int8 and np.abs(array).max() == steps for array in stored)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_four_bit_weights_have_the_range_of_least_error(axis: int) -> None:
+    """Against every hundredth of the largest weight, channel by channel; at 8 bits it is the largest weight itself."""
+    weight = np.random.default_rng(0).normal(size=(24, 40)).astype(np.float32)
+    weight[3 if axis == 0 else slice(None), 3 if axis == 1 else slice(None)] = 0  # a dead channel
+    channels = np.moveaxis(weight, axis, 0)
+    highest = np.abs(channels).max(1)
+
+    def squared(values: NDArray[np.float32], amax: float) -> float:
+        return float(np.square(np.clip(np.rint(values / (amax / 7)), -7, 7) * amax / 7 - values).sum())
+
+    found = weight_range(weight, axis, 4)
+    assert found[3] == 0 and (weight_range(weight, axis, 8) == highest).all()
+    for values, amax, largest in (row for row in zip(channels, found, highest, strict=True) if row[2] > 0):
+        best = min(squared(values, share * largest) for share in np.arange(0.2, 1.01, 0.01))
+        assert squared(values, amax) < 1.1 * best and squared(values, amax) <= squared(values, largest)
+    assert (found < 0.95 * highest).sum() > 10, "this test shows nothing"
 
 
 @pytest.mark.parametrize(
