@@ -50,6 +50,8 @@ def quantize_graph(
 ) -> QuantizedGraph:
     """The quantized graph for one of `int8`, `fp8`, `int8-sparse`, `int8-qat` and `auto`."""
     part = recipe.quantize
+    if base == "fp8":  # `weight_bits` is of integers: FP8 weights have the eight bits of E4M3
+        part = part.model_copy(update={"weight_bits": 8})
     source = inputs["export"].path("fp32.onnx")
     if base == "int8-qat":
         return _trained(part, inputs["qat"], source, calibration)

@@ -35,7 +35,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     notes = {}
     for base in dict.fromkeys(name.removesuffix(FP16) for name in wanted if name not in ("fp32", "fp16")):
         graph = quantize_graph(base, recipe, inputs, calibration)
-        write_decisions(graph.found, folder / f"decisions-{base}.json")
+        write_decisions(graph.found, folder / f"decisions-{base}.json", fp8=graph.fp8)
         notes[base] = graph.notes | ({} if base == "auto" else _tell_kinds(recipe.quantize.policy, graph))
         _write(graph, base, {base, f"{base}{FP16}"} & set(wanted), calibration, folder)
     layers = {path.stem: count_precisions(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}

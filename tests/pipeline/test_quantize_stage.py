@@ -28,7 +28,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, image_root: Path, spec: Pre
     generator = np.random.default_rng(0)
     constants: dict[str, Any] = {
         "shape": np.array([0, 16, 192]), "axes": np.array([1]),
-        "w0": generator.normal(0, 0.01, (192, 32)).astype(np.float32),
+        "w0": generator.normal(0, 0.05, (192, 32)).astype(np.float32),
         "w1": generator.normal(0, 0.5, (32, 3)).astype(np.float32),
     }  # fmt: skip
     nodes = [
@@ -75,3 +75,24 @@ def test_what_the_policy_names_but_does_not_take_is_said_and_kept(
     notes = quantize(inputs, tmp_path, precisions=["fp32", "int8"], policy="full")
     assert [row["quantized"] for row in notes["quantized"]["int8"]["kinds"]] == [2, 0, 0, 0]
     assert "that the policy names" not in capsys.readouterr().out, "nothing is left out"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_scales_are_those_of_the_graphs(inputs: dict[str, Artifact], tmp_path: Path, bits: int) -> None:
+    """INT8 on 127 steps, FP8 up to 448; `weight_bits` makes INT8's weights coarse, and FP8's never."""
+    quantize(inputs, tmp_path, precisions=["fp32", "int8", "fp8"], weight_bits=bits)
+    weight = np.abs(numpy_helper.to_array(onnx.load(tmp_path / "fp32.onnx").graph.initializer[2])).max(0)
+    assert weight.shape == (32,)
+    for base, highest in (("int8", 127), ("fp8", 448)):
+        rows = json.loads((tmp_path / f"decisions-{base}.json").read_text())
+        (shown,) = next(row for row in rows if row["node"] == "wide")["activations"]
+        graph = onnx.load(tmp_path / f"{base}.onnx")
+        stored = {
+            value.name: numpy_helper.to_array(value) for value in graph.graph.initializer if "scale" in value.name
+        }
+        assert shown["scale"] == pytest.approx(float(stored["patches_activation_scale"]), rel=1e-6)
+        assert shown["scale"] == pytest.approx(shown["amax"] / highest, rel=1e-6)
+        if base == "fp8" or bits == 8:
+            np.testing.assert_allclose(stored["wide_weight_scale"], weight / highest, rtol=1e-5)
+        else:
+            assert (stored["wide_weight_scale"] > 5 * weight / 127).all()
