@@ -26,11 +26,15 @@ from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.distributed import open_world
 from pipeline.loader import Normalise
 from pipeline.progress import track
-from pipeline.qat import train_student
+from pipeline.qat import QUANTIZE_KEYS, train_student
 from pipeline.recipe import QuantizePart, Recipe
 from pipeline.statistics import agreement
 from pipeline.weights import build_model
 
+READS = (  # of the recipe; of `train` only how images are augmented
+    "data", "model", "export", "qat", *(f"quantize.{key}" for key in QUANTIZE_KEYS),
+    "train.random_resize_scale", "train.random_crop_padding", "train.horizontal_flip",
+)  # fmt: skip
 COMPARED_IMAGES = 64  # calibration images on which the written graph is compared with the trained network
 MAX_SHOWN = 8
 
@@ -144,7 +148,7 @@ def _export(
     """`fp32.onnx`, made as the export stage makes it."""
     export_onnx(model, spec, classes, folder / "raw.onnx", opset=recipe.export.opset)
     if recipe.export.simplify:
-        simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.first(recipe.evaluate.batch_size))
+        simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.first(COMPARED_IMAGES))
         (folder / "raw.onnx").unlink()
     else:
         (folder / "raw.onnx").replace(folder / "fp32.onnx")

@@ -1,6 +1,7 @@
 """The recipe: one YAML file, read and validated here and nowhere else."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -366,6 +367,18 @@ class Recipe(_Part):
         """The preprocessing spec of this recipe."""
         size, part = self.model.image_size, self.preprocess
         return Preprocess(size, size, part.crop_pct, part.interpolation, part.mean, part.std)
+
+
+def keys_of(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Of a recipe's plain values, the parts and the single keys (`quantize.policy`) that are named, as far as they are there."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        part, _, name = key.partition(".")
+        if part in values and not name:
+            found[part] = values[part]
+        elif part in values and name in values[part]:
+            found[part] = found.get(part, {}) | {name: values[part][name]}
+    return found
 
 
 def load_recipe(path: Path) -> Recipe:

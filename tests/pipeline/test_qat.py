@@ -320,7 +320,8 @@ def test_interrupted_training_goes_on_exactly(ready: Ready, tmp_path: Path, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(DistillingTrainer, "run_epoch", interrupted)
         ready.train(chosen, broken, tmp_path / "broken")
-    ready.train(chosen, again, tmp_path / "broken")
+    more = recipe(ready.root, qat={"epochs": 2}, quantize={"precisions": ["fp32", "int8", "int8-qat"]})
+    ready.train(more, again, tmp_path / "broken")  # a precision more is no other training
     one, two = whole.state_dict(), again.state_dict()
     differing = [name for name in one if not torch.equal(one[name], two[name])]
     assert not differing and any(not torch.equal(one[name], value) for name, value in broken.state_dict().items())
