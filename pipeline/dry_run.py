@@ -9,8 +9,9 @@ from typing import Any, Literal
 from calib.errors import InputError
 from pipeline.artifact import Artifact, read_artifact, read_manifest
 from pipeline.recipe import Recipe
-from pipeline.stages import Identity, Stage, identify, interrupted, is_current, wanted_stages
+from pipeline.stages import Identity, Stage, find_work, identify, interrupted, is_current, wanted_stages
 
+_NEW = "it has not run yet"
 _WIDTH = 150  # characters of a reason on the terminal
 Plan = Literal["unchanged", "runs", "depends"]
 
@@ -46,8 +47,7 @@ def _plan(
 ) -> Planned:  # fmt: skip
     manifest = read_manifest(folder)
     if manifest is None:
-        started = "it was interrupted, and goes on from there" if interrupted(stage, folder) else "it has not run yet"
-        return Planned(stage.name, "runs", (started,))
+        return Planned(stage.name, "runs", (_begun(stage, recipe, done, folder, changing),))
     if read_artifact(folder) is None:
         return Planned(stage.name, "runs", tuple(_damaged(folder, manifest)))
     before = [name for name in stage.inputs if name in changing]
@@ -63,6 +63,22 @@ def _plan(
     if not is_current(stage, manifest, found):
         return Planned(stage.name, "runs", ("images, or what an earlier version did not note",))
     return Planned(stage.name, "unchanged", ())
+
+
+def _begun(stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], folder: Path, changing: set[str]) -> str:
+    """What a stage without a result starts from."""
+    going_on = "it was interrupted, and goes on from there"
+    if changing & set(stage.inputs):
+        return f"{going_on} if the stages before make what they made" if interrupted(stage, folder) else _NEW
+    try:
+        found = identify(stage, recipe, {name: done[name] for name in stage.inputs if name in done}, unpack=False)
+    except InputError:
+        return _NEW
+    if find_work(stage, folder, found.work_key):
+        return going_on
+    return (
+        f"{_NEW} with these values, images and inputs; others were interrupted" if interrupted(stage, folder) else _NEW
+    )
 
 
 def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from pipeline import (
 from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
 from pipeline.dataset import open_dataset
 from pipeline.recipe import Recipe, keys_of
-from pipeline.training_files import decisive
+from pipeline.training_files import LAST, decisive
 from pipeline.versions import installed_versions
 
 Inputs = Mapping[str, Artifact]
@@ -166,7 +166,7 @@ def is_current(stage: Stage, manifest: Mapping[str, Any], found: Identity) -> bo
 
 def interrupted(stage: Stage, folder: Path) -> bool:
     """Whether an earlier run of the stage left work that it goes on from, if nothing has changed since."""
-    return stage.resumes and (_partial(folder) / _KEY).is_file()
+    return stage.resumes and _read_key(_partial(folder)) is not None
 
 
 def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str], None] = print) -> Artifact:
@@ -220,7 +220,7 @@ def _run_or_skip(
         return _put_in_place(folder)
     say(f"{stage.name:>9}: running")
     started = time.monotonic()
-    partial = _prepare_partial(folder, identity.work_key, stage.resumes)
+    partial = _prepare_partial(stage, folder, identity.work_key, say)
     notes = stage.run(recipe, inputs, partial)
     seconds = time.monotonic() - started
     write_manifest(
@@ -258,12 +258,41 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def _prepare_partial(folder: Path, key: str, resumes: bool) -> Path:
-    """An empty work folder, or the one an interrupted run of the same key left, where the stage can go on from it."""
-    partial = _partial(folder)
-    if resumes and (partial / _KEY).is_file() and (partial / _KEY).read_text(encoding="utf-8") == key:
+def find_work(stage: Stage, folder: Path, key: str) -> Path | None:
+    """The work folder of an interrupted run with this key, in its place or set aside; None where there is none."""
+    for path in (_partial(folder), _aside(folder, key)):
+        if stage.resumes and _read_key(path) == key:
+            return path
+    return None
+
+
+def _aside(folder: Path, key: str) -> Path:
+    """Where the interrupted work of `key` is kept while another's has its place."""
+    return _partial(folder).with_name(f"{_partial(folder).name}.{key[:8]}")
+
+
+def _read_key(work: Path) -> str | None:
+    return (work / _KEY).read_text(encoding="utf-8") if (work / _KEY).is_file() else None
+
+
+def _prepare_partial(stage: Stage, folder: Path, key: str, say: Callable[[str], None]) -> Path:
+    """An empty work folder, or the one an interrupted run of the same key left, where the stage can go on from it.
+
+    A training that another key has interrupted is days of work: it is set aside, and goes on when its key comes back.
+    """
+    partial, work = _partial(folder), find_work(stage, folder, key)
+    if work == partial:
         return partial
+    if (partial / LAST).is_file():
+        kept = _aside(folder, _read_key(partial) or "unknown")
+        os.rename(partial, kept)
+        say(f"{stage.name:>9}: an interrupted training with other values, images or inputs is kept as {kept}")
+        say(f"{'':>9}  (with what it was begun with it goes on; if it is not needed: rm -r '{kept}')")
     shutil.rmtree(partial, ignore_errors=True)
+    if work is not None:
+        os.rename(work, partial)
+        say(f"{stage.name:>9}: goes on with the interrupted training that was kept as {work}")
+        return partial
     partial.mkdir(parents=True)
     (partial / _KEY).write_text(key, encoding="utf-8")
     return partial

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline import stages
+from pipeline.dry_run import plan_stages
 from pipeline.recipe import Recipe
-from pipeline.stages import STAGES, Identity, Stage, identify, is_current
+from pipeline.stages import STAGES, Identity, Stage, find_work, identify, is_current
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 RTX = {"backend": "tensorrt_rtx", "precisions": ["int8"], "targets": ["sm86"]}
@@ -110,3 +111,19 @@ def test_a_run_of_a_version_with_wider_keys_stays_valid(image_root: Path, noted:
     for field, value in (("images", {"train": "other", "val": "other"}), ("inputs", {"export": "new"}),
                          ("backends", {"openvino": "0", "onnxruntime": "0"})):  # fmt: skip
         assert not is_current(search, written, replace(found, **{field: value}))
+
+
+def test_a_dry_run_tells_whose_interrupted_work_there_is(image_root: Path, tmp_path: Path) -> None:
+    def reason(chosen: Recipe) -> str:
+        return plan_stages(chosen, tmp_path, "train")[0].reasons[0]
+
+    begun, other = recipe(image_root), recipe(image_root, train={"lr": 0.1})
+    assert reason(begun) == "it has not run yet"
+    work = tmp_path / ".train.partial"
+    work.mkdir()
+    (work / ".key").write_text(key := identify(BY_NAME["train"], begun, {}).work_key)
+    assert reason(begun) == "it was interrupted, and goes on from there"
+    assert reason(other).startswith("it has not run yet with these values")
+    aside = work.rename(tmp_path / f".train.partial.{key[:8]}")
+    assert reason(begun) == "it was interrupted, and goes on from there" and reason(other) == "it has not run yet"
+    assert find_work(BY_NAME["train"], tmp_path / "train", key) == aside
