@@ -20,6 +20,7 @@ from pydantic import (
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
+from export.engines import EngineSpec
 
 
 def _compiles(pattern: str) -> str:
@@ -356,6 +357,18 @@ class Recipe(_Part):
             )
         if self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
             raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_have_names_of_their_own(self) -> "Recipe":
+        """An engine's folder is called by backend, precision and target: two of one name cannot both be kept."""
+        names = [
+            EngineSpec(part.backend, precision, target, part.batch_sizes).name
+            for part in self.build for precision in part.precisions for target in part.targets or (None,)
+        ]  # fmt: skip
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"build makes {', '.join(twice)} more than once: name each precision and target once")
         return self
 
     def visualized_precision(self) -> Precision:
