@@ -5,20 +5,24 @@ docs/quantization.md shows what each policy costs and gains.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Literal, get_args
 
 from calib.errors import InputError
 
 PolicyName = Literal["weights", "+attention", "+residual", "full"]
 Role = Literal["", "scores", "context", "residual"]
+Kind = Literal["weight layer", "attention product", "residual sum", "other product"]
 
 TOKEN_ATTENTIONS = ("TokenPerformer", "TokenTransformer")
 WEIGHT_OPERATORS = ("Conv", "Gemm", "MatMul")
 MIN_CHANNELS = 16  # engines' INT8 kernels compute 16 channels at a time
 HEAD_DIMS = (16, 32, 64)  # TensorRT fuses INT8 attention for these, and for at most so many tokens
 MAX_TOKENS = 512
+MAX_SHOWN = 4  # reasons or names in a message
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,14 @@ class Policy:
     residual: bool = False
     everything: bool = False
 
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of layers that it names."""
+        wanted: dict[Kind, bool] = {
+            "weight layer": True, "attention product": self.attention, "residual sum": self.residual,
+            "other product": self.everything,
+        }  # fmt: skip
+        return tuple(kind for kind, named in wanted.items() if named)
+
 
 POLICIES: dict[PolicyName, Policy] = {
     "weights": Policy(),
@@ -105,7 +117,8 @@ def decide(
     product whole, inputs and output, whatever it feeds, and both inputs of every residual sum.
 
     `include` and `exclude` are regular expressions; one that matches (whole) the name or the module of a node overrules
-    the policy, `exclude` last. InputError for a pattern without a match, and where nothing that the policy names is there.
+    the policy, `exclude` last. InputError for a pattern without a match, and where a kind that the policy names has no
+    layer (`full`: where no weight layer is left). `cover` tells how many of each kind there are.
     """
     decided = [_decide(layer, POLICIES[policy]) for layer in layers if layer.operator in WEIGHT_OPERATORS or layer.role]
     _check_patterns(include, exclude, [decision.layer for decision in decided])
@@ -172,29 +185,76 @@ def _check_patterns(include: Sequence[str], exclude: Sequence[str], layers: Sequ
     unmatched = [p for p in (*include, *exclude) if not any(_matches(p, layer) for layer in layers)]
     if unmatched:
         modules = list(dict.fromkeys(layer.module for layer in layers if layer.module))
+        near = dict.fromkeys(name for pattern in unmatched for name in _nearest(pattern, modules))
+        names = ", ".join(near or modules[:MAX_SHOWN])
         raise InputError(
             "quantize.include or quantize.exclude names no layer", got=", ".join(unmatched),
-            allowed=f"regular expressions that match a whole name of a module, such as {', '.join(modules[:4])} …",
-            next_step="t2t-edge quantize --explain lists every layer",
+            allowed=f"regular expressions that match a whole name of a module; {'near it' if near else 'some'}: {names}",
+            next_step="correct the pattern; or remove it first, then t2t-edge quantize --explain lists every layer",
         )  # fmt: skip
 
 
+def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
+    """The names most like what a pattern spells out."""
+    spelt = re.sub(r"[^\w./]", "", re.sub(r"\\d[+*]?", "0", pattern.replace(".*", "")))
+    return get_close_matches(spelt, names, MAX_SHOWN, cutoff=0.5)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """`quantized` of the `named` layers of a kind; `left_out` are the reasons of the others, by how many, most first."""
+
+    kind: Kind
+    quantized: int
+    named: int
+    left_out: dict[str, int]
+
+    def __str__(self) -> str:
+        reasons = [f"{reason} ({count})" for reason, count in self.left_out.items()]
+        more = f"; and {len(reasons) - MAX_SHOWN} reasons more" if len(reasons) > MAX_SHOWN else ""
+        because = f", because: {'; '.join(reasons[:MAX_SHOWN])}{more}" if reasons else ""
+        return f"{self.quantized} of the {self.named} {self.kind}s that the policy names{because}"
+
+
+def cover(policy: PolicyName, decisions: Sequence[Decision]) -> list[Coverage]:
+    """How many layers are quantized of each kind that the policy names, whether it takes all of them or not."""
+    rows = []
+    for kind in POLICIES[policy].kinds():
+        named = [decision for decision in decisions if kind_of(decision.layer) == kind]
+        left_out = Counter(decision.reason for decision in named if not decision.int8)
+        rows.append(Coverage(kind, len(named) - left_out.total(), len(named), dict(left_out.most_common())))
+    return rows
+
+
+def kind_of(layer: Layer) -> Kind:
+    """What a layer is to a policy."""
+    if layer.role:
+        return "residual sum" if layer.role == "residual" else "attention product"
+    return "weight layer" if layer.weight_shape else "other product"
+
+
 def _alarm(policy: PolicyName, decisions: Sequence[Decision]) -> None:
-    """InputError where nothing of a kind that the policy names was quantized."""
-    quantized = [decision.layer for decision in decisions if decision.int8]
-    missing = []
-    if not any(layer.weight_shape for layer in quantized):
-        missing.append("weight layer")
-    if POLICIES[policy].attention and not any(layer.role in ("scores", "context") for layer in quantized):
-        missing.append("attention product")
-    if POLICIES[policy].residual and not any(layer.role == "residual" for layer in quantized):
-        missing.append("residual sum")
-    if missing and policy != "full":
+    """InputError where nothing of a kind that the policy names was quantized; `full` needs no more than weight layers."""
+    rows = cover(policy, decisions)
+    missing = [row for row in rows if row.quantized == 0 and (policy != "full" or row.kind == "weight layer")]
+    if missing:
         left = dict.fromkeys(decision.reason for decision in decisions if not decision.int8)
         raise InputError(
-            f"the policy {policy} quantizes no {' and no '.join(missing)} of this network",
+            f"the policy {policy} quantizes no {' and no '.join(row.kind for row in missing)} of this network",
             got=f"{len(decisions)} products and sums; left out: {'; '.join(left) or 'none'}",
             allowed="a policy whose kinds of layers are there", next_step="change quantize.policy, include or exclude",
+        )  # fmt: skip
+
+
+def check_kept(policy: PolicyName, decided: Sequence[Decision], kept: Sequence[Decision]) -> None:
+    """InputError where calibration left out every layer of a kind that the policy names and that was decided for."""
+    pairs = zip(cover(policy, decided), cover(policy, kept), strict=True)
+    gone = [now for before, now in pairs if before.quantized > 0 and now.quantized == 0]
+    if gone:
+        raise InputError(
+            f"the policy {policy} quantizes no {' and no '.join(row.kind for row in gone)} of this network any more",
+            got="; ".join(map(str, gone)), allowed="calibration images that leave some of them",
+            next_step="look at the calibration images (t2t-edge calibrate), or change quantize.policy",
         )  # fmt: skip
 
 

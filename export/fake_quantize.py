@@ -20,13 +20,13 @@ from calib.policy import Decision
 from calib.preprocess import Preprocess
 from export.calls import Call, Follower, Kind, Operands, record_calls
 from export.placement import Floats, Placement, Site, channel_axis, channels_first, place, read_gain, takes_bias
+from export.qdq import weight_range
 from export.quiet import quiet
 
 if TYPE_CHECKING:
     from modelopt.torch.quantization.nn import TensorQuantizer
 
 CHECKED_IMAGES = 4  # on which placement is proved
-MSE_SHARES = (0.3, 1.0, 0.02)  # of the largest weight: what 4-bit ranges are tried, from, to and step
 
 
 class FakeQuantized(nn.Module):
@@ -187,27 +187,11 @@ def _activation_quantizer(amax: float) -> "TensorQuantizer":
 
 
 def _weight_quantizer(weight: Tensor, axis: int, bits: int) -> "TensorQuantizer":
-    """At 8 bits the range is the largest weight of a channel; at 4 bits, the share of it with the least squared error."""
-    others = tuple(other for other in range(weight.ndim) if other != axis)
-    amax = weight.abs().amax(dim=others, keepdim=True)
-    if bits < 8:
-        amax = _least_squares(weight, amax, axis, bits)
-    return _quantizer(amax, bits, narrow_range=True)
-
-
-def _least_squares(weight: Tensor, highest: Tensor, axis: int, bits: int) -> Tensor:
-    with quiet():
-        from modelopt.torch.quantization.calib import MseCalibrator
-        from modelopt.torch.quantization.tensor_quant import fake_tensor_quant
-
-    def quantized(values: Tensor, amax: Tensor) -> Tensor:
-        return fake_tensor_quant(values, amax, None, bits, False, True)
-
-    start, stop, step = MSE_SHARES
-    calibrator = MseCalibrator(highest, axis, step, start, stop, quantized)
-    calibrator.collect(weight)
-    found: Tensor = calibrator.compute_amax()
-    return found.view_as(highest)
+    """With the range that quantization after training gives the same weight, so that training is all that differs."""
+    amax = torch.from_numpy(weight_range(weight.detach().float().cpu().numpy(), axis, bits))
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return _quantizer(amax.to(weight.device).view(shape), bits, narrow_range=True)
 
 
 def _quantizer(amax: Tensor, bits: int, *, narrow_range: bool) -> "TensorQuantizer":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
 from calib.calibration_source import Track, silent
-from calib.policy import Decision, PolicyName, decide
+from calib.policy import Decision, PolicyName, check_kept, decide
 from export.layers import read_layers, tensor_shapes
 from export.qdq import INT8_MAX, MIN_SCALE, Weights, insert_qdq
 from export.ranges import Range, collect_ranges
@@ -50,12 +50,24 @@ def quantize_int8(
 ) -> Quantized:
     """Write `source` (FP32) with Q/DQ to `target`, the rest left in FP32.
 
-    Weights per channel, activations per tensor, both symmetric. InputError where the policy or a pattern finds nothing.
+    Weights per channel, activations per tensor, both symmetric. InputError as `apply_policy`.
     """
     proto = onnx.load(source)
-    decisions = decide(read_layers(proto), options.policy, options.include, options.exclude)
-    found = find_ranges(proto, decisions, calibration, options)
+    found = apply_policy(proto, calibration, options)
     onnx.save(write_quantized(proto, found, weight_bits=options.weight_bits), target)
+    return found
+
+
+def apply_policy(
+    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, track: Track = silent
+) -> Quantized:
+    """What the policy decides, with the ranges of its activations (`find_ranges`).
+
+    InputError where the policy or a pattern finds nothing, and where all layers of a kind that it names are too faint.
+    """
+    decisions = decide(read_layers(proto), options.policy, options.include, options.exclude)
+    found = find_ranges(proto, decisions, calibration, options, track)
+    check_kept(options.policy, decisions, found.decisions)
     return found
 
 

@@ -32,14 +32,25 @@ class Artifact:
         return self.folder / name
 
 
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest in `folder`, as `write_manifest` wrote it; None where there is none, or no whole one."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return manifest
+
+
 def read_artifact(folder: Path) -> Artifact | None:
     """The finished stage in `folder`; None where there is none, or where its files are not those the manifest lists."""
+    values = read_manifest(folder)
     try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        artifact = Artifact(
+        artifact = values and Artifact(
             folder, values["key"], values["outputs"], values["sizes"], values["notes"], values["seconds"]
         )
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError):
+    except KeyError:
+        return None
+    if not artifact:
         return None
     for name, size in artifact.sizes.items():
         path = folder / name

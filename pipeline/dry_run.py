@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calib.errors import InputError
-from pipeline.artifact import MANIFEST, Artifact, read_artifact
+from pipeline.artifact import Artifact, read_artifact, read_manifest
 from pipeline.recipe import Recipe
-from pipeline.stages import Identity, Stage, identify, interrupted, wanted_stages
+from pipeline.stages import Identity, Stage, find_work, identify, interrupted, is_current, wanted_stages
 
+_NEW = "it has not run yet"
 _WIDTH = 150  # characters of a reason on the terminal
 Plan = Literal["unchanged", "runs", "depends"]
 
@@ -44,10 +45,9 @@ def plan_stages(recipe: Recipe, run_folder: Path, last: str) -> list[Planned]:
 def _plan(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], folder: Path, changing: set[str]
 ) -> Planned:  # fmt: skip
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     if manifest is None:
-        started = "it was interrupted, and goes on from there" if interrupted(stage, folder) else "it has not run yet"
-        return Planned(stage.name, "runs", (started,))
+        return Planned(stage.name, "runs", (_begun(stage, recipe, done, folder, changing),))
     if read_artifact(folder) is None:
         return Planned(stage.name, "runs", tuple(_damaged(folder, manifest)))
     before = [name for name in stage.inputs if name in changing]
@@ -55,22 +55,30 @@ def _plan(
         found = identify(stage, recipe, {name: done[name] for name in stage.inputs if name in done}, unpack=False)
     except InputError as error:
         return Planned(stage.name, "depends", (f"images: {error.what} ({error.got})",))
-    reasons = _differences(manifest, found, before)
+    reasons = _differences(stage, manifest, found, before)
     if reasons:
         return Planned(stage.name, "runs", tuple(reasons))
     if before:
         return Planned(stage.name, "depends", (f"unless {', '.join(before)} makes what it made before",))
-    if manifest["key"] != found.key:
+    if not is_current(stage, manifest, found):
         return Planned(stage.name, "runs", ("images, or what an earlier version did not note",))
     return Planned(stage.name, "unchanged", ())
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _begun(stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], folder: Path, changing: set[str]) -> str:
+    """What a stage without a result starts from."""
+    going_on = "it was interrupted, and goes on from there"
+    if changing & set(stage.inputs):
+        return f"{going_on} if the stages before make what they made" if interrupted(stage, folder) else _NEW
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-    return manifest
+        found = identify(stage, recipe, {name: done[name] for name in stage.inputs if name in done}, unpack=False)
+    except InputError:
+        return _NEW
+    if find_work(stage, folder, found.work_key):
+        return going_on
+    return (
+        f"{_NEW} with these values, images and inputs; others were interrupted" if interrupted(stage, folder) else _NEW
+    )
 
 
 def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -81,12 +89,12 @@ def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     return [f"its output {name} is missing or was changed" for name in wrong] or ["its manifest is incomplete"]
 
 
-def _differences(manifest: Mapping[str, Any], found: Identity, changing: list[str]) -> list[str]:
+def _differences(stage: Stage, manifest: Mapping[str, Any], found: Identity, changing: list[str]) -> list[str]:
     """What is not as the manifest has it: recipe keys with both values, inputs, images, source, backends.
 
     Inputs that are `changing` are left out: what they will be is not known yet.
     """
-    reasons = [f"recipe: {line}" for line in _changed_keys("", manifest["recipe"], found.parts)]
+    reasons = [f"recipe: {line}" for line in _changed_keys("", stage.read(manifest["recipe"]), found.parts)]
     kept = manifest["inputs"]
     reasons += [f"input: {name} is new" for name in found.inputs if name not in kept]
     reasons += [f"input: {name} is no longer there" for name in kept if name not in {*found.inputs, *changing}]

@@ -24,6 +24,7 @@ from pipeline.trainer import Trainer
 from pipeline.training_files import training_identity
 from pipeline.training_state import make_state
 
+QUANTIZE_KEYS = ("policy", "method", "percentile", "weight_bits", "include", "exclude")  # that decide what is trained
 MIN_SCALE = 0.8  # of a random crop: a share of the image that changes what it shows only a little
 
 
@@ -61,9 +62,9 @@ def train_student(recipe: Recipe, student: FakeQuantized, teacher: nn.Module, fo
         trainer = DistillingTrainer(as_training, loaders, len(train_split.classes), world, teacher, recipe.qat)
         before, teacher_top1 = trainer.measure([student, teacher])
         identity = training_identity(as_training, train_split.classes, len(train_split), world)
-        for name in ("quantize", "qat", "calibrate"):
-            part = getattr(recipe, name).model_dump(mode="json")
-            identity |= {f"{name}.{key}": value for key, value in part.items() if key != "workers"}
+        quantize, own = recipe.quantize.model_dump(mode="json"), recipe.qat.model_dump(mode="json")
+        identity |= {f"quantize.{key}": quantize[key] for key in QUANTIZE_KEYS}
+        identity |= {f"qat.{key}": value for key, value in own.items() if key != "workers"}
         run_epochs(trainer, state, identity, folder)
     last = state.history[-1]
     assert last.val_top1 is not None

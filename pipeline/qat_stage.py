@@ -13,25 +13,28 @@ from torch import nn
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.errors import InputError
-from calib.policy import Layer, decide
+from calib.policy import Layer
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend
 from export.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
-from export.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.placement import Floats
-from export.quantize_int8 import Method, Quantized, QuantizeOptions, find_ranges, write_quantized
+from export.quantize_int8 import Method, Quantized, QuantizeOptions, apply_policy, write_quantized
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.distributed import open_world
 from pipeline.loader import Normalise
 from pipeline.progress import track
-from pipeline.qat import train_student
+from pipeline.qat import QUANTIZE_KEYS, train_student
 from pipeline.recipe import QuantizePart, Recipe
 from pipeline.statistics import agreement
 from pipeline.weights import build_model
 
+READS = (  # of the recipe; of `train` only how images are augmented
+    "data", "model", "export", "qat", *(f"quantize.{key}" for key in QUANTIZE_KEYS),
+    "train.random_resize_scale", "train.random_crop_padding", "train.horizontal_flip",
+)  # fmt: skip
 COMPARED_IMAGES = 64  # calibration images on which the written graph is compared with the trained network
 MAX_SHOWN = 8
 
@@ -69,8 +72,7 @@ def make_student(
     The ranges are those that quantization after training uses: of the FP32 graph `proto` on the calibration set.
     """
     part = recipe.quantize
-    decisions = decide(read_layers(proto), part.policy, part.include, part.exclude)
-    found = find_ranges(proto, decisions, calibration, _options(part), track)
+    found = apply_policy(proto, calibration, _options(part), track)
     model = build_model(checkpoint, recipe.model)
     images = calibration.first(CHECKED_IMAGES)
     spec = Preprocess.from_dict(checkpoint.preprocess)
@@ -146,7 +148,7 @@ def _export(
     """`fp32.onnx`, made as the export stage makes it."""
     export_onnx(model, spec, classes, folder / "raw.onnx", opset=recipe.export.opset)
     if recipe.export.simplify:
-        simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.first(recipe.evaluate.batch_size))
+        simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.first(COMPARED_IMAGES))
         (folder / "raw.onnx").unlink()
     else:
         (folder / "raw.onnx").replace(folder / "fp32.onnx")

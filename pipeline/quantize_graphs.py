@@ -15,7 +15,7 @@ from calib.calibration import CalibrationSet
 from calib.policy import Decision, decide
 from export.layers import read_layers
 from export.qdq import Weights
-from export.quantize_int8 import Quantized, QuantizeOptions, find_ranges, write_quantized
+from export.quantize_int8 import Quantized, QuantizeOptions, apply_policy, find_ranges, write_quantized
 from export.smooth import sweep_alpha
 from export.sparsify import sparsify_24
 from pipeline.artifact import Artifact
@@ -50,6 +50,8 @@ def quantize_graph(
 ) -> QuantizedGraph:
     """The quantized graph for one of `int8`, `fp8`, `int8-sparse`, `int8-qat` and `auto`."""
     part = recipe.quantize
+    if base == "fp8":  # `weight_bits` is of integers: FP8 weights have the eight bits of E4M3
+        part = part.model_copy(update={"weight_bits": 8})
     source = inputs["export"].path("fp32.onnx")
     if base == "int8-qat":
         return _trained(part, inputs["qat"], source, calibration)
@@ -61,7 +63,7 @@ def quantize_graph(
     if part.method == "smoothquant":
         proto, smoothing = smooth(proto, part, calibration)
         notes |= smoothing
-    found = find_ranges(proto, decisions_for(proto, part), calibration, quantize_options(part), track)
+    found = apply_policy(proto, calibration, quantize_options(part), track)
     return QuantizedGraph(proto, found, base == "fp8", part.weight_bits, notes=notes)
 
 
@@ -114,7 +116,7 @@ def _sparse(proto: onnx.ModelProto, part: QuantizePart) -> tuple[onnx.ModelProto
 def _trained(part: QuantizePart, qat: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
     """The network of quantization-aware training with the ranges that it was trained with: those of the FP32 graph."""
     before = onnx.load(source)
-    found = find_ranges(before, decisions_for(before, part), calibration, quantize_options(part), track)
+    found = apply_policy(before, calibration, quantize_options(part), track)
     activations, weight_amax = read_ranges(qat.path("ranges.json"))
     if activations != {name: found_range.amax for name, found_range in found.ranges.items()}:
         raise RuntimeError("quantization-aware training used other ranges than this calibration set has")

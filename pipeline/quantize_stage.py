@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
-from calib.policy import performer_kernel
+from calib.policy import PolicyName, cover, performer_kernel
 from export.gpu_graph import write_gpu_graph
 from export.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
@@ -34,13 +35,22 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     notes = {}
     for base in dict.fromkeys(name.removesuffix(FP16) for name in wanted if name not in ("fp32", "fp16")):
         graph = quantize_graph(base, recipe, inputs, calibration)
-        notes[base] = graph.notes
-        write_decisions(graph.found, folder / f"decisions-{base}.json")
+        write_decisions(graph.found, folder / f"decisions-{base}.json", fp8=graph.fp8)
+        notes[base] = graph.notes | ({} if base == "auto" else _tell_kinds(recipe.quantize.policy, graph))
         _write(graph, base, {base, f"{base}{FP16}"} & set(wanted), calibration, folder)
     layers = {path.stem: count_precisions(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}
     for name, counts in layers.items():
         print(f"           {name:>9}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     return {"layers": layers, "pinned_fp32": len(performer_kernel(read_layers(proto))), "quantized": notes}
+
+
+def _tell_kinds(policy: PolicyName, graph: QuantizedGraph) -> dict[str, Any]:
+    """For each kind of layers that the policy names, how many are quantized and why the others are not; prints what is left."""
+    rows = cover(policy, graph.found.decisions)
+    for row in rows:
+        if row.left_out:
+            print(f"           {policy}: {row}")
+    return {"kinds": [asdict(row) for row in rows]}
 
 
 def _write(graph: QuantizedGraph, base: str, wanted: set[str], calibration: CalibrationSet, folder: Path) -> None:

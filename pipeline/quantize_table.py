@@ -5,21 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from calib.policy import Decision
+from export.qdq import FP8_MAX, INT8_MAX, MIN_SCALE
 from export.quantize_int8 import Quantized
 from pipeline.artifact import Artifact
 
-LEVELS = 127
 
-
-def write_decisions(found: Quantized, path: Path) -> None:
-    """Write one row per product and residual sum, and print how many are quantized."""
-    rows = [_row(decision, found) for decision in found.decisions]
+def write_decisions(found: Quantized, path: Path, *, fp8: bool = False) -> None:
+    """Write one row per product and residual sum, and print how many are quantized; scales are those of the graph."""
+    highest = FP8_MAX if fp8 else INT8_MAX
+    rows = [_row(decision, found, highest) for decision in found.decisions]
     quantized = sum(decision.int8 for decision in found.decisions)
     print(f"           quantized: {quantized} of {len(rows)} products and sums; why, each: t2t-edge quantize --explain")
     path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def _row(decision: Decision, found: Quantized) -> dict[str, Any]:
+def _row(decision: Decision, found: Quantized, highest: int) -> dict[str, Any]:
     layer = decision.layer
     names = found.tensors.get(layer.name, ()) if decision.int8 else ()
     return {
@@ -28,7 +28,8 @@ def _row(decision: Decision, found: Quantized) -> dict[str, Any]:
         "inputs": list(decision.inputs), "output": decision.output,
         "activations": [
             {
-                "tensor": name, "amax": found.ranges[name].amax, "scale": found.ranges[name].amax / LEVELS,
+                "tensor": name, "amax": found.ranges[name].amax,
+                "scale": max(found.ranges[name].amax / highest, MIN_SCALE),
                 "low": found.ranges[name].low, "high": found.ranges[name].high,
                 "saturated": found.ranges[name].saturated,
             }

@@ -1,6 +1,7 @@
 """The recipe: one YAML file, read and validated here and nowhere else."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from pydantic import (
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
+from export.engines import EngineSpec
 
 
 def _compiles(pattern: str) -> str:
@@ -359,6 +361,18 @@ class Recipe(_Part):
             raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
         return self
 
+    @model_validator(mode="after")
+    def _engines_have_names_of_their_own(self) -> "Recipe":
+        """An engine's folder is called by backend, precision and target: two of one name cannot both be kept."""
+        names = [
+            EngineSpec(part.backend, precision, target, part.batch_sizes).name
+            for part in self.build for precision in part.precisions for target in part.targets or (None,)
+        ]  # fmt: skip
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"build makes {', '.join(twice)} more than once: name each precision and target once")
+        return self
+
     def visualized_precision(self) -> Precision:
         """The precision of the engine that feature maps are compared with."""
         made = self.quantize.precisions
@@ -368,6 +382,18 @@ class Recipe(_Part):
         """The preprocessing spec of this recipe."""
         size, part = self.model.image_size, self.preprocess
         return Preprocess(size, size, part.crop_pct, part.interpolation, part.mean, part.std)
+
+
+def keys_of(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Of a recipe's plain values, the parts and the single keys (`quantize.policy`) that are named, as far as they are there."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        part, _, name = key.partition(".")
+        if part in values and not name:
+            found[part] = values[part]
+        elif part in values and name in values[part]:
+            found[part] = found.get(part, {}) | {name: values[part][name]}
+    return found
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -27,12 +27,17 @@ from pipeline.checkpoint import read_checkpoint
 from pipeline.evaluate_stage import infer_in_chunks
 from pipeline.progress import track
 from pipeline.quantize_graphs import quantize_options
-from pipeline.recipe import QuantizePart, Recipe
+from pipeline.recipe import QuantizePart, Recipe, keys_of
 from pipeline.report_format import number, quantity
 from pipeline.search_images import SearchSplit, draw_search_split, fingerprint_of
 from pipeline.search_path import PathFile, Row, heading, line
 from pipeline.search_trials import Logits, Material, Trials, candidates, noise_floor
 
+READS = (  # of the recipe; of `build` only what `narrow` leaves
+    "data", "quantize.method", "quantize.percentile", "quantize.weight_bits", "quantize.include", "quantize.exclude",
+    "search", "gate", "build",
+    "benchmark.threads", "benchmark.warmup", "benchmark.warmup_ms", "benchmark.rounds", "benchmark.calls",
+)  # fmt: skip
 MUCH_NOISE = 0.05  # of a ratio: more than most groups of layers save
 _INDENT = " " * 11
 
@@ -59,6 +64,12 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     return {key: summary[key] for key in keys} | {
         "int8_layers": len(chosen.nodes), "ratio": chosen.ratio, "drop_pp": chosen.drop_pp, "trials": len(rows),
     }  # fmt: skip
+
+
+def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """`READS` of a recipe's plain values: of `build`, only how the first engine of the search's backend is built."""
+    built = [part for part in parts["build"] if part["backend"] == parts["search"]["backend"]][:1]
+    return {**parts, "build": [keys_of(part, ("backend", "batch_sizes", "options")) for part in built]}
 
 
 def _check_backend(wanted: str) -> None:
@@ -156,10 +167,10 @@ def _units(material: Material, sensitivity: Artifact) -> list[Unit]:
 
 
 def _settings(recipe: Recipe, inputs: Mapping[str, Artifact], split: SearchSplit) -> str:
-    """Hash of all that a row depends on."""
+    """Hash of all that a row depends on; where the images lie is none of it, what they are is."""
     files = {"export": "fp32.onnx", "calibrate": "calibration.npz", "sensitivity": "sensitivity.json"}
-    values = recipe.model_dump(mode="json")
-    parts = json.dumps([values[key] for key in ("quantize", "search", "gate", "benchmark", "build")], sort_keys=True)
+    read = narrow(keys_of(recipe.model_dump(mode="json"), READS))
+    parts = json.dumps({name: part for name, part in read.items() if name != "data"}, sort_keys=True)
     hashes = [inputs[stage].outputs[name] for stage, name in files.items()]
     return fingerprint_of(parts, *hashes, split.fingerprint, str(backend_version(recipe.search.backend)))
 

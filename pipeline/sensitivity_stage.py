@@ -27,6 +27,7 @@ from pipeline.report_format import MISSING
 from pipeline.sensitivity_picture import draw_sensitivity
 from pipeline.sensitivity_state import Name, Rows, read_ranges, write_ranges
 
+READS = ("quantize.method", "quantize.percentile", "quantize.weight_bits", "sensitivity")  # of the recipe
 BATCH = 8  # images at a time
 SHOWN = 5  # groups in the summary
 
@@ -42,8 +43,7 @@ class Trial:
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `sensitivity.json` and `sensitivity.png`; goes on from the rows of an interrupted run of the same inputs.
 
-    Rows that a finished run of the same inputs left in `../sensitivity` are taken over as well: the stage runs again
-    whenever `quantize` changes in the recipe, though most of its keys change no measurement.
+    Rows that a finished run of the same inputs left in `../sensitivity` are taken over as well.
     """
     proto = onnx.load(inputs["export"].path("fp32.onnx"))
     spec, _ = read_metadata(proto)
@@ -70,11 +70,13 @@ def _keys(recipe: Recipe, inputs: Mapping[str, Artifact]) -> tuple[str, str]:
         "graph": inputs["export"].outputs["fp32.onnx"], "method": options.method, "percentile": options.percentile,
         "calibration": inputs["calibrate"].outputs["calibration.npz"],
     })  # fmt: skip
-    rows = fingerprint({
+    rows: dict[str, Any] = {
         "ranges": ranges, "weight_bits": options.weight_bits, "images": recipe.sensitivity.images,
         "onnxruntime": onnxruntime_backend.version(),
-    })  # fmt: skip
-    return ranges, rows
+    }  # fmt: skip
+    if options.weight_bits < 8:
+        rows["weight_ranges"] = "least squares"  # rows from before they were are of other graphs
+    return ranges, fingerprint(rows)
 
 
 def _find_ranges(

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from pipeline import (
     train_stage,
     visualize_stage,
 )
-from pipeline.artifact import Artifact, hash_of, read_artifact, swap_folder, write_manifest
+from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
 from pipeline.dataset import open_dataset
-from pipeline.recipe import Recipe
-from pipeline.training_files import decisive
+from pipeline.recipe import Recipe, keys_of
+from pipeline.training_files import LAST, decisive
 from pipeline.versions import installed_versions
 
 Inputs = Mapping[str, Artifact]
@@ -37,8 +37,10 @@ Inputs = Mapping[str, Artifact]
 class Stage:
     """One stage: `run(recipe, inputs, folder)` fills `folder` and returns notes for the manifest.
 
-    `parts` are the recipe keys it reads and `inputs` the stages whose outputs it reads: its key is made of these.
-    `resumes` keeps an interrupted run's folder for the next try. `uses_backends` makes installed engines part of the key.
+    `parts` are what it reads of the recipe, whole parts or single keys (`quantize.policy`), of which `narrow` may leave less;
+    `inputs` are the stages whose outputs it reads: its key is made of these, and of the installed versions of its
+    `backends`. How many images are computed at a time decides nothing and is no part of a key.
+    `resumes` keeps an interrupted run's folder for the next try.
     A stage that is not `wanted` by a recipe runs only when it is asked for by name. One that `trains` runs on every process
     of torchrun.
     """
@@ -49,9 +51,14 @@ class Stage:
     inputs: tuple[str, ...]
     uses_images: bool = False
     resumes: bool = False
-    uses_backends: bool = False
     trains: bool = False
     wanted: Callable[[Recipe], bool] = lambda _: True
+    backends: Callable[[Recipe], tuple[str, ...]] = lambda _: ()
+    narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda parts: parts
+
+    def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What it reads of a recipe's plain values; of a result of this, the same again."""
+        return self.narrow(keys_of(values, self.parts))
 
 
 def _makes(base: str) -> Callable[[Recipe], bool]:
@@ -59,36 +66,40 @@ def _makes(base: str) -> Callable[[Recipe], bool]:
     return lambda recipe: bool({base, f"{base}-fp16"} & set(recipe.quantize.precisions))
 
 
+def _built(recipe: Recipe) -> tuple[str, ...]:
+    """The backends of the recipe's engines."""
+    return tuple(dict.fromkeys(part.backend for part in recipe.build))
+
+
 STAGES = (
     Stage("train", train_stage.run, ("data", "model", "preprocess", "train"), (), uses_images=True, resumes=True, trains=True),
-    Stage("export", export_stage.run, ("data", "model", "export", "evaluate"), ("train",), uses_images=True),
+    Stage("export", export_stage.run, ("data", "model", "export"), ("train",), uses_images=True),
     Stage("calibrate", calibrate_stage.run, ("data", "calibrate"), ("train", "export"), uses_images=True),
     Stage(
-        "sensitivity", sensitivity_stage.run, ("quantize", "sensitivity"), ("export", "calibrate"), resumes=True,
+        "sensitivity", sensitivity_stage.run, sensitivity_stage.READS, ("export", "calibrate"), resumes=True,
         wanted=_makes("auto"),
     ),
     Stage(
-        "search", search_stage.run, ("data", "quantize", "search", "gate", "build", "evaluate", "benchmark"),
-        ("train", "export", "calibrate", "sensitivity"), uses_images=True, uses_backends=True, resumes=True,
-        wanted=_makes("auto"),
+        "search", search_stage.run, search_stage.READS,
+        ("train", "export", "calibrate", "sensitivity"), uses_images=True, resumes=True, wanted=_makes("auto"),
+        backends=lambda recipe: (recipe.search.backend, "onnxruntime"), narrow=search_stage.narrow,
     ),
     Stage(
-        "qat", qat_stage.run, ("data", "model", "train", "export", "quantize", "qat", "evaluate"),
-        ("train", "export", "calibrate"), uses_images=True, resumes=True, trains=True,
+        "qat", qat_stage.run, qat_stage.READS, ("train", "export", "calibrate"), uses_images=True, resumes=True, trains=True,
         wanted=_makes("int8-qat"),
     ),
     Stage("quantize", quantize_stage.run, ("quantize",), ("export", "calibrate", "search", "qat")),
-    Stage("build", build_stage.run, ("build",), ("quantize",), uses_backends=True),
+    Stage("build", build_stage.run, ("build",), ("quantize",), backends=_built),
     Stage(
         "evaluate", evaluate_stage.run, ("data", "evaluate", "gate"), ("export", "calibrate", "quantize", "build"),
-        uses_images=True, uses_backends=True,
+        uses_images=True, backends=_built,
     ),
     Stage(
-        "visualize", visualize_stage.run, ("data", "visualize"), ("calibrate", "quantize"),
-        uses_images=True, uses_backends=True,
+        "visualize", visualize_stage.run, ("data", "visualize", "build"), ("calibrate", "quantize"), uses_images=True,
+        backends=lambda recipe: (recipe.visualize.backend, "onnxruntime"), narrow=visualize_stage.narrow,
     ),
     Stage(
-        "benchmark", benchmark_stage.run, ("data", "benchmark"), ("build",), uses_images=True, uses_backends=True
+        "benchmark", benchmark_stage.run, ("data", "benchmark"), ("build",), uses_images=True, backends=_built
     ),
     Stage(
         "report", report_stage.run, tuple(Recipe.model_fields),  # the page shows the recipe
@@ -129,17 +140,33 @@ def identify(stage: Stage, recipe: Recipe, inputs: Inputs, *, unpack: bool = Tru
     splits = open_dataset(recipe.data, unpack=unpack) if stage.uses_images else ()
     return Identity(
         stage.name,
-        {part: recipe.model_dump(mode="json")[part] for part in stage.parts},
+        stage.read(recipe.model_dump(mode="json")),
         {name: hash_of(artifact.outputs) for name, artifact in inputs.items()},
         {split.root.name: split.fingerprint() for split in splits},
-        {part.backend: backend_version(part.backend) for part in recipe.build} if stage.uses_backends else {},
+        {name: backend_version(name) for name in stage.backends(recipe)},
         source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else "",
+    )
+
+
+def is_current(stage: Stage, manifest: Mapping[str, Any], found: Identity) -> bool:
+    """Whether the `manifest` of a finished `stage` is of the very same as what it depends on now.
+
+    Its key says so; or, where an earlier version of ours put more of the recipe or more backends into the key than the stage
+    reads: its key is of those and of all else as it is now, and what is read of them is `found` now.
+    """
+    if manifest["key"] == found.key:
+        return True
+    backends = {name: version for name, version in manifest["versions"].items() if name not in _VERSIONS}
+    return (
+        replace(found, parts=manifest["recipe"], backends=backends).key == manifest["key"]
+        and stage.read(manifest["recipe"]) == found.parts
+        and found.backends.items() <= backends.items()
     )
 
 
 def interrupted(stage: Stage, folder: Path) -> bool:
     """Whether an earlier run of the stage left work that it goes on from, if nothing has changed since."""
-    return stage.resumes and (_partial(folder) / _KEY).is_file()
+    return stage.resumes and _read_key(_partial(folder)) is not None
 
 
 def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str], None] = print) -> Artifact:
@@ -180,8 +207,8 @@ def _run_or_skip(
     key = identity.key
     folder = run_folder / stage.name
     finished = read_artifact(_partial(folder))  # read before the folder: rank 0 moves it there
-    artifact = read_artifact(folder)
-    if artifact is not None and artifact.key == key:
+    artifact, manifest = read_artifact(folder), read_manifest(folder)
+    if artifact is not None and manifest is not None and is_current(stage, manifest, identity):
         say(f"{stage.name:>9}: unchanged ({folder})")
         return artifact
     only_moves = finished is not None and finished.key == key  # killed between the manifest and the move
@@ -193,7 +220,7 @@ def _run_or_skip(
         return _put_in_place(folder)
     say(f"{stage.name:>9}: running")
     started = time.monotonic()
-    partial = _prepare_partial(folder, identity.work_key, stage.resumes)
+    partial = _prepare_partial(stage, folder, identity.work_key, say)
     notes = stage.run(recipe, inputs, partial)
     seconds = time.monotonic() - started
     write_manifest(
@@ -231,12 +258,41 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def _prepare_partial(folder: Path, key: str, resumes: bool) -> Path:
-    """An empty work folder, or the one an interrupted run of the same key left, where the stage can go on from it."""
-    partial = _partial(folder)
-    if resumes and (partial / _KEY).is_file() and (partial / _KEY).read_text(encoding="utf-8") == key:
+def find_work(stage: Stage, folder: Path, key: str) -> Path | None:
+    """The work folder of an interrupted run with this key, in its place or set aside; None where there is none."""
+    for path in (_partial(folder), _aside(folder, key)):
+        if stage.resumes and _read_key(path) == key:
+            return path
+    return None
+
+
+def _aside(folder: Path, key: str) -> Path:
+    """Where the interrupted work of `key` is kept while another's has its place."""
+    return _partial(folder).with_name(f"{_partial(folder).name}.{key[:8]}")
+
+
+def _read_key(work: Path) -> str | None:
+    return (work / _KEY).read_text(encoding="utf-8") if (work / _KEY).is_file() else None
+
+
+def _prepare_partial(stage: Stage, folder: Path, key: str, say: Callable[[str], None]) -> Path:
+    """An empty work folder, or the one an interrupted run of the same key left, where the stage can go on from it.
+
+    A training that another key has interrupted is days of work: it is set aside, and goes on when its key comes back.
+    """
+    partial, work = _partial(folder), find_work(stage, folder, key)
+    if work == partial:
         return partial
+    if (partial / LAST).is_file():
+        kept = _aside(folder, _read_key(partial) or "unknown")
+        os.rename(partial, kept)
+        say(f"{stage.name:>9}: an interrupted training with other values, images or inputs is kept as {kept}")
+        say(f"{'':>9}  (with what it was begun with it goes on; if it is not needed: rm -r '{kept}')")
     shutil.rmtree(partial, ignore_errors=True)
+    if work is not None:
+        os.rename(work, partial)
+        say(f"{stage.name:>9}: goes on with the interrupted training that was kept as {work}")
+        return partial
     partial.mkdir(parents=True)
     (partial / _KEY).write_text(key, encoding="utf-8")
     return partial

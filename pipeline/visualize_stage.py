@@ -37,7 +37,7 @@ from export.runner import Runner, Unavailable
 from export.taps import Tap, TokenAttention, find_blocks, find_token_attention, write_tapped
 from pipeline.artifact import Artifact
 from pipeline.batches import evaluation_split
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, keys_of
 from pipeline.visualize_picture import Picture, draw_attention, draw_features
 from pipeline.visualize_summary import coarsest, describe_block, summarise_block
 
@@ -107,6 +107,15 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         (folder / "attention.png").write_bytes(draw_attention(summary, maps, picked[0]))
     _say(summary, folder)
     return {"engine": summary["engine"], "reason": reason, "blocks": [tap.name for tap in taps]}
+
+
+def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a recipe's `build`, only the targets of TensorRT-RTX, and these only where its engine is the one looked into."""
+    kept = {name: part for name, part in parts.items() if name != "build"}
+    if parts["visualize"]["backend"] != "tensorrt_rtx":
+        return kept
+    built = [part for part in parts.get("build", ()) if part["backend"] == "tensorrt_rtx"]
+    return kept | {"build": [keys_of(part, ("backend", "targets")) for part in built]}
 
 
 def _load_picked(split: ImageSplit, index: int, spec: Preprocess) -> Image:

@@ -19,7 +19,7 @@ from torch import nn
 
 import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
-from calib.policy import TOKEN_ATTENTIONS, PolicyName, decide
+from calib.policy import TOKEN_ATTENTIONS, PolicyName
 from calib.preprocess import Preprocess
 from export import tensorrt_rtx_backend
 from export.cast_fp16 import cast_fp16
@@ -27,7 +27,7 @@ from export.gpu_graph import write_gpu_graph
 from export.layers import read_layers, tensor_shapes
 from export.onnx_export import CLASS_KEY, MODULE_KEY, export_onnx, node_metadata
 from export.qdq import to_fp8
-from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
+from export.quantize_int8 import QuantizeOptions, apply_policy, write_quantized
 from export.simplify import simplify_onnx
 from models.t2t_vit import VARIANTS, T2TViT
 from models.zoo import FAMILY
@@ -90,8 +90,7 @@ def write_precision(proto: onnx.ModelProto, precision: str, path: Path, calibrat
         write_gpu_graph(proto, path, calibration, set())
         return
     fp8, policy = precision == "fp8", POLICY[precision]
-    decisions = decide(read_layers(proto), policy)
-    found = find_ranges(proto, decisions, calibration, QuantizeOptions(policy=policy))
+    found = apply_policy(proto, calibration, QuantizeOptions(policy=policy))
     names = {decision.layer.name for decision in found.decisions if decision.int8}
     quantized = write_quantized(proto, found, weights="as they are" if fp8 else "on grid")
     write_gpu_graph(quantized, path, calibration, names)

@@ -36,14 +36,14 @@ from export import onnxruntime_backend, openvino_backend
 from export.cast_fp16 import cast_fp16
 from export.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
-from export.quantize_int8 import find_ranges, write_quantized
+from export.quantize_int8 import apply_policy, write_quantized
 from export.runner import Runner
 from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact
 from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
 from pipeline.machine import cpu_name
-from pipeline.quantize_graphs import decisions_for, quantize_options, smooth
+from pipeline.quantize_graphs import quantize_options, smooth
 from pipeline.recipe import QuantizePart
 from pipeline.stages import run_stages
 from pipeline.statistics import accuracy, agreement, correct_rows, paired_interval
@@ -170,7 +170,7 @@ def quantized(bench: Bench, part: QuantizePart, count: int | None, path: Path) -
         decide(read_layers(proto), part.policy)  # a policy without a layer says so before the sweep does anything
         proto, sweep = smooth(proto, part, calibration)
         notes["alpha"] = sweep["alpha"]
-    found = find_ranges(proto, decisions_for(proto, part), calibration, quantize_options(part))
+    found = apply_policy(proto, calibration, quantize_options(part))
     onnx.save(write_quantized(proto, found, weight_bits=part.weight_bits), path)
     return notes
 

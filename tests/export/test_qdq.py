@@ -1,8 +1,9 @@
 """Q/DQ: the same scales and results as nvidia-modelopt where both can, ranges against brute force, each policy's layers."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -14,22 +15,24 @@ from torch import nn
 from calib.calibration import CalibrationSet
 from calib.errors import InputError
 from calib.images import read_split
-from calib.policy import Decision, PolicyName, decide, performer_kernel
+from calib.policy import Decision, Kind, PolicyName, cover, decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend
+from export import quantize_int8 as quantize_int8_file
 from export.cast_fp16 import cast_fp16
 from export.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.qdq import Weights, insert_qdq, to_fp8
+from export.qdq import Weights, insert_qdq, to_fp8, weight_range
 from export.quantize_int8 import (
     QuantizeOptions,
     activations,
+    apply_policy,
     find_ranges,
     leave_out_faint,
     quantize_int8,
     write_quantized,
 )
-from export.ranges import BINS, RangeMethod, _Meter, collect_ranges, mse_amax
+from export.ranges import BINS, Range, RangeMethod, _Meter, collect_ranges, mse_amax
 from export.simplify import simplify_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]
@@ -127,6 +130,25 @@ def test_weights_use_the_whole_grid(fp32: Path, calibration: CalibrationSet, bit
     assert all(array.dtype == np.int8 and np.abs(array).max() == steps for array in stored)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_four_bit_weights_have_the_range_of_least_error(axis: int) -> None:
+    """Against every hundredth of the largest weight, channel by channel; at 8 bits it is the largest weight itself."""
+    weight = np.random.default_rng(0).normal(size=(24, 40)).astype(np.float32)
+    weight[3 if axis == 0 else slice(None), 3 if axis == 1 else slice(None)] = 0  # a dead channel
+    channels = np.moveaxis(weight, axis, 0)
+    highest = np.abs(channels).max(1)
+
+    def squared(values: NDArray[np.float32], amax: float) -> float:
+        return float(np.square(np.clip(np.rint(values / (amax / 7)), -7, 7) * amax / 7 - values).sum())
+
+    found = weight_range(weight, axis, 4)
+    assert found[3] == 0 and (weight_range(weight, axis, 8) == highest).all()
+    for values, amax, largest in (row for row in zip(channels, found, highest, strict=True) if row[2] > 0):
+        best = min(squared(values, share * largest) for share in np.arange(0.2, 1.01, 0.01))
+        assert squared(values, amax) < 1.1 * best and squared(values, amax) <= squared(values, largest)
+    assert (found < 0.95 * highest).sum() > 10, "this test shows nothing"
+
+
 @pytest.mark.parametrize(
     ("policy", "attention", "residual", "outputs"),
     [("weights", 0, 0, 0), ("+attention", 2 * BLOCKS, 0, BLOCKS), ("+residual", 0, 2 * BLOCKS, 0)],
@@ -199,12 +221,67 @@ def test_include_and_exclude_overrule(fp32: Path) -> None:
     assert r"blocks\.9" in str(error.value) and "--explain" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [(r"blocks\.0\.mpl\.fc1", "blocks.0.mlp.fc1"), (r"blocks\.\d+\.atn.*", "blocks.0.attn"), ("haed", "head")],
+)
+def test_a_misspelt_pattern_is_told_what_is_near(fp32: Path, pattern: str, near: str) -> None:
+    """And no command that runs into the same error: the pattern must go first."""
+    with pytest.raises(InputError) as error:
+        decide(read_layers(onnx.load(fp32)), include=[pattern])
+    assert f"near it: {near}" in str(error.value) and "remove it first, then" in str(error.value)
+
+
 def test_a_policy_that_finds_nothing_is_an_error(fp32: Path) -> None:
     layers = [layer for layer in read_layers(onnx.load(fp32)) if not layer.role]
     with pytest.raises(InputError, match="quantizes no attention product"):
         decide(layers, "+attention")
-    with pytest.raises(InputError, match="quantizes no weight layer"):
-        decide(layers, exclude=[".*"])
+    for policy in get_args(PolicyName):
+        with pytest.raises(InputError, match=f"policy {re.escape(policy)} quantizes no weight layer"):
+            decide(layers, policy, exclude=[".*"])
+    assert decide(layers, "full"), "no attention to quantize is no error: full names all that is there"
+
+
+def test_what_a_policy_names_and_leaves_is_counted(fp32: Path) -> None:
+    """One attention of four can be fused: the policy takes it, and says so of the others."""
+    layers = [
+        replace(layer, head_dim=8) if layer.role in ("scores", "context") and "blocks.0." not in layer.module else layer
+        for layer in read_layers(onnx.load(fp32))
+    ]
+    weights, attention = cover("+attention", decide(layers, "+attention"))
+    assert (attention.kind, attention.quantized, attention.named) == ("attention product", 2, 2 * BLOCKS)
+    ((reason, count),) = attention.left_out.items()
+    assert reason.startswith("head dim 8") and count == 2 * (BLOCKS - 1)
+    assert str(attention).startswith(
+        f"2 of the {2 * BLOCKS} attention products that the policy names, because: head dim 8"
+    )
+    assert weights.quantized == 4 * BLOCKS + 2 * 3 + 1 == weights.named - sum(weights.left_out.values())
+    kinds = {row.kind: (row.quantized, row.named) for row in cover("full", decide(layers, "full"))}
+    assert list(kinds) == list(get_args(Kind)) and all(taken == named > 0 for taken, named in kinds.values())
+
+
+@pytest.mark.parametrize("policy", ["+attention", "full"])
+def test_a_kind_that_calibration_leaves_out_is_an_error(
+    fp32: Path, calibration: CalibrationSet, policy: PolicyName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One faint softmax is left out with its attention; all of them, and the policy's name would be wrong."""
+    proto, faint = onnx.load(fp32), 1
+    softmax = {
+        node.input[0] for layer in read_layers(proto) if layer.role == "context"
+        for node in proto.graph.node if node.name == layer.name
+    }  # fmt: skip
+
+    def fainter(*arguments: Any) -> dict[str, Range]:
+        found = collect_ranges(*arguments)
+        return found | {name: replace(found[name], amax=1e-6) for name in sorted(softmax)[:faint]}
+
+    monkeypatch.setattr(quantize_int8_file, "collect_ranges", fainter)
+    kept = apply_policy(proto, calibration, QuantizeOptions(policy)).decisions
+    row = next(row for row in cover(policy, kept) if row.kind == "attention product")
+    assert row.quantized == row.named - 2 and any("too small for a scale" in reason for reason in row.left_out)
+    faint = len(softmax)
+    with pytest.raises(InputError, match=r"quantizes no attention product of this network any more(?s:.)*too small"):
+        apply_policy(proto, calibration, QuantizeOptions(policy))
 
 
 @pytest.mark.parametrize("policy", ["weights", "+attention", "+residual", "full"])

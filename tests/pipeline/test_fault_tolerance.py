@@ -341,3 +341,32 @@ def test_what_decides_nothing_may_change_in_an_interrupted_run(
     begun_epochs.clear()
     stages.run_stages(recipe(images, changed | {"lr": 0.01}), tmp_path / "run", "train", lambda _: None)
     assert begun_epochs == [0, 1, 2]
+
+
+def test_another_training_over_an_interrupted_one_deletes_nothing(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set aside and named; with its own values again it goes on to the same bits."""
+    begun, other = recipe(images, PLAIN | {"epochs": 3}), recipe(images, PLAIN | {"epochs": 1, "lr": 0.01})
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        make_nan(patch, 5)
+        with pytest.raises(NotFinite):
+            stages.run_stages(begun, tmp_path / "run", "train", said.append)
+    last = (tmp_path / "run" / ".train.partial" / "last.pt").read_bytes()
+    stages.run_stages(other, tmp_path / "run", "train", said.append)
+    (aside,) = (tmp_path / "run").glob(".train.partial.*")
+    assert len(aside.suffix) == 9 and (aside / "last.pt").read_bytes() == last
+    assert any(str(aside) in line for line in said), said
+    epochs: list[int] = []
+    run_epoch = Trainer.run_epoch
+
+    def recorded(self: Trainer, epoch: int, *arguments: Any) -> None:
+        epochs.append(epoch)
+        run_epoch(self, epoch, *arguments)
+
+    monkeypatch.setattr(Trainer, "run_epoch", recorded)
+    stages.run_stages(begun, tmp_path / "run", "train", said.append)
+    assert epochs == [1, 2] and not aside.exists()
+    train(begun, folder(tmp_path, "whole"))
+    assert_same_training(tmp_path / "whole", tmp_path / "run" / "train")

@@ -27,7 +27,7 @@ from export.calls import Follower, Recorder
 from export.fake_quantize import FakeQuantized, _quantizer, look, weight_ranges
 from export.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.qdq import insert_qdq
+from export.qdq import MIN_SCALE, insert_qdq
 from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
 from pipeline import qat_stage
@@ -119,6 +119,24 @@ def test_excluded_layers_stay_float(ready: Ready) -> None:
     modules = [site.layer.module for site in student.placement.sites]
     assert any(name.startswith("blocks.1.") for name in modules)
     assert not any(name.startswith("blocks.0.") for name in modules)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_training_begins_with_the_weight_ranges_of_quantization_after_it(ready: Ready, bits: int) -> None:
+    """Otherwise a comparison of the two would be one of ranges as well."""
+    chosen, proto = (
+        recipe(ready.root, quantize={"policy": "full", "weight_bits": bits}),
+        onnx.load(ready.folder / "fp32.onnx"),
+    )
+    student, found = make_student(chosen, ready.checkpoint, proto, ready.calibration)
+    inputs = normalised(ready.calibration.first(4), chosen.preprocess_spec())
+    written = write_quantized(proto, found, weight_bits=bits)
+    stored = {value.name: numpy_helper.to_array(value) for value in written.graph.initializer}
+    ranges = weight_ranges(student, proto, inputs)
+    assert len(ranges) > 20
+    for name, amax in ranges.items():
+        before = np.maximum(amax / (2 ** (bits - 1) - 1), MIN_SCALE)  # of dead channels
+        np.testing.assert_allclose(before, stored[f"{name}_weight_scale"], rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -302,7 +320,8 @@ def test_interrupted_training_goes_on_exactly(ready: Ready, tmp_path: Path, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(DistillingTrainer, "run_epoch", interrupted)
         ready.train(chosen, broken, tmp_path / "broken")
-    ready.train(chosen, again, tmp_path / "broken")
+    more = recipe(ready.root, qat={"epochs": 2}, quantize={"precisions": ["fp32", "int8", "int8-qat"]})
+    ready.train(more, again, tmp_path / "broken")  # a precision more is no other training
     one, two = whole.state_dict(), again.state_dict()
     differing = [name for name in one if not torch.equal(one[name], two[name])]
     assert not differing and any(not torch.equal(one[name], value) for name, value in broken.state_dict().items())

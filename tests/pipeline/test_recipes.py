@@ -92,6 +92,27 @@ def test_values_that_would_fail_later(tmp_path: Path, part: str, key: str, value
         load_recipe(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        ([{"backend": "openvino", "precisions": ["fp32", "fp32"]}], "openvino-fp32"),
+        ([{"backend": "openvino", "precisions": ["fp32"]}] * 2, "openvino-fp32"),
+        ([{"backend": "tensorrt_rtx", "precisions": ["fp16"], "targets": ["sm86", "sm86"]}], "tensorrt_rtx-fp16-sm86"),
+        (
+            [{"backend": "tensorrt", "precisions": ["fp16"], "batch_sizes": [1, size, size]} for size in (1, 8)],
+            "tensorrt-fp16",
+        ),
+    ],
+)
+def test_two_engines_of_one_name_are_refused(build: list[dict[str, object]], name: str) -> None:
+    """Before anything is trained: they would be one folder."""
+    values = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json", by_alias=True) | {"build": build}
+    with pytest.raises(ValueError, match=f"build makes {name} more than once"):
+        Recipe.model_validate(values)
+    once = values | {"build": [build[0] | {"precisions": ["fp16"], "targets": build[0].get("targets", [])[:1]}]}
+    assert Recipe.model_validate(once)
+
+
 def test_keys_that_came_later_change_no_earlier_stage_key() -> None:
     """A run that was finished before these keys existed stays valid: at their defaults they are not written out."""
     written = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json")

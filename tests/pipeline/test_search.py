@@ -162,7 +162,9 @@ def test_an_interrupted_search_goes_on(
     assert resumed == whole and "4 trials of an interrupted search are kept" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         after = count_rows(patch, 99)
-        assert search(recipe, inputs, tmp_path / "cut") == whole and not after
+        quantize = recipe.quantize.model_copy(update={"precisions": ("fp32", "int8", "auto"), "policy": "full"})
+        more = recipe.model_copy(update={"quantize": quantize, "build": (*recipe.build, recipe.build[0])})
+        assert search(more, inputs, tmp_path / "cut") == whole and not after, "what it does not read changes nothing"
     with monkeypatch.context() as patch:  # other settings: nothing is kept
         after = count_rows(patch, 99)
         search(make_recipe(image_root, max_drop_pp=11), inputs, tmp_path / "cut")

@@ -1,0 +1,98 @@
+"""The quantize stage on a small graph: what it says of its policy, and that its tables hold the scales of its graphs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from calib.calibration import make_calibration_set
+from calib.images import read_split
+from calib.preprocess import Preprocess
+from export.engines import sha256_of
+from export.onnx_export import CLASSES_KEY, INPUT, MODULE_KEY, OUTPUT, PREPROCESS_KEY, set_metadata
+from pipeline import quantize_stage
+from pipeline.artifact import Artifact
+from pipeline.recipe import Recipe
+
+CLASSES = ["class_0", "class_1", "class_2"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, image_root: Path, spec: Preprocess) -> dict[str, Artifact]:
+    """A graph of two products on 16 patches of 192 values, the second too narrow for `weights`; and a calibration set."""
+    folder = tmp_path_factory.mktemp("inputs")
+    generator = np.random.default_rng(0)
+    constants: dict[str, Any] = {
+        "shape": np.array([0, 16, 192]), "axes": np.array([1]),
+        "w0": generator.normal(0, 0.05, (192, 32)).astype(np.float32),
+        "w1": generator.normal(0, 0.5, (32, 3)).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Cast", [INPUT], ["values"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["values", "shape"], ["patches"], name="reshape"),
+        helper.make_node("MatMul", ["patches", "w0"], ["hidden"], name="wide"),
+        helper.make_node("MatMul", ["hidden", "w1"], ["votes"], name="narrow"),
+        helper.make_node("ReduceMean", ["votes", "axes"], [OUTPUT], name="mean", keepdims=0),
+    ]
+    for node in nodes:
+        helper.set_metadata_props(node, {MODULE_KEY: f"blocks.{node.name}"})
+    graph = helper.make_graph(
+        nodes, "small",
+        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", 32, 32, 3])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    set_metadata(proto, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(CLASSES)})
+    onnx.save(proto, folder / "fp32.onnx")
+    make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
+    made = Artifact(folder, "", {path.name: sha256_of(path) for path in folder.iterdir()}, {}, {}, 0.0)
+    return {"export": made, "calibrate": made}
+
+
+def quantize(inputs: dict[str, Artifact], folder: Path, **part: Any) -> dict[str, Any]:
+    recipe = Recipe.model_validate({
+        "schema": 1, "data": {"name": "photographs", "root": "nowhere"}, "quantize": part,
+        "model": {"name": "small", "image_size": 32}, "build": [],
+    })  # fmt: skip
+    return quantize_stage.run(recipe, inputs, folder)
+
+
+def test_what_the_policy_names_but_does_not_take_is_said_and_kept(
+    inputs: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = quantize(inputs, tmp_path, precisions=["fp32", "int8"])
+    reason = "narrower than 16 channels"
+    assert notes["quantized"]["int8"]["kinds"] == [
+        {"kind": "weight layer", "quantized": 1, "named": 2, "left_out": {reason: 1}}
+    ]
+    printed = capsys.readouterr().out
+    assert f"weights: 1 of the 2 weight layers that the policy names, because: {reason} (1)" in printed
+    notes = quantize(inputs, tmp_path, precisions=["fp32", "int8"], policy="full")
+    assert [row["quantized"] for row in notes["quantized"]["int8"]["kinds"]] == [2, 0, 0, 0]
+    assert "that the policy names" not in capsys.readouterr().out, "nothing is left out"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_scales_are_those_of_the_graphs(inputs: dict[str, Artifact], tmp_path: Path, bits: int) -> None:
+    """INT8 on 127 steps, FP8 up to 448; `weight_bits` makes INT8's weights coarse, and FP8's never."""
+    quantize(inputs, tmp_path, precisions=["fp32", "int8", "fp8"], weight_bits=bits)
+    weight = np.abs(numpy_helper.to_array(onnx.load(tmp_path / "fp32.onnx").graph.initializer[2])).max(0)
+    assert weight.shape == (32,)
+    for base, highest in (("int8", 127), ("fp8", 448)):
+        rows = json.loads((tmp_path / f"decisions-{base}.json").read_text())
+        (shown,) = next(row for row in rows if row["node"] == "wide")["activations"]
+        graph = onnx.load(tmp_path / f"{base}.onnx")
+        stored = {
+            value.name: numpy_helper.to_array(value) for value in graph.graph.initializer if "scale" in value.name
+        }
+        assert shown["scale"] == pytest.approx(float(stored["patches_activation_scale"]), rel=1e-6)
+        assert shown["scale"] == pytest.approx(shown["amax"] / highest, rel=1e-6)
+        if base == "fp8" or bits == 8:
+            np.testing.assert_allclose(stored["wide_weight_scale"], weight / highest, rtol=1e-5)
+        else:
+            assert (stored["wide_weight_scale"] > 5 * weight / 127).all()

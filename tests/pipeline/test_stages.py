@@ -1,0 +1,129 @@
+"""What makes a stage run again: the keys that it reads, the engines that it runs, and no more."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import stages
+from pipeline.dry_run import plan_stages
+from pipeline.recipe import Recipe
+from pipeline.stages import STAGES, Identity, Stage, find_work, identify, is_current
+
+BY_NAME = {stage.name: stage for stage in STAGES}
+RTX = {"backend": "tensorrt_rtx", "precisions": ["int8"], "targets": ["sm86"]}
+
+
+def recipe(root: Path, **parts: Any) -> Recipe:
+    values = {
+        "schema": 1, "data": {"name": "three classes", "root": str(root)}, "model": {"name": "any", "image_size": 32},
+        "quantize": {"precisions": ["fp32", "int8", "auto", "int8-qat"]},
+        "build": [{"backend": "openvino", "precisions": ["fp32", "auto"]}],
+    }  # fmt: skip
+    return Recipe.model_validate({
+        key: values[key] | parts.get(key, {}) if isinstance(values.get(key), dict) else parts.get(key, values.get(key))
+        for key in values.keys() | parts.keys()
+    })  # fmt: skip
+
+
+def stages_changed(root: Path, **parts: Any) -> set[str]:
+    """Stages whose own key is another with these values than without; what their inputs become is not looked at."""
+    before, after = recipe(root), recipe(root, **parts)
+    keys = {stage.name: [identify(stage, one, {}).key for one in (before, after)] for stage in STAGES}
+    return {name for name, (one, two) in keys.items() if one != two} - {"report"}  # which shows the whole recipe
+
+
+@pytest.mark.parametrize(
+    ("parts", "changed"),
+    [
+        ({"quantize": {"precisions": ["fp32", "fp16", "int8", "auto", "int8-qat"]}}, {"quantize"}),
+        ({"evaluate": {"batch_size": 7}}, {"evaluate"}),
+        ({"build": [{"backend": "openvino", "precisions": ["fp32", "int8"]}, RTX]}, {"build", "evaluate", "benchmark"}),
+        ({"build": [{"backend": "openvino", "precisions": ["auto"], "batch_sizes": [1, 4, 4]}]}, {"build", "search"}),
+        ({"quantize": {"policy": "full"}}, {"quantize", "qat"}),
+        ({"quantize": {"exclude": ["x"]}}, {"quantize", "qat", "search"}),
+        ({"quantize": {"method": "mse"}}, {"quantize", "qat", "search", "sensitivity"}),
+        ({"quantize": {"weight_bits": 4}}, {"quantize", "qat", "search", "sensitivity"}),
+        ({"qat": {"epochs": 3}}, {"qat"}),
+        ({"train": {"horizontal_flip": 0.1}}, {"train", "qat"}),
+        ({"train": {"epochs": 3}}, {"train"}),
+        ({"search": {"images": 99}}, {"search"}),
+        ({"gate": {"min_relative_top1": 0.9}}, {"search", "evaluate"}),
+        ({"benchmark": {"batch_sizes": [1, 16]}}, {"benchmark"}),
+        ({"benchmark": {"calls": 9}}, {"benchmark", "search"}),
+    ],
+)
+def test_a_key_is_made_of_what_its_stage_reads(image_root: Path, parts: dict[str, Any], changed: set[str]) -> None:
+    """One more precision, backend or image at a time trains and searches nothing again."""
+    assert stages_changed(image_root, **parts) == changed
+
+
+@pytest.mark.parametrize(
+    ("backend", "changed"),
+    [("tensorrt", {"search"}), ("tensorrt_rtx", {"visualize"}), ("openvino", {"build", "evaluate", "benchmark"})],
+)
+def test_the_engine_that_a_stage_runs_is_part_of_its_key(
+    image_root: Path, monkeypatch: pytest.MonkeyPatch, backend: str, changed: set[str]
+) -> None:
+    """Also where `build` makes none of that backend."""
+    chosen = recipe(image_root, search={"backend": "tensorrt"}, visualize={"backend": "tensorrt_rtx"})
+
+    def keys(version: str) -> dict[str, str]:
+        monkeypatch.setattr(stages, "backend_version", lambda name: version if name == backend else "1")
+        return {stage.name: identify(stage, chosen, {}).key for stage in STAGES}
+
+    before, after = keys("1"), keys("2")
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_targets_are_part_of_the_key_where_feature_maps_are_an_engine_ahead_of_time(image_root: Path) -> None:
+    def key(backend: str, target: str) -> str:
+        build = [RTX | {"targets": [target]}]
+        return identify(BY_NAME["visualize"], recipe(image_root, visualize={"backend": backend}, build=build), {}).key
+
+    assert key("tensorrt_rtx", "sm86") != key("tensorrt_rtx", "sm89")
+    assert key("onnxruntime", "sm86") == key("onnxruntime", "sm89")
+
+
+def manifest(stage: Stage, chosen: Recipe, *, whole: tuple[str, ...], noted: bool) -> tuple[dict[str, Any], Identity]:
+    """As an earlier version wrote it: `whole` parts and every backend in the key, images not always `noted`."""
+    found = identify(stage, chosen, {})
+    values = chosen.model_dump(mode="json")
+    earlier = replace(found, parts={part: values[part] for part in whole}, backends=found.backends | {"tensorrt": "9"})
+    written = {
+        "key": earlier.key, "recipe": earlier.parts, "inputs": earlier.inputs, "images": earlier.images,
+        "source": earlier.source, "versions": {"torch": "2"} | earlier.backends,
+    }  # fmt: skip
+    return (written if noted else {key: value for key, value in written.items() if key != "images"}), found
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_of_a_version_with_wider_keys_stays_valid(image_root: Path, noted: bool) -> None:
+    whole = ("data", "quantize", "search", "gate", "build", "evaluate", "benchmark")
+    search, chosen = BY_NAME["search"], recipe(image_root)
+    written, found = manifest(search, chosen, whole=whole, noted=noted)
+    assert written["key"] != found.key and is_current(search, written, found)
+    more = recipe(image_root, quantize={"precisions": ["fp32", "fp16", "auto"]}, evaluate={"batch_size": 3})
+    assert is_current(search, written, identify(search, more, {})), "what it does not read may change at once"
+    for changed in ({"search": {"images": 9}}, {"quantize": {"exclude": ["x"]}}):
+        assert not is_current(search, written, identify(search, recipe(image_root, **changed), {}))
+    for field, value in (("images", {"train": "other", "val": "other"}), ("inputs", {"export": "new"}),
+                         ("backends", {"openvino": "0", "onnxruntime": "0"})):  # fmt: skip
+        assert not is_current(search, written, replace(found, **{field: value}))
+
+
+def test_a_dry_run_tells_whose_interrupted_work_there_is(image_root: Path, tmp_path: Path) -> None:
+    def reason(chosen: Recipe) -> str:
+        return plan_stages(chosen, tmp_path, "train")[0].reasons[0]
+
+    begun, other = recipe(image_root), recipe(image_root, train={"lr": 0.1})
+    assert reason(begun) == "it has not run yet"
+    work = tmp_path / ".train.partial"
+    work.mkdir()
+    (work / ".key").write_text(key := identify(BY_NAME["train"], begun, {}).work_key)
+    assert reason(begun) == "it was interrupted, and goes on from there"
+    assert reason(other).startswith("it has not run yet with these values")
+    aside = work.rename(tmp_path / f".train.partial.{key[:8]}")
+    assert reason(begun) == "it was interrupted, and goes on from there" and reason(other) == "it has not run yet"
+    assert find_work(BY_NAME["train"], tmp_path / "train", key) == aside
