@@ -32,7 +32,9 @@ from pipeline.recipe import QuantizePart, Recipe
 from pipeline.statistics import agreement
 from pipeline.weights import build_model
 
-COMPARED_IMAGES = 64  # calibration images on which the written graph is compared with the trained network
+COMPARED_IMAGES = (
+    64  # calibration images, evenly spaced, on which the written graph is compared with the trained network
+)
 MAX_SHOWN = 8
 
 
@@ -127,7 +129,7 @@ def write_student(
     _export(student.model, recipe, spec, checkpoint.classes, calibration, folder)
     proto = onnx.load(folder / "fp32.onnx")
     _check_same_graph(before, proto)
-    images = calibration.first(COMPARED_IMAGES)
+    images = calibration.spread(COMPARED_IMAGES).images
     amax = weight_ranges(student, proto, normalised(images[:CHECKED_IMAGES], spec))
     quantized = write_quantized(proto, found, weight_bits=student.weight_bits, weight_amax=amax)
     onnx.save(quantized, folder / "int8.onnx")

@@ -88,11 +88,6 @@ def _repeated(paths: list[Path], hashes: list[bytes]) -> set[Path]:
     return repeated
 
 
-def spread_rows(count: int, wanted: int) -> list[int]:
-    """`wanted` of `count` rows, evenly over all classes, since images are sorted by class."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
-
-
 def fingerprint_of(*parts: str) -> str:
     """One hash of several texts."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

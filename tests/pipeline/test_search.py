@@ -27,7 +27,7 @@ from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.quantize_graphs import quantize_graph
 from pipeline.recipe import Recipe
 from pipeline.report_search import read_search, search_section
-from pipeline.search_images import draw_search_split, spread_rows
+from pipeline.search_images import draw_search_split
 from pipeline.search_trials import Timing, Trials, timing
 
 CLASSES = ("class_0", "class_1", "class_2")
@@ -260,10 +260,6 @@ def test_a_noisy_clock_is_told(
     monkeypatch.setattr(Trials, "_time", lambda *_: Timing(1.0, 0.9, 0.02))  # FP32 10 % faster than itself
     found = search(make_recipe(image_root), inputs, tmp_path)
     assert found["int8"] == [] and "FP32 beside itself differs by 10 %" in found["conclusion"]
-
-
-def test_rows_are_spread_over_all_classes() -> None:
-    assert spread_rows(12, 4) == [0, 4, 7, 11] and spread_rows(3, 9) == [0, 1, 2]
 
 
 def test_the_report_shows_the_path(finished: Artifact) -> None:
