@@ -214,8 +214,13 @@ def test_the_split_shares_no_image_with_other_sets(image_root: Path, spec: Prepr
     assert np.bincount(split.labels).tolist() == [9, 9, 9]
     assert draw_search_split(train, evaluation, calibration, spec, 27, 0).fingerprint == split.fingerprint
     assert draw_search_split(train, evaluation, calibration, spec, 27, 1).fingerprint != split.fingerprint
-    with pytest.raises(InputError, match=r"too few training images[\s\S]*next: set search.images: "):
+    with pytest.raises(InputError, match=r"too few training images[\s\S]*next: set search.images: [1-9]"):
         draw_search_split(train, evaluation, calibration, spec, 31, 0)
+    everything = make_calibration_set(train, spec, len(train), 0, tmp_path / "everything.npz")
+    with pytest.raises(
+        InputError, match=rf"next: in the recipe lower calibrate\.images, or add images to {train.root}"
+    ):
+        draw_search_split(train, evaluation, everything, spec, 16, 0)  # search.images: 0 is no recipe
 
 
 def test_a_backend_that_is_not_here_is_refused_with_those_that_are(
