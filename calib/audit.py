@@ -185,7 +185,8 @@ def _training_means(against: Against) -> NDArray[np.float64]:
     """Per-image channel means of a seeded sample of the training images, those in colour; (n, 3)."""
     chosen = balanced_subset(against.train, min(COLOUR_IMAGES, len(against.train)), SEED)
     images = load_batch([against.train.paths[index] for index in chosen], against.spec)
-    return _channel_means(signatures(images[~grey_images(images)])) if len(images) else np.zeros((0, 3))
+    coloured = images[~grey_images(images)]
+    return _channel_means(signatures(coloured)) if len(coloured) else np.zeros((0, 3))
 
 
 def _channel_means(values: NDArray[np.float32]) -> NDArray[np.float64]:

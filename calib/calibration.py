@@ -33,7 +33,7 @@ class CalibrationSet:
 
     @property
     def images(self) -> Image:
-        """All images at once, read anew each time; `batches`, `first` and `take` need less memory."""
+        """All images at once, read anew each time; `batches`, `first`, `spread` and `take` need less memory."""
         if isinstance(self.source, np.ndarray):
             return self.source
         return next(self.batches(max(1, len(self))))
@@ -49,8 +49,14 @@ class CalibrationSet:
             raise _unreadable(self.source.path, error) from error
 
     def first(self, count: int) -> Image:
-        """The first `count` images, all where there are fewer."""
+        """The first `count` images, all where there are fewer. Sets are sorted by class: these are of the first classes."""
         return self.take(range(min(count, len(self))))
+
+    def spread(self, count: int) -> "CalibrationSet":
+        """`count` images evenly spaced over the set (all where there are fewer), in memory, with their labels and names."""
+        chosen = spread(len(self), count)
+        names = tuple(self.names[index] for index in chosen) if self.names else ()
+        return CalibrationSet(self.take(chosen), self.labels[chosen], names)
 
     def take(self, indices: Sequence[int]) -> Image:
         """The images at `indices` (rising), shape (len(indices), H, W, 3)."""
@@ -65,6 +71,12 @@ class CalibrationSet:
             if start > wanted[-1]:
                 break
         return np.concatenate(picked)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` indices (all where there are fewer) evenly spaced in 0 … total − 1: a calibration set is sorted by class."""
+    count = min(count, total)
+    return [index * total // count for index in range(count)]
 
 
 def write_calibration_set(draw: Draw, spec: Preprocess, path: Path, track: Track = silent) -> CalibrationSet:

@@ -24,7 +24,7 @@ def signatures(images: Image) -> Signatures:
     rows, columns = (np.linspace(0, size, min(GRID, size), endpoint=False).astype(int) for size in (height, width))
     sums = np.add.reduceat(np.add.reduceat(images, rows, axis=1, dtype=np.uint32), columns, axis=2, dtype=np.uint32)
     areas = np.diff([*rows, height])[:, None] * np.diff([*columns, width])[None, :]
-    return (sums / areas[None, :, :, None]).reshape(len(images), -1).astype(np.float32)
+    return (sums / areas[None, :, :, None]).reshape(len(images), 3 * areas.size).astype(np.float32)
 
 
 def grey_images(images: Image) -> NDArray[np.bool_]:

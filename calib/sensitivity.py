@@ -66,12 +66,6 @@ def make_groups(decisions: Iterable[Decision]) -> dict[str, list[Decision]]:
     return groups
 
 
-def spread(total: int, count: int) -> list[int]:
-    """`count` indices (all where there are fewer) evenly spaced in 0 … total − 1: a calibration set is sorted by class."""
-    count = min(count, total)
-    return [index * total // count for index in range(count)]
-
-
 def fingerprint(values: Mapping[str, Any]) -> str:
     """A sha256 of what a result depends on."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

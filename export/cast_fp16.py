@@ -12,6 +12,8 @@ from export.layers import tensor_types
 from export.onnx_export import INPUT
 from export.quiet import quiet
 
+RANGE_IMAGES = 32  # calibration images, evenly spaced, whose activations AutoCast holds against FP16's range
+
 
 def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: list[str]) -> None:
     """Write `source` in FP16 (inputs and outputs keep their types) to `target`, the nodes named `pinned` in FP32.
@@ -23,7 +25,7 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
         from modelopt.onnx.autocast import convert_to_mixed_precision
 
         data = Path(scratch) / "calibration.npz"
-        np.savez(data, **{INPUT: calibration.first(32)})  # type: ignore[arg-type]
+        np.savez(data, **{INPUT: calibration.spread(RANGE_IMAGES).images})  # type: ignore[arg-type]
         cast = convert_to_mixed_precision(
             str(source),
             low_precision_type="fp16",

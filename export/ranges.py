@@ -1,4 +1,4 @@
-"""The ranges of activations: a graph's tensors on calibration images, through nvidia-modelopt's calibrators."""
+"""The ranges of activations: a graph's tensors on calibration images, with nvidia-modelopt's thresholds and one of ours."""
 
 import math
 import tempfile
@@ -12,15 +12,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from export.histogram import Counts, Floats, Histogram
 from export.onnx_export import INPUT
 from export.quiet import quiet
 
 if TYPE_CHECKING:
-    import torch
+    from modelopt.torch.quantization.calib import HistogramCalibrator
 
-Floats = NDArray[np.float64]
 RangeMethod = Literal["max", "entropy", "percentile", "mse"]
-BINS = 2048  # of a histogram over |x|; modelopt's default
 FIRST_BIN = 128  # no threshold is tried under so many bins: a grid finer than the histogram
 STRIDE = 16  # bins between the thresholds that entropy and MSE try: 0.8 % of the range
 
@@ -45,9 +44,10 @@ def collect_ranges(
 ) -> dict[str, Range]:  # fmt: skip
     """The range of each of `tensors` (float32) over all `batches` (n, H, W, 3) of images.
 
-    `max` is the largest magnitude; `entropy`, `percentile` and `mse` choose from a histogram of magnitudes, as
-    modelopt's `HistogramCalibrator` does, but for `mse`, which is ours: modelopt 0.47 hands the number of bits over as a
-    bias there and clips at a sixteenth of the range. RuntimeError where a tensor is not finite, ValueError without images.
+    `max` is the largest magnitude. `entropy`, `percentile` and `mse` choose from a histogram of magnitudes, whose memory
+    does not depend on the images, nor the answer on their order or batches: the first two with modelopt's search, `mse`
+    with ours, since modelopt 0.47 hands the number of bits over as a bias there and clips at a sixteenth of the range.
+    RuntimeError where a tensor is not finite, ValueError without images.
     """
     meters = {name: _Meter(method) for name in dict.fromkeys(tensors)}
     with tempfile.TemporaryDirectory() as scratch:
@@ -78,69 +78,73 @@ def _with_outputs(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelP
 
 
 class _Meter:
-    """One tensor's calibrator, and the extremes it saw."""
+    """One tensor's extremes, and the histogram of its magnitudes where the method asks for one."""
 
     def __init__(self, method: RangeMethod):
-        with quiet():  # importing it warns of a missing GPU
-            from modelopt.torch.quantization.calib import HistogramCalibrator, MaxCalibrator
-
         self._method = method
-        self._calibrator = MaxCalibrator() if method == "max" else HistogramCalibrator(num_bins=BINS)
+        self._histogram = None if method == "max" else Histogram()
         self._low, self._high = math.inf, -math.inf
 
     def add(self, name: str, values: NDArray[np.float32]) -> None:
         """Take in one batch."""
-        import torch
-
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise RuntimeError(
                 f"the FP32 network makes NaN or Inf on calibration images, in {name}: nothing to calibrate"
             )
         self._low, self._high = min(self._low, low), max(self._high, high)
-        if self._method == "max" or max(-low, high) > 0:  # a histogram of nothing but zeros has no bins
-            self._calibrator.collect(torch.from_numpy(values))
+        if self._histogram is not None:
+            self._histogram.add(values)
 
     def range(self, percentile: float) -> Range:
         """The range so far."""
         if self._high < self._low:
             raise ValueError("no calibration images")
         highest = max(-self._low, self._high)
-        if self._method == "max" or highest == 0:
+        if self._histogram is None or highest == 0:
             return Range(highest, self._low, self._high, 0.0)
-        counts, edges = self._histogram()
+        counts, edges = self._histogram.bins()
         if self._method == "mse":
             amax = mse_amax(counts, edges)
         elif self._method == "entropy":
-            self._coarsen()
-            amax = float(self._calibrator.compute_amax("entropy", stride=STRIDE))
+            amax = entropy_amax(counts, edges)
         else:
-            amax = float(self._calibrator.compute_amax("percentile", percentile=percentile))
+            amax = percentile_amax(counts, edges, percentile)
         beyond = counts[edges[:-1] >= amax * (1 - 1e-6)].sum() / counts.sum()  # of bins that begin at amax or above
         return Range(amax, self._low, self._high, float(beyond))
 
-    def _coarsen(self) -> None:
-        """Join neighbouring bins to at most `BINS`: batches with a larger range than the first one's added bins, and
-        modelopt's search goes through every bin for every threshold (minutes for one tensor of 20,000 bins)."""
-        counts, edges = self._calibrator._calib_hist, self._calibrator._calib_bin_edges
-        joined = math.ceil(len(counts) / BINS)
-        missing = -len(counts) % joined
-        width = edges[1] - edges[0]
-        padded = counts.new_zeros(len(counts) + missing)
-        padded[: len(counts)] = counts
-        self._calibrator._calib_hist = padded.reshape(-1, joined).sum(dim=1)
-        self._calibrator._calib_bin_edges = edges[0] + width * joined * edges.new_tensor(
-            range(len(padded) // joined + 1)
-        )
 
-    def _histogram(self) -> tuple[Floats, Floats]:
-        """Counts (bins,) and edges (bins + 1,) of magnitudes, float64."""
-        counts: torch.Tensor = self._calibrator._calib_hist
-        edges: torch.Tensor = self._calibrator._calib_bin_edges
-        return counts.double().numpy(), edges[: len(counts) + 1].double().numpy()
+def entropy_amax(counts: Counts, edges: Floats) -> float:
+    """The threshold whose 128 levels have the least Kullback-Leibler divergence from the histogram: modelopt's search.
+
+    `counts` (bins,), `edges` (bins + 1,). Every `STRIDE`-th edge is tried. The search takes the first bin to be as full as
+    the second; thresholds under which nothing is left then are not tried: their divergence is NaN, which it prefers.
+    """
+    occupied = int(np.flatnonzero(counts[1:])[0]) + 1
+    first = FIRST_BIN + STRIDE * max(0, math.ceil((occupied + 1 - FIRST_BIN) / STRIDE))
+    return float(_modelopts(counts, edges).compute_amax("entropy", stride=STRIDE, start_bin=first))
 
 
-def mse_amax(counts: Floats, edges: Floats) -> float:
+def percentile_amax(counts: Counts, edges: Floats, percentile: float) -> float:
+    """The lower edge of the bin in which the cumulative share reaches `percentile`: modelopt's search.
+
+    Of the first bin it is the upper edge, since 0 would say that the tensor is always zero.
+    """
+    found = _modelopts(counts, edges).compute_amax("percentile", percentile=percentile)
+    return max(float(found), float(edges[1]))
+
+
+def _modelopts(counts: Counts, edges: Floats) -> "HistogramCalibrator":
+    """modelopt's calibrator with a histogram of ours, as numpy arrays: of a tensor's counts it would make int32."""
+    with quiet():  # importing it warns of a missing GPU
+        from modelopt.torch.quantization.calib import HistogramCalibrator
+
+    calibrator = HistogramCalibrator()
+    calibrator._calib_hist, calibrator._calib_bin_edges = counts.copy(), edges  # it writes into the counts
+    return calibrator
+
+
+def mse_amax(counts: Counts, edges: Floats) -> float:
     """The clipping threshold with the least squared error of INT8 (±127 steps), from a histogram of magnitudes.
 
     `counts` (bins,), `edges` (bins + 1,). Every `STRIDE`-th edge is tried, and the last.

@@ -41,6 +41,8 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     print(f"           calibration set from {part.source or train.root}, audited:")
     for line in audit.lines():
         print(f"           {line}")
+    if audit.problems:  # the folder of a finished calibration is not this one
+        print(f"           the audit is in {folder / 'audit.json'}")
     audit.refuse()
     return {
         "images": audit.images,

@@ -35,7 +35,9 @@ READS = (  # of the recipe; of `train` only how images are augmented
     "data", "model", "export", "qat", *(f"quantize.{key}" for key in QUANTIZE_KEYS),
     "train.random_resize_scale", "train.random_crop_padding", "train.horizontal_flip",
 )  # fmt: skip
-COMPARED_IMAGES = 64  # calibration images on which the written graph is compared with the trained network
+COMPARED_IMAGES = (
+    64  # calibration images, evenly spaced, on which the written graph is compared with the trained network
+)
 MAX_SHOWN = 8
 
 
@@ -129,7 +131,7 @@ def write_student(
     _export(student.model, recipe, spec, checkpoint.classes, calibration, folder)
     proto = onnx.load(folder / "fp32.onnx")
     _check_same_graph(before, proto)
-    images = calibration.first(COMPARED_IMAGES)
+    images = calibration.spread(COMPARED_IMAGES).images
     amax = weight_ranges(student, proto, normalised(images[:CHECKED_IMAGES], spec))
     quantized = write_quantized(proto, found, weight_bits=student.weight_bits, weight_amax=amax)
     onnx.save(quantized, folder / "int8.onnx")

@@ -24,7 +24,7 @@ from pipeline.qat_stage import read_ranges
 from pipeline.recipe import QuantizePart, Recipe
 
 SWEEP_BATCH = 16  # images at a time in the passes of the alpha sweep
-SWEEP_IMAGES = 128  # calibration images on which the alphas are compared
+SWEEP_IMAGES = 128  # calibration images, evenly spaced, on which channels are measured and the alphas compared
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def smooth(
     proto: onnx.ModelProto, part: QuantizePart, calibration: CalibrationSet
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph smoothed with the best alpha of the sweep, which is printed; as it is where none is better."""
-    images = CalibrationSet(calibration.first(SWEEP_IMAGES), calibration.labels[:SWEEP_IMAGES])
+    images = calibration.spread(SWEEP_IMAGES)
     with tempfile.TemporaryDirectory() as scratch:
         source, target, quantized = (Path(scratch) / f"{name}.onnx" for name in ("source", "smoothed", "int8"))
         onnx.save(proto, source)

@@ -45,7 +45,7 @@ def draw_search_split(
             raise InputError(
                 "there are too few training images for the search", allowed=f"at least search.images: {count}",
                 got=f"{len(left)} of {len(train)} are neither calibration images ({len(calibration)}) nor repetitions "
-                "of others", next_step=f"set search.images: {len(left)} in the recipe, or calibrate.images lower",
+                "of others", next_step=_advice(len(left), train),
             )  # fmt: skip
         chosen = balanced_subset(left, count, seed)
         paths = [left.paths[index] for index in chosen]
@@ -60,6 +60,11 @@ def draw_search_split(
             labels = np.asarray([left.labels[index] for index in chosen], dtype=np.int64)
             return SearchSplit(images, labels, tuple(paths), meter.fingerprint(), len(refused))
         refused |= bad
+
+
+def _advice(left: int, train: ImageSplit) -> str:
+    more = f"lower calibrate.images, or add images to {train.root}"
+    return f"set search.images: {left} in the recipe, {more}" if left else f"in the recipe {more}"
 
 
 def _without(split: ImageSplit, kept: set[Path]) -> ImageSplit:
@@ -86,11 +91,6 @@ def _repeated(paths: list[Path], hashes: list[bytes]) -> set[Path]:
             repeated.add(path)
         seen.add(digest)
     return repeated
-
-
-def spread_rows(count: int, wanted: int) -> list[int]:
-    """`wanted` of `count` rows, evenly over all classes, since images are sorted by class."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
 
 
 def fingerprint_of(*parts: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calib.calibration import spread
 from calib.errors import InputError
 from calib.policy import Decision
 from calib.preprocess import Preprocess
@@ -23,7 +24,7 @@ from export.tensorrt_options import BuildOptions
 from pipeline.benchmark_stage import measure
 from pipeline.evaluate_stage import infer_in_chunks
 from pipeline.recipe import Recipe
-from pipeline.search_images import SearchSplit, spread_rows
+from pipeline.search_images import SearchSplit
 from pipeline.search_path import Row
 
 SCREEN_IMAGES = 64  # on which ONNX Runtime tells a hopeless graph before an engine is built
@@ -144,7 +145,7 @@ class Trials:
         """
         if self._recipe.search.backend == "onnxruntime" or self._recipe.search.budget_ms is not None:
             return None
-        split, rows = self._material.split, spread_rows(len(self._material.split.labels), SCREEN_IMAGES)
+        split, rows = self._material.split, spread(len(self._material.split.labels), SCREEN_IMAGES)
         with onnxruntime_backend.load(path, self._recipe.benchmark.threads, literal=True) as runner:
             ours = self._infer(runner, split.images[rows], None)
         return compare(ours, self._material.fp32[rows], split.labels[rows])

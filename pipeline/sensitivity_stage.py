@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.policy import Decision, decide
 from calib.preprocess import Image
-from calib.sensitivity import Effect, Logits, alone, fingerprint, make_groups, measure_effect, spread, summarise
+from calib.sensitivity import Effect, Logits, alone, fingerprint, make_groups, measure_effect, summarise
 from export import onnxruntime_backend
 from export.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata
@@ -53,7 +53,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     if recipe.quantize.method == "smoothquant":
         print("           method smoothquant: sensitivity is that of the graph without smoothing, with method max")
     found = _find_ranges(proto, calibration, quantize_options(recipe.quantize), [folder, *earlier], ranges_key)
-    images = calibration.take(spread(len(calibration), recipe.sensitivity.images))
+    images = calibration.spread(recipe.sensitivity.images).images
     with Rows(folder, rows_key, earlier) as rows:
         _measure(proto, found, images, recipe, rows)
         study = _study(recipe, len(images), found, rows.effects)

@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), 
 from literal import literal
 from quantization_networks import NETWORKS, load_network
 
-from calib.calibration import CalibrationSet, load_calibration_set
+from calib.calibration import load_calibration_set
 from calib.errors import InputError
 from calib.images import ImageSplit, balanced_subset
 from calib.policy import POLICIES, decide, performer_kernel
@@ -163,8 +163,8 @@ def _save(proto: onnx.ModelProto, path: Path) -> dict[str, Any]:
 
 
 def quantized(bench: Bench, part: QuantizePart, count: int | None, path: Path) -> dict[str, Any]:
-    """As the quantize stage does it, on the first `count` of a fresh draw of calibration images if that is given."""
-    calibration = bench.calibration if count is None else some_of(bench.calibration, count)
+    """As the quantize stage does it, on `count` of the calibration images, evenly spaced, if that is given."""
+    calibration = bench.calibration if count is None else bench.calibration.spread(count)
     proto, notes = bench.proto, dict[str, Any]()
     if part.method == "smoothquant":
         decide(read_layers(proto), part.policy)  # a policy without a layer says so before the sweep does anything
@@ -182,12 +182,6 @@ def trained(bench: Bench, path: Path) -> dict[str, Any]:
     artifact = run_stages(bench.recipe.model_copy(update={"quantize": quantize, "qat": qat}), bench.folder, "qat")
     shutil.copyfile(artifact.path("int8.onnx"), path)
     return {}
-
-
-def some_of(calibration: CalibrationSet, count: int) -> CalibrationSet:
-    """Every so-many-th image: the set is sorted by class, so each class keeps its share."""
-    chosen = np.linspace(0, len(calibration) - 1, count).round().astype(int).tolist()
-    return CalibrationSet(calibration.take(chosen), calibration.labels[chosen])
 
 
 def modelopts(bench: Bench, options: dict[str, str], path: Path) -> dict[str, Any]:

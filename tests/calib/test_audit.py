@@ -309,6 +309,21 @@ def test_statistics_alone_only_warn(splits, images) -> None:
         assert any("red and blue may be swapped" in text for text in audit.warnings) == (verdict == "wrong")
 
 
+def test_colour_images_for_a_network_of_grey_ones(splits, images, network: Logits, tmp_path: Path) -> None:
+    """There is no training image whose colours could be compared: statistics say nothing, and nothing is refused."""
+    for split in splits:
+        for path in split.paths:
+            copy = tmp_path / path.relative_to(split.root.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(copy), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    grey = read_split(tmp_path, "train"), read_split(tmp_path, "val")
+    audit = look(grey, *images)
+    audit.refuse()
+    assert audit.statistics.verdict == "undecided" and "fewer than 16 images in colour" in audit.statistics.text
+    assert audit.grey == 0 and audit.network is None
+    assert look(grey, *images, network).network == look(splits, *images, network).network
+
+
 def test_files_we_decoded_ourselves_blame_the_network(splits, network: Logits, tmp_path: Path) -> None:
     draw = draw_calibration_images(None, splits[0], SPEC, 72, 0)
     made = write_calibration_set(draw, SPEC, tmp_path / "c.npz")
@@ -381,6 +396,10 @@ def test_signatures_are_cell_means(shape: tuple[int, int]) -> None:
     ]
     difference = np.abs(made - np.concatenate(cells, axis=1)).max()
     assert difference < 1e-3, f"max {difference:.2e}"
+
+
+def test_no_images_have_no_signatures() -> None:
+    assert signatures(np.zeros((0, 30, 45, 3), np.uint8)).shape == (0, 8 * 8 * 3)
 
 
 def test_a_grey_jpeg_is_grey(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from calib.calibration import CalibrationSet, load_calibration_set, make_calibration_set, write_calibration_set
+from calib.calibration import (
+    CalibrationSet,
+    load_calibration_set,
+    make_calibration_set,
+    spread,
+    write_calibration_set,
+)
 from calib.calibration_source import draw_calibration_images, source_fingerprint
 from calib.errors import InputError
 from calib.images import ImageSplit, read_split
@@ -101,6 +107,32 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert total > 0 and (tmp_path / "c.npz").stat().st_size > 12_000_000
     assert peak < 6_000_000, f"{peak / 1e6:.1f} MB"
+
+
+@pytest.mark.parametrize(("total", "count"), [(1, 1), (10, 3), (64, 64), (65, 64), (512, 64), (5, 64)])
+def test_images_are_evenly_spaced(total: int, count: int) -> None:
+    indices = spread(total, count)
+    steps = np.diff(indices)
+    assert len(indices) == min(total, count) and indices[0] == 0 and indices[-1] < total
+    assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
+
+
+def test_spread_takes_every_class_of_a_sorted_set() -> None:
+    labels = np.repeat(np.arange(10), 51)
+    assert np.bincount(labels[spread(len(labels), 64)]).tolist() == pytest.approx([6.4] * 10, abs=1)
+
+
+def test_a_spread_keeps_labels_and_names_beside_their_images() -> None:
+    """A set sorted by class: every class is in the spread, where the first images are of one class only."""
+    images = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1).repeat(3, axis=3)
+    labels, names = np.repeat(np.arange(6), 10), tuple(f"{index}.png" for index in range(60))
+    some = CalibrationSet(images, labels, names).spread(12)
+    chosen = some.images[:, 0, 0, 0].tolist()
+    assert chosen == spread(60, 12) and np.bincount(some.labels).tolist() == [2] * 6
+    assert some.labels.tolist() == [index // 10 for index in chosen]
+    assert some.names == tuple(f"{index}.png" for index in chosen)
+    everything = CalibrationSet(images, labels).spread(100)
+    assert (everything.images == images).all() and (everything.labels == labels).all() and everything.names == ()
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from calib.sensitivity import (
     group_of,
     make_groups,
     measure_effect,
-    spread,
     summarise,
 )
 
@@ -91,19 +90,6 @@ def test_groups_keep_the_order_of_the_graph() -> None:
     assert [(name, [d.layer.name for d in members]) for name, members in groups.items()] == [
         ("b.*.fc", ["a", "c"]), ("head", ["b"]),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("total", "count"), [(1, 1), (10, 3), (64, 64), (65, 64), (512, 64), (5, 64)])
-def test_images_are_evenly_spaced(total: int, count: int) -> None:
-    indices = spread(total, count)
-    steps = np.diff(indices)
-    assert len(indices) == min(total, count) and indices[0] == 0 and indices[-1] < total
-    assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
-
-
-def test_spread_takes_every_class_of_a_sorted_set() -> None:
-    labels = np.repeat(np.arange(10), 51)
-    assert np.bincount(labels[spread(len(labels), 64)]).tolist() == pytest.approx([6.4] * 10, abs=1)
 
 
 def test_fingerprint_depends_on_every_value_and_not_on_order() -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto
 from torch import nn
 
-from calib.calibration import CalibrationSet
+from calib.calibration import CalibrationSet, spread
 from calib.images import read_split
 from calib.policy import decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
@@ -97,6 +97,21 @@ def test_a_lost_pin_is_found(graphs: Path) -> None:
         check_pins(proto, {low})
     with pytest.raises(RuntimeError, match="are gone"):
         check_pins(proto, {"node_99999"})
+
+
+def test_autocast_looks_at_images_of_every_class(
+    graphs: Path, calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The set is sorted by class, and a class that is not looked at may be the one that overflows FP16."""
+
+    def convert(source: str, *, calibration_data: str, **_: object) -> None:
+        with np.load(calibration_data) as stored:
+            assert (stored[INPUT] == calibration.take(spread(60, 32))).all()
+        raise InterruptedError  # all that is asked here
+
+    monkeypatch.setattr("modelopt.onnx.autocast.convert_to_mixed_precision", convert)
+    with pytest.raises(InterruptedError):
+        cast_fp16(graphs / "fp32.onnx", tmp_path / "fp16.onnx", calibration, [])
 
 
 def test_metadata_travels(graphs: Path, spec: Preprocess) -> None:

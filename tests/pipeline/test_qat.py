@@ -227,7 +227,16 @@ def test_distillation_loss() -> None:
 def finished(ready: Ready, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The stage with 4-bit weights, whole."""
     folder = tmp_path_factory.mktemp("qat")
-    return folder, qat_stage.run(recipe(ready.root, quantize={"weight_bits": 4}), ready.inputs(), folder)
+
+    def compare(student: Any, graph: Path, images: np.ndarray, spec: Any) -> dict[str, Any]:
+        np.save(folder / "compared.npy", images)
+        return real(student, graph, images, spec)
+
+    real = qat_stage.compare
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qat_stage, "COMPARED_IMAGES", 15)
+        patch.setattr(qat_stage, "compare", compare)
+        return folder, qat_stage.run(recipe(ready.root, quantize={"weight_bits": 4}), ready.inputs(), folder)
 
 
 def test_training_comes_nearer_to_the_teacher(ready: Ready, finished: tuple[Path, dict[str, Any]]) -> None:
@@ -259,9 +268,11 @@ def logits_of(weights: Path, scratch: Path, ready: Ready, chosen: Recipe) -> np.
         return runner.infer({INPUT: ready.calibration.images})[OUTPUT]
 
 
-def test_the_graph_computes_what_was_trained(finished: tuple[Path, dict[str, Any]]) -> None:
-    _, notes = finished
-    assert notes["graph_compared_images"] == 30 and notes["graph_agreement"] == 100
+def test_the_graph_computes_what_was_trained(ready: Ready, finished: tuple[Path, dict[str, Any]]) -> None:
+    """On images of all three classes: the set is sorted by class, so its first 15 are of two."""
+    folder, notes = finished
+    assert notes["graph_compared_images"] == 15 and notes["graph_agreement"] == 100
+    assert (np.load(folder / "compared.npy") == ready.calibration.images[::2]).all()
     assert notes["graph_difference_mean"] < 0.02, notes
 
 

@@ -27,7 +27,7 @@ from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.quantize_graphs import quantize_graph
 from pipeline.recipe import Recipe
 from pipeline.report_search import read_search, search_section
-from pipeline.search_images import draw_search_split, spread_rows
+from pipeline.search_images import draw_search_split
 from pipeline.search_trials import Timing, Trials, timing
 
 CLASSES = ("class_0", "class_1", "class_2")
@@ -216,8 +216,13 @@ def test_the_split_shares_no_image_with_other_sets(image_root: Path, spec: Prepr
     assert np.bincount(split.labels).tolist() == [9, 9, 9]
     assert draw_search_split(train, evaluation, calibration, spec, 27, 0).fingerprint == split.fingerprint
     assert draw_search_split(train, evaluation, calibration, spec, 27, 1).fingerprint != split.fingerprint
-    with pytest.raises(InputError, match=r"too few training images[\s\S]*next: set search.images: "):
+    with pytest.raises(InputError, match=r"too few training images[\s\S]*next: set search.images: [1-9]"):
         draw_search_split(train, evaluation, calibration, spec, 31, 0)
+    everything = make_calibration_set(train, spec, len(train), 0, tmp_path / "everything.npz")
+    with pytest.raises(
+        InputError, match=rf"next: in the recipe lower calibrate\.images, or add images to {train.root}"
+    ):
+        draw_search_split(train, evaluation, everything, spec, 16, 0)  # search.images: 0 is no recipe
 
 
 def test_a_backend_that_is_not_here_is_refused_with_those_that_are(
@@ -262,10 +267,6 @@ def test_a_noisy_clock_is_told(
     monkeypatch.setattr(Trials, "_time", lambda *_: Timing(1.0, 0.9, 0.02))  # FP32 10 % faster than itself
     found = search(make_recipe(image_root), inputs, tmp_path)
     assert found["int8"] == [] and "FP32 beside itself differs by 10 %" in found["conclusion"]
-
-
-def test_rows_are_spread_over_all_classes() -> None:
-    assert spread_rows(12, 4) == [0, 4, 7, 11] and spread_rows(3, 9) == [0, 1, 2]
 
 
 def test_the_report_shows_the_path(finished: Artifact) -> None:
