@@ -8,11 +8,12 @@ import onnx
 from onnx import TensorProto
 
 from calib.calibration import CalibrationSet
-from export.layers import tensor_types
+from export.layers import tensor_shapes, tensor_types
 from export.onnx_export import INPUT
 from export.quiet import quiet
 
 RANGE_IMAGES = 32  # calibration images, evenly spaced, whose activations AutoCast holds against FP16's range
+MAX_RANGE_BYTES = 2 * 2**30  # all of them at once: fewer images where a network is large, 2 at least
 
 
 def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: list[str]) -> None:
@@ -25,7 +26,7 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
         from modelopt.onnx.autocast import convert_to_mixed_precision
 
         data = Path(scratch) / "calibration.npz"
-        np.savez(data, **{INPUT: calibration.spread(RANGE_IMAGES).images})  # type: ignore[arg-type]
+        np.savez(data, **{INPUT: calibration.spread(range_images(proto)).images})  # type: ignore[arg-type]
         cast = convert_to_mixed_precision(
             str(source),
             low_precision_type="fp16",
@@ -42,6 +43,13 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
     if TensorProto.FLOAT16 not in types.values():
         raise RuntimeError("nothing in the FP16 graph computes in FP16")
     onnx.save(cast, target)
+
+
+def range_images(proto: onnx.ModelProto) -> int:
+    """As many images as AutoCast, which keeps every activation of every image in FP32, has the memory for."""
+    shapes = tensor_shapes(proto)
+    one = 4 * sum(int(np.prod(shape[1:], dtype=np.int64)) for shape in shapes.values() if shape and shape[0] == 0)
+    return max(2, min(RANGE_IMAGES, MAX_RANGE_BYTES // max(one, 1)))
 
 
 def _keep_node_metadata(before: onnx.ModelProto, after: onnx.ModelProto) -> None:

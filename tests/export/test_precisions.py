@@ -12,8 +12,9 @@ from calib.calibration import CalibrationSet, spread
 from calib.images import read_split
 from calib.policy import decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
+from export import cast_fp16 as cast_fp16_file
 from export import onnxruntime_backend, openvino_backend
-from export.cast_fp16 import cast_fp16, check_pins
+from export.cast_fp16 import RANGE_IMAGES, cast_fp16, check_pins, range_images
 from export.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
 from export.quantize_int8 import quantize_int8
@@ -138,3 +139,22 @@ def test_openvino_computes_what_onnxruntime_does(
             first.infer({INPUT: calibration.images.astype(np.float32)})
         with pytest.raises(ValueError, match="shape"):
             first.infer({INPUT: calibration.images[:, :16]})
+
+
+def test_autocast_gets_as_many_images_as_there_is_memory_for(
+    graphs: Path, calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps every activation of every image: 32 of a network like T2T-ViT-24 at 224 px would take 20 GB."""
+    proto = onnx.load(graphs / "fp32.onnx")
+    assert range_images(proto) == RANGE_IMAGES == 32
+    monkeypatch.setattr(cast_fp16_file, "MAX_RANGE_BYTES", 0)
+    assert range_images(proto) == 2, "at least"
+    scores = onnx.ModelProto.FromString(proto.SerializeToString())
+    del scores.graph.value_info[:], scores.graph.output[:], scores.graph.node[:]
+    value = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["batch", 4, 16, 16])
+    scores.graph.value_info.append(value)
+    monkeypatch.setattr(cast_fp16_file, "MAX_RANGE_BYTES", 5 * 4 * 4 * 16 * 16)
+    assert range_images(scores) == 5
+    monkeypatch.setattr(cast_fp16_file, "MAX_RANGE_BYTES", 0)
+    cast_fp16(graphs / "fp32.onnx", tmp_path / "fp16.onnx", calibration, [])
+    assert (tmp_path / "fp16.onnx").is_file()
