@@ -12,7 +12,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "t2t_vit_mini": (DEMO, {}),
     "t2t_vit_t_mini": (DEMO, {"model": {"name": "t2t_vit_t_mini"}}),
     "vit_small_patch16_224": (
-        DEMO, {"model": {"name": "vit_small_patch16_224"}, "train": {"epochs": 1, "lr": 3.0e-4, "warmup_epochs": 0, "ema_decay": 0.0}},
+        DEMO, {"model": {"name": "vit_small_patch16_224"},
+               "train": {"epochs": 1, "lr": 3.0e-4, "warmup_epochs": 0, "ema_decay": 0.0}},
     ),
     "resnet50": (RESNET, {}),
 }  # fmt: skip
