@@ -2,7 +2,9 @@
 
 Raw is the engine alone on one preprocessed batch; predict reads, decodes and preprocesses 500 × 375 px JPEGs made of the
 embedded photographs. Both take turns, a tenth of the images each, so that a busy machine slows both down: the printed
-ratio is the median of ten. Weights are random, since speed does not depend on them, unless --run names a finished run.
+ratio is the median of ten. Where engine and threads share the same cores, the ratio has a bound, which is printed beside
+it: the cores' time for an image without and with what preparing it takes. Weights are random, since speed does not depend
+on them, unless --run names a finished run.
 """
 
 import argparse
@@ -37,28 +39,31 @@ def main() -> None:
     """Make images and an engine, then measure and print; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--model", default="t2t_vit_7")
+    parser.add_argument("--model", nargs="+", default=["t2t_vit_7", "t2t_vit_14"])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--run", type=Path, help="a finished run, whose recommended engine is measured instead")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    print(cpu_name())
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.run or make_engine(options, Path(scratch))
         parts = write_jpegs(options.images, Path(scratch) / "jpegs")
-        with Predictor(folder, batch=options.batch, threads=options.threads) as predictor:
-            rows = [measure(predictor, part, options.batch) for part in parts]
-            decode = decode_rate(parts[0], predictor)
-    print_rates(np.asarray(rows[1:] or rows), decode, options)  # the first is the warm-up
+        for name in [str(options.run)] if options.run else options.model:
+            folder = options.run or make_engine(name, options, Path(scratch) / name)
+            with Predictor(folder, batch=options.batch, threads=options.threads) as predictor:
+                rows = [measure(predictor, part, options.batch) for part in parts]
+                decode = decode_rate(parts[0], predictor)
+            print_rates(name, np.asarray(rows[1:]), decode, options)  # the first is the warm-up
 
 
-def make_engine(options: argparse.Namespace, folder: Path) -> Path:
-    """An FP32 engine of `options.model` with random weights."""
+def make_engine(name: str, options: argparse.Namespace, folder: Path) -> Path:
+    """An FP32 engine of a model with random weights."""
+    folder.mkdir()
     size = options.size
     spec = Preprocess(size, size, 0.9, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     torch.manual_seed(0)
-    model = timm.create_model(options.model, img_size=size, num_classes=10).eval()
+    model = timm.create_model(name, img_size=size, num_classes=10).eval()
     classes = [f"class_{index}" for index in range(10)]
     export_onnx(model, spec, classes, folder / "fp32.onnx")
     build_engine(
@@ -102,20 +107,25 @@ def decode_rate(folder: Path, predictor: Predictor) -> float:
     return len(paths) / (time.perf_counter() - start)
 
 
-def print_rates(rows: np.ndarray, decode: float, options: argparse.Namespace) -> None:
+def print_rates(name: str, rows: np.ndarray, decode: float, options: argparse.Namespace) -> None:
     """A line each, and the same as one line of JSON."""
     streamed, raw = np.median(rows, axis=0)
     low, ratio, high = np.percentile(rows[:, 0] / rows[:, 1], (25, 50, 75))
-    engine = options.run or f"{options.backend} FP32 {options.model} @{options.size} px"
-    print(cpu_name())
+    bound = 1 / (1 + raw / (decode * (os.cpu_count() or 1)))
+    engine = name if options.run else f"{options.backend} FP32 {name} @{options.size} px"
     print(
         f"{engine}, {options.images} JPEGs of {WIDTH} × {HEIGHT} px, batch {options.batch}, {options.threads} threads"
     )
     print(f"load average before and during (1 minute): {os.getloadavg()[0]:.1f}")
     print(f"engine alone        {raw:>8.1f} images/s")
     print(f"predict             {streamed:>8.1f} images/s, {ratio:.0%} of it (quartiles {low:.0%} to {high:.0%})")
-    print(f"one thread prepares {decode:>8.1f} images/s")
-    print(json.dumps({"raw": float(raw), "predict": float(streamed), "ratio": float(ratio), "prepare": decode}))
+    shared = options.run is None and options.backend in ("onnxruntime", "openvino")
+    print(
+        f"one thread prepares {decode:>8.1f} images/s"
+        + (f": at most {bound:.0%} on these cores, which the engine uses, too" if shared else "")
+    )
+    figures = {"raw": raw, "predict": streamed, "ratio": ratio, "prepare": decode, "bound": bound}
+    print(json.dumps({"engine": str(engine)} | {key: float(value) for key, value in figures.items()}), flush=True)
 
 
 if __name__ == "__main__":
