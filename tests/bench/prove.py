@@ -7,6 +7,7 @@ pinned. The tables go to docs/tensorrt-graph.md.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import sys
@@ -61,6 +62,13 @@ def read_rows() -> Rows:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
 
 
+def add_row(key: str, row: dict[str, Any]) -> None:
+    """One more row, of a file that another process may be adding rows to."""
+    with (Path(tempfile.gettempdir()) / "t2t-edge-prove.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_rows(read_rows() | {key: row})
+
+
 def write_rows(rows: Rows) -> None:
     """All of them, or none: a rename."""
     partial = RESULTS.with_suffix(".partial")
@@ -69,7 +77,7 @@ def write_rows(rows: Rows) -> None:
 
 
 def prove_model(name: str) -> None:
-    """Build every engine of one model that has no row yet. Rows are read anew for each, so that nothing else is lost."""
+    """Build every engine of one model that has no row yet. Others may build others' beside it."""
     rows = read_rows()
     missing = [key for key in wanted(name) if " ".join(key) not in rows]
     if not missing:
@@ -105,7 +113,7 @@ def prove_model(name: str) -> None:
                 if key[1] == precision:
                     row = {"error": failed} if failed else prove(path, key, attentions)
                     row = {"model": name} | row
-                    write_rows(read_rows() | {" ".join(key): row})
+                    add_row(" ".join(key), row)
                     print(f"{' '.join(key):<44}{describe(row)}", flush=True)
 
 
