@@ -1,6 +1,7 @@
-"""A finished run with a real engine, a video, and a camera on the network, for the tests of prediction."""
+"""For the tests of prediction: a finished run with a real engine, a video, and a camera on the network. And a bundle."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bundles import write_bundle_of_run
 from pipeline_cameras import NetworkCamera
 
 from calib.preprocess import Preprocess
@@ -60,3 +62,15 @@ def endless_camera(frames: np.ndarray) -> Iterator[NetworkCamera]:
     """A network camera that never ends."""
     with NetworkCamera(frames, None) as camera:
         yield camera
+
+
+@pytest.fixture(scope="session")
+def bundled_run(image_root: Path, spec: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run `runs/small`, and its bundle."""
+    return write_bundle_of_run(tmp_path_factory.mktemp("bundle"), image_root, spec)
+
+
+@pytest.fixture
+def copied(bundled_run: Path, tmp_path: Path) -> Path:
+    """The bundle as a device has it: copied, without anything measured."""
+    return shutil.copytree(bundled_run / "runs" / "small" / "bundle", tmp_path / "copied")

@@ -318,6 +318,19 @@ def test_a_kill_after_training_trains_nothing_again(
     assert not any(path.name.startswith(".") for path in artifact.folder.iterdir())
 
 
+def record_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs that are begun from now on."""
+    epochs: list[int] = []
+    run_epoch = Trainer.run_epoch
+
+    def recorded(self: Trainer, epoch: int, *arguments: Any) -> None:
+        epochs.append(epoch)
+        run_epoch(self, epoch, *arguments)
+
+    monkeypatch.setattr(Trainer, "run_epoch", recorded)
+    return epochs
+
+
 def test_what_decides_nothing_may_change_in_an_interrupted_run(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,14 +340,7 @@ def test_what_decides_nothing_may_change_in_an_interrupted_run(
         make_nan(patch, 5)
         with pytest.raises(NotFinite):
             stages.run_stages(begun, tmp_path / "run", "train", lambda _: None)
-    begun_epochs: list[int] = []
-    run_epoch = Trainer.run_epoch
-
-    def recorded(self: Trainer, epoch: int, *arguments: Any) -> None:
-        begun_epochs.append(epoch)
-        run_epoch(self, epoch, *arguments)
-
-    monkeypatch.setattr(Trainer, "run_epoch", recorded)
+    begun_epochs = record_epochs(monkeypatch)
     changed = PLAIN | {"epochs": 3, "on_nan": "skip", "eval_every": 2, "keep_last": 2}
     stages.run_stages(recipe(images, changed), tmp_path / "run", "train", lambda _: None)
     assert begun_epochs == [1, 2]
@@ -358,14 +364,7 @@ def test_another_training_over_an_interrupted_one_deletes_nothing(
     (aside,) = (tmp_path / "run").glob(".train.partial.*")
     assert len(aside.suffix) == 9 and (aside / "last.pt").read_bytes() == last
     assert any(str(aside) in line for line in said), said
-    epochs: list[int] = []
-    run_epoch = Trainer.run_epoch
-
-    def recorded(self: Trainer, epoch: int, *arguments: Any) -> None:
-        epochs.append(epoch)
-        run_epoch(self, epoch, *arguments)
-
-    monkeypatch.setattr(Trainer, "run_epoch", recorded)
+    epochs = record_epochs(monkeypatch)
     stages.run_stages(begun, tmp_path / "run", "train", said.append)
     assert epochs == [1, 2] and not aside.exists()
     train(begun, folder(tmp_path, "whole"))

@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+from small_graph import write_graph
 
 from calib.calibration import make_calibration_set
 from calib.images import read_split
 from calib.preprocess import Preprocess
 from export.engines import sha256_of
-from export.onnx_export import CLASSES_KEY, INPUT, MODULE_KEY, OUTPUT, PREPROCESS_KEY, set_metadata
+from export.onnx_export import MODULE_KEY, OUTPUT
 from pipeline import quantize_stage
 from pipeline.artifact import Artifact
 from pipeline.recipe import Recipe
-
-CLASSES = ["class_0", "class_1", "class_2"]
 
 
 @pytest.fixture(scope="module")
@@ -26,29 +25,18 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, image_root: Path, spec: Pre
     """A graph of two products on 16 patches of 192 values, the second too narrow for `weights`; and a calibration set."""
     folder = tmp_path_factory.mktemp("inputs")
     generator = np.random.default_rng(0)
-    constants: dict[str, Any] = {
-        "shape": np.array([0, 16, 192]), "axes": np.array([1]),
+    constants = {
         "w0": generator.normal(0, 0.05, (192, 32)).astype(np.float32),
         "w1": generator.normal(0, 0.5, (32, 3)).astype(np.float32),
-    }  # fmt: skip
+    }
     nodes = [
-        helper.make_node("Cast", [INPUT], ["values"], name="cast", to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["values", "shape"], ["patches"], name="reshape"),
         helper.make_node("MatMul", ["patches", "w0"], ["hidden"], name="wide"),
         helper.make_node("MatMul", ["hidden", "w1"], ["votes"], name="narrow"),
         helper.make_node("ReduceMean", ["votes", "axes"], [OUTPUT], name="mean", keepdims=0),
     ]
     for node in nodes:
         helper.set_metadata_props(node, {MODULE_KEY: f"blocks.{node.name}"})
-    graph = helper.make_graph(
-        nodes, "small",
-        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", 32, 32, 3])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()],
-    )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    set_metadata(proto, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(CLASSES)})
-    onnx.save(proto, folder / "fp32.onnx")
+    write_graph(folder / "fp32.onnx", nodes, constants, spec)
     make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
     made = Artifact(folder, "", {path.name: sha256_of(path) for path in folder.iterdir()}, {}, {}, 0.0)
     return {"export": made, "calibrate": made}

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from PIL import Image
 from scipy.special import softmax
 from scipy.stats import entropy
+from small_graph import CLASSES, write_graph
 from torch import nn
 
 from calib.calibration import CalibrationSet, make_calibration_set
@@ -21,7 +22,7 @@ from calib.preprocess import Preprocess
 from calib.sensitivity import alone, group_of
 from export.engines import sha256_of
 from export.layers import read_layers
-from export.onnx_export import CLASSES_KEY, INPUT, MODULE_KEY, OUTPUT, PREPROCESS_KEY, export_onnx, set_metadata
+from export.onnx_export import MODULE_KEY, OUTPUT, export_onnx
 from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
 from pipeline import sensitivity_stage
@@ -29,7 +30,6 @@ from pipeline.artifact import Artifact
 from pipeline.recipe import Recipe
 from pipeline.sensitivity_picture import draw_sensitivity, sections, shorten
 
-CLASSES = ["class_0", "class_1", "class_2"]
 NODES = {  # node: (operator, inputs, output, module)
     "first": ("MatMul", ["patches", "w0"], "a", "blocks.0.fc"),
     "relu": ("Relu", ["a"], "b", "blocks.0"),
@@ -53,35 +53,20 @@ def weights() -> dict[str, np.ndarray]:
     return made | {"w0": made["w0"] / 400}
 
 
-def write_graph(path: Path, spec: Preprocess) -> None:
-    """Two blocks, a dead branch and a head on 16 patches of 192 values."""
-    nodes = [
-        helper.make_node("Cast", [INPUT], ["values"], name="cast", to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["values", "shape"], ["patches"], name="reshape"),
-    ]
+def write_blocks(path: Path, spec: Preprocess) -> None:
+    """Two blocks, a dead branch and a head."""
+    nodes = []
     for name, (operator, inputs, output, module) in NODES.items():
         node = helper.make_node(operator, inputs, [output], name=name, **({"keepdims": 0} if name == "mean" else {}))
         helper.set_metadata_props(node, {MODULE_KEY: module})
         nodes.append(node)
-    constants: dict[str, Any] = weights() | {
-        "shape": np.array([0, 16, 192]), "axes": np.array([1]), "nothing": np.zeros(1, np.float32),
-    }  # fmt: skip
-    graph = helper.make_graph(
-        nodes, "small",
-        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", 32, 32, 3])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()],
-    )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    set_metadata(proto, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(CLASSES)})
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
+    write_graph(path, nodes, weights() | {"nothing": np.zeros(1, np.float32)}, spec)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, image_root: Path, spec: Preprocess) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    write_graph(folder / "fp32.onnx", spec)
+    write_blocks(folder / "fp32.onnx", spec)
     make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
     return folder
 
