@@ -13,9 +13,8 @@ from export.onnx_export import INPUT
 from export.quiet import quiet
 
 RANGE_IMAGES = 32  # calibration images, evenly spaced, whose activations AutoCast holds against FP16's range
-MAX_RANGE_BYTES = (
-    2**30
-)  # all of them at once, and several times that on the way: fewer images where a network is large, 2 at least
+# All of them at once, and several times that on the way: fewer images where a network is large, 2 at least.
+MAX_RANGE_BYTES = 2**30
 
 
 def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: list[str]) -> None:

@@ -132,11 +132,8 @@ def _run(options: argparse.Namespace) -> int:
         from pipeline.predict import find_engine
         from pipeline.predict_command import predict_command
 
-        program = (
-            "t2t-edge predict "
-            + where(options)
-            + (f" --engine {shlex.quote(options.engine)}" if options.engine else "")
-        )
+        engine = f" --engine {shlex.quote(options.engine)}" if options.engine else ""
+        program = f"t2t-edge predict {where(options)}{engine}"
         return predict_command(options, lambda: find_engine(folder, options.engine), program)
     if options.command == "bundle":
         return _bundle(options, folder)

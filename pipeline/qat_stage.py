@@ -35,9 +35,8 @@ READS = (  # of the recipe; of `train` only how images are augmented
     "data", "model", "export", "qat", *(f"quantize.{key}" for key in QUANTIZE_KEYS),
     "train.random_resize_scale", "train.random_crop_padding", "train.horizontal_flip",
 )  # fmt: skip
-COMPARED_IMAGES = (
-    64  # calibration images, evenly spaced, on which the written graph is compared with the trained network
-)
+# Calibration images, evenly spaced, on which the written graph is compared with the trained network.
+COMPARED_IMAGES = 64
 MAX_SHOWN = 8
 
 
