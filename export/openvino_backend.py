@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.cpu import adds_pairs_in_16_bits
+from export.openvino_weights import fit_16_bits
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
 
 ENGINE_NAME = "engine.xml"
@@ -70,7 +72,11 @@ def _compile(path: Path, threads: int) -> Any:
         "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": str(threads), "CPU_DENORMALS_OPTIMIZATION": True,  # the performer makes subnormal numbers: slow
     }  # fmt: skip
-    return openvino.Core().compile_model(str(path), "CPU", config)
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    if adds_pairs_in_16_bits():
+        fit_16_bits(model)
+    return core.compile_model(model, "CPU", config)
 
 
 class OpenVinoRunner:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from calib.policy import Decision, Layer
@@ -21,7 +21,8 @@ Floats = NDArray[np.float32]
 INT8_MAX = 127
 FP8_MAX = 448  # the largest E4M3 number
 SHARES = np.linspace(0.3, 1.0, 36)  # of the largest weight: the ranges that are tried below 8 bits
-MIN_SCALE = 2.0**-14  # FP16's smallest normal number: in FP16 graphs scales are FP16, and TensorRT refuses a scale of 0
+# In FP16 graphs scales are FP16 too. Its normal numbers begin at 2^-14, below them it has the multiples of 2^-24.
+FP16_NORMAL, FP16_STEP = 2.0**-14, 2.0**-24
 
 
 def weight_axis(layer: Layer, transposed: bool) -> int:
@@ -130,7 +131,7 @@ class _Writer:
         axis = weight_axis(layer, transposed)
         amax = self._weight_amax.get(layer.name)
         bound = 2 ** (self._bits - 1) - 1
-        scale = _scale(weight_range(weight, axis, self._bits) if amax is None else amax, bound)
+        scale = fp16_scale(weight_range(weight, axis, self._bits) if amax is None else amax, bound)
         shape = [1] * weight.ndim
         shape[axis] = -1
         steps = scale.reshape(shape)
@@ -161,7 +162,7 @@ class _Writer:
 
     def _pair(self, name: str, amax: float) -> str:
         base = f"{name}_activation"
-        self._constant(f"{base}_scale", _scale(np.asarray(amax), INT8_MAX))
+        self._constant(f"{base}_scale", fp16_scale(amax, INT8_MAX))
         self._constant(f"{base}_zero", np.zeros((), np.int8))
         self._after[name] = [
             _node("QuantizeLinear", name, base),
@@ -183,11 +184,16 @@ def _node(operator: str, source: str, base: str, axis: int | None = None) -> onn
     return node
 
 
-def _scale(amax: NDArray[np.generic], highest: float) -> Floats:
-    """amax / highest in float32, at least `MIN_SCALE`: a channel of weights that needs less is all but zero."""
-    return np.maximum(np.asarray(amax, dtype=np.float32) / np.float32(highest), np.float32(MIN_SCALE)).astype(
-        np.float32
-    )
+def fp16_scale(amax: ArrayLike, highest: float) -> Floats:
+    """amax / highest in float32, as FP16 holds it too: below its normal numbers rounded up to a multiple of its step.
+
+    So weights are quantized by the very scale that an FP16 graph dequantizes them by, however small they are: 1/std of the
+    pixels is in the weights of a first convolution, and BatchNorm in those after it. Never 0, which TensorRT refuses: a
+    channel of zeros has one step.
+    """
+    scale = np.asarray(amax, dtype=np.float32) / np.float32(highest)
+    steps = np.maximum(np.ceil(scale / np.float32(FP16_STEP)), np.float32(1))
+    return np.where(scale < FP16_NORMAL, steps * np.float32(FP16_STEP), scale).astype(np.float32)
 
 
 def to_fp8(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -203,8 +209,8 @@ def to_fp8(proto: onnx.ModelProto) -> onnx.ModelProto:
         raise ValueError("weights are stored as INT8: write the graph with weights as they are")
     for name in {node.input[1] for node in pairs}:
         scale = numpy_helper.to_array(constants[name])
-        fp8_scale = np.maximum(scale.astype(np.float64) * INT8_MAX / FP8_MAX, MIN_SCALE).astype(scale.dtype)
-        constants[name].CopyFrom(numpy_helper.from_array(fp8_scale, name))
+        amax = scale.astype(np.float32) * np.float32(INT8_MAX)
+        constants[name].CopyFrom(numpy_helper.from_array(fp16_scale(amax, FP8_MAX).astype(scale.dtype), name))
     for name in {node.input[2] for node in pairs}:
         dims = list(constants[name].dims)
         zeros = helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, dims, bytes(math.prod(dims)), raw=True)

@@ -13,11 +13,11 @@ from calib.calibration import CalibrationSet
 from calib.calibration_source import Track, silent
 from calib.policy import Decision, PolicyName, check_kept, decide
 from export.layers import read_layers, tensor_shapes
-from export.qdq import INT8_MAX, MIN_SCALE, Weights, insert_qdq
+from export.qdq import FP16_NORMAL, INT8_MAX, Weights, insert_qdq
 from export.ranges import Range, collect_ranges
 
 Method = Literal["max", "entropy", "percentile", "mse"]
-MIN_AMAX = INT8_MAX * MIN_SCALE
+MIN_AMAX = INT8_MAX * FP16_NORMAL
 MAX_TAPPED_BYTES = 256 * 2**20  # activations of one calibration batch
 
 

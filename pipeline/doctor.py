@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 
 from calib.preprocess import opencv_version
 from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
+from export.cpu import int8_instructions
 from export.cuda_device import compute_capability
 from export.engines import backend_version
 from export.runner import Unavailable
 from pipeline.jetson import jetpack_release, jetson_model, l4t_release, memory_bytes, power_mode
 from pipeline.known_bad import known_problem
-from pipeline.machine import cpu_name, gpu_name, int8_instructions
+from pipeline.machine import cpu_name, gpu_name
 from pipeline.versions import installed_versions
 
 HOST_PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxsim", "nvidia-modelopt", "pydantic", "PyYAML")

@@ -4,36 +4,18 @@ import os
 import platform
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
+from export.cpu import cpu_facts, int8_instructions
 from export.engines import backend_version
 from pipeline.jetson import jetson_model, l4t_release
-
-_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")  # x86 and Arm dot products of bytes
 
 
 def cpu_name() -> str:
     """The CPU's model name, cores and INT8 instructions, as the operating system tells them."""
-    facts = _cpu_facts()
+    facts = cpu_facts()
     name = facts.get("model name") or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores, INT8 instructions: {', '.join(int8_instructions()) or 'none'}"
-
-
-def int8_instructions() -> list[str]:
-    """Byte dot-product instructions of this CPU; without any, INT8 gains little over FP32 on it."""
-    facts = _cpu_facts()
-    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
-    return [flag for flag in _INT8_FLAGS if flag in flags]
-
-
-def _cpu_facts() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; none where there is no such file."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return {}
-    pairs = (line.partition(":") for line in path.read_text(encoding="utf-8").split("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def gpu_name() -> str | None:

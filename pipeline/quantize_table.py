@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.policy import Decision
-from export.qdq import FP8_MAX, INT8_MAX, MIN_SCALE
+from export.qdq import FP8_MAX, INT8_MAX, fp16_scale
 from export.quantize_int8 import Quantized
 from pipeline.artifact import Artifact
 
@@ -29,7 +29,7 @@ def _row(decision: Decision, found: Quantized, highest: int) -> dict[str, Any]:
         "activations": [
             {
                 "tensor": name, "amax": found.ranges[name].amax,
-                "scale": max(found.ranges[name].amax / highest, MIN_SCALE),
+                "scale": float(fp16_scale(found.ranges[name].amax, highest)),
                 "low": found.ranges[name].low, "high": found.ranges[name].high,
                 "saturated": found.ranges[name].saturated,
             }

@@ -11,7 +11,7 @@ ALLOWED = {"models": set(), "calib": set(), "export": {"calib", "models"}, "pipe
 OWNERS = {
     "tensorrt": {"export/tensorrt_backend.py"},
     "tensorrt_rtx_bindings": {"export/tensorrt_rtx_backend.py"},
-    "openvino": {"export/openvino_backend.py"},
+    "openvino": {"export/openvino_backend.py", "export/openvino_weights.py"},
     "onnxruntime": {"export/onnxruntime_backend.py", "export/simplify.py"},
     "modelopt": {"export/ranges.py", "export/cast_fp16.py", "export/fake_quantize.py"},
     "cv2": {

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from calib.calibration import CalibrationSet
@@ -24,7 +25,7 @@ from export.cast_fp16 import cast_fp16
 from export.histogram import BINS
 from export.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.qdq import Weights, insert_qdq, to_fp8, weight_range
+from export.qdq import FP16_NORMAL, Weights, insert_qdq, to_fp8, weight_range
 from export.quantize_int8 import (
     QuantizeOptions,
     activations,
@@ -113,12 +114,37 @@ def test_a_layer_computes_round_half_to_even_on_its_grid(weights: Weights) -> No
     amax = 2.0  # some values saturate
     quantized = insert_qdq(proto, [Decision(layer, "", (0, 1))], {"x": amax}, weights=weights)
     onnx.checker.check_model(quantized, full_check=True)
-    (y,) = onnx.reference.ReferenceEvaluator(quantized).run(None, {"x": x})
+    (y,) = ReferenceEvaluator(quantized).run(None, {"x": x})
     x_scale, w_scale = amax / 127, np.where(np.abs(weight).max(0) > 0, np.abs(weight).max(0) / 127, 1)
     x_grid = np.clip(np.rint(x / x_scale), -128, 127) * x_scale
     w_grid = np.rint(weight / w_scale) * w_scale
     np.testing.assert_allclose(y, x_grid @ w_grid, rtol=1e-4, atol=1e-5)
     assert (np.abs(x) > amax).any() and (y[:, 3] == 0).all()
+
+
+def test_the_smallest_weights_have_all_their_steps() -> None:
+    """A first convolution has 1/std of the pixels in its weights, a folded BatchNorm any factor. And FP16 holds every scale."""
+    amax = np.array([1, 1e-2, 7e-3, 2e-3, 4e-4, 1e-4, 1e-5, 0], np.float32)
+    weight = (np.random.default_rng(0).uniform(-1, 1, size=(256, 8)) * amax).astype(np.float32)
+    weight[0] = amax
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "product")], "one",
+        [onnx.helper.make_tensor_value_info("x", 1, ["n", 256])], [onnx.helper.make_tensor_value_info("y", 1, ["n", 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    (layer,) = read_layers(proto)
+    quantized = insert_qdq(proto, [Decision(layer, "", (0, 1))], {"x": 1.0})
+    stored = {value.name: numpy_helper.to_array(value) for value in quantized.graph.initializer}
+    scale, steps = stored["product_weight_scale"], stored["product_weight_quantized"].astype(np.float32)
+    largest = np.abs(steps).max(0)
+    assert (largest >= [127, 127, 126, 126, 125, 118, 83, 0]).all() and largest[
+        -1
+    ] == 0  # a multiple of 2^-24 may be a little more
+    assert (np.abs(steps * scale - weight).max(0) <= scale * 0.501).all()
+    half = scale.astype(np.float16).astype(np.float32)
+    np.testing.assert_allclose(half, scale, rtol=2**-11)
+    assert (half == scale)[scale < FP16_NORMAL].all() and (half > 0).all()
 
 
 @pytest.mark.parametrize(("bits", "steps"), [(8, 127), (4, 7)])

@@ -27,7 +27,7 @@ from export.calls import Follower, Recorder
 from export.fake_quantize import FakeQuantized, _quantizer, look, weight_ranges
 from export.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.qdq import MIN_SCALE, insert_qdq
+from export.qdq import fp16_scale, insert_qdq
 from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
 from pipeline import qat_stage
@@ -135,7 +135,7 @@ def test_training_begins_with_the_weight_ranges_of_quantization_after_it(ready: 
     ranges = weight_ranges(student, proto, inputs)
     assert len(ranges) > 20
     for name, amax in ranges.items():
-        before = np.maximum(amax / (2 ** (bits - 1) - 1), MIN_SCALE)  # of dead channels
+        before = fp16_scale(amax, 2 ** (bits - 1) - 1)
         np.testing.assert_allclose(before, stored[f"{name}_weight_scale"], rtol=1e-4, err_msg=name)
 
 
