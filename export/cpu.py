@@ -14,7 +14,10 @@ def int8_instructions() -> list[str]:
 
 
 def adds_pairs_in_16_bits() -> bool:
-    """True on x86 without byte dot products: VPMADDUBSW adds two products of bytes with saturation at 2^15 - 1."""
+    """True on x86 without byte dot products: VPMADDUBSW adds two products of bytes with saturation at 2^15 - 1.
+
+    Where there is no /proc/cpuinfo an x86 CPU is taken to have none.
+    """
     return platform.machine().lower() in ("x86_64", "amd64") and not int8_instructions()
 
 

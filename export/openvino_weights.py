@@ -11,11 +11,11 @@ _PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 def fit_16_bits(model: Any) -> int:
     """Bring the INT8 weights of the products of an `openvino.Model` to 7 bits, in place; returns of how many products.
 
-    VPMADDUBSW multiplies bytes and adds two products in 16 bits with saturation (Intel's manual, volume 2). An unsigned
-    activation and weights of 127 steps reach 2 · 255 · 127 = 64,770, which is cut to 32,767: a first convolution over bright
-    pixels loses most. With 63 steps it is 32,130. The largest weight of each channel stays what it was. As they are stay
-    weights of no more than 63 steps (4-bit ones), and those of a convolution with one input channel for each output: pairs
-    are of channels.
+    Weights are a product's second operand. VPMADDUBSW multiplies bytes and adds two products in 16 bits with saturation
+    (Intel's manual, volume 2). An unsigned activation and weights of 127 steps reach 2 · 255 · 127 = 64,770, which is cut to
+    32,767: a first convolution over bright pixels loses most. With 63 steps it is 32,130. The largest weight of each channel
+    stays what it was. As they are stay weights of no more than 63 steps (4-bit ones), and those of a convolution with one
+    input channel for each output: pairs are of channels.
     """
     return sum(_fit(node) for node in model.get_ordered_ops() if node.get_type_name() in _PRODUCTS)
 
