@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from calib.calibration import CalibrationSet
-from export.layers import tensor_shapes, tensor_types
+from export.graph.layers import tensor_shapes, tensor_types
 from export.onnx_export import INPUT
 from export.quiet import quiet
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from calib.policy import Decision
 from calib.preprocess import Preprocess
-from export.calls import Call, Follower, Kind, Operands, record_calls
+from export.graph.calls import Call, Follower, Kind, Operands, record_calls
 from export.placement import Floats, Placement, Site, channel_axis, channels_first, place, read_gain, takes_bias
 from export.qdq import weight_range
 from export.quiet import quiet

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.graph.node_writer import NodeWriter
 from export.heads_once import move_heads_once
-from export.node_writer import NodeWriter
 from export.single_head import halve_single_heads
 from export.token_nodes import Performer, SoftSplit, Unrecognised, read_performer, read_soft_split, token_attentions
 

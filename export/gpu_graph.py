@@ -10,7 +10,7 @@ from calib.calibration import CalibrationSet
 from calib.policy import performer_kernel
 from export.cast_fp16 import cast_fp16
 from export.few_kernels import Rewritten, few_kernels
-from export.layers import read_layers
+from export.graph.layers import read_layers
 
 
 def write_gpu_graph(

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.node_writer import NodeWriter
+from export.graph.node_writer import NodeWriter
 
 _MOVES: dict[tuple[int, ...], tuple[int, ...] | None] = {
     (0, 2, 1, 3): None,

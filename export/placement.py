@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from calib.policy import WEIGHT_OPERATORS, Decision, Layer
-from export.calls import Call, Level
+from export.graph.calls import Call, Level
 from export.qdq import weight_axis
 from export.ranges import Range, collect_ranges
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calib.calibration import CalibrationSet
 from calib.calibration_source import Track, silent
 from calib.policy import Decision, PolicyName, check_kept, decide
-from export.layers import read_layers, tensor_shapes
+from export.graph.layers import read_layers, tensor_shapes
 from export.qdq import FP16_NORMAL, INT8_MAX, Weights, insert_qdq
 from export.ranges import Range, collect_ranges
 

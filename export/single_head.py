@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import onnx
 
-from export.layers import tensor_shapes
-from export.node_writer import NodeWriter
-from export.roles import QDQ, find_roles
+from export.graph.layers import tensor_shapes
+from export.graph.node_writer import NodeWriter
+from export.graph.roles import QDQ, find_roles
 
 
 def halve_single_heads(proto: onnx.ModelProto) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export.onnx_nodes import name_modules, read_modules
+from export.graph.names import name_modules, read_modules
 from export.runner import Engine, Unavailable
 from export.tensorrt_layers import count_precisions, describe_graph, product_nodes
 from export.tensorrt_options import BuildOptions, apply_options

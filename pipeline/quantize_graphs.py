@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
 from calib.policy import Decision, decide
-from export.layers import read_layers
+from export.graph.layers import read_layers
 from export.qdq import Weights
 from export.quantize_int8 import Quantized, QuantizeOptions, apply_policy, find_ranges, write_quantized
 from export.smooth import sweep_alpha

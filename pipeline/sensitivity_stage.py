@@ -16,7 +16,7 @@ from calib.policy import Decision, decide
 from calib.preprocess import Image
 from calib.sensitivity import Effect, Logits, alone, fingerprint, make_groups, measure_effect, summarise
 from export import onnxruntime_backend
-from export.layers import read_layers
+from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata
 from export.quantize_int8 import Quantized, QuantizeOptions, activations, find_ranges, leave_out_faint, write_quantized
 from pipeline.artifact import Artifact

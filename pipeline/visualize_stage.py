@@ -32,9 +32,9 @@ from calib.images import ImageSplit
 from calib.preprocess import Image, Preprocess, load_batch
 from export import onnxruntime_backend, tensorrt_rtx_backend
 from export.engines import EngineSpec, build_engine, load_engine
+from export.graph.taps import Tap, TokenAttention, find_blocks, find_token_attention, write_tapped
 from export.onnx_export import INPUT, read_metadata
 from export.runner import Runner, Unavailable
-from export.taps import Tap, TokenAttention, find_blocks, find_token_attention, write_tapped
 from pipeline.artifact import Artifact
 from pipeline.batches import evaluation_split
 from pipeline.recipe import Recipe, keys_of

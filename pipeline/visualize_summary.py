@@ -10,7 +10,7 @@ from calib.channels import ChannelMeasure, find_layout
 from pipeline.report_format import MISSING
 
 if TYPE_CHECKING:
-    from export.taps import Tap
+    from export.graph.taps import Tap
 
 MARGIN_DB = 6.0  # an engine with twice the error of its graph loses more than its precision explains
 NAMED = 8  # channels of a list that are named; where there are more, their number says so

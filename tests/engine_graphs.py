@@ -24,7 +24,7 @@ from calib.preprocess import Preprocess
 from export import tensorrt_rtx_backend
 from export.cast_fp16 import cast_fp16
 from export.gpu_graph import write_gpu_graph
-from export.layers import read_layers, tensor_shapes
+from export.graph.layers import read_layers, tensor_shapes
 from export.onnx_export import CLASS_KEY, MODULE_KEY, export_onnx, node_metadata
 from export.qdq import to_fp8
 from export.quantize_int8 import QuantizeOptions, apply_policy, write_quantized

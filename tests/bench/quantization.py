@@ -34,7 +34,7 @@ from calib.policy import POLICIES, decide, performer_kernel
 from calib.preprocess import load_batch
 from export import onnxruntime_backend, openvino_backend
 from export.cast_fp16 import cast_fp16
-from export.layers import count_precisions, read_layers
+from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
 from export.quantize_int8 import apply_policy, write_quantized
 from export.runner import Runner

@@ -12,7 +12,7 @@ from torch import nn
 
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
-from export.layers import read_layers
+from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx, read_metadata
 from export.simplify import simplify_onnx
 from export.unfold import GroupedConvUnfold, replace_unfolds

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from calib.policy import Decision
 from export import openvino_backend
-from export.layers import read_layers
+from export.graph.layers import read_layers
 from export.openvino_weights import STEPS, fit_16_bits
 from export.qdq import insert_qdq
 

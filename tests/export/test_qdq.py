@@ -22,8 +22,9 @@ from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend
 from export import quantize_int8 as quantize_int8_file
 from export.cast_fp16 import cast_fp16
+from export.graph.layers import count_precisions, read_layers
+from export.graph.taps import Tap, write_tapped
 from export.histogram import BINS
-from export.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.qdq import FP16_NORMAL, Weights, insert_qdq, to_fp8, weight_range
 from export.quantize_int8 import (
@@ -37,7 +38,6 @@ from export.quantize_int8 import (
 )
 from export.ranges import STRIDE, Range, RangeMethod, collect_ranges
 from export.simplify import simplify_onnx
-from export.taps import Tap, write_tapped
 
 CLASSES = ["class_0", "class_1", "class_2"]
 BLOCKS = 4  # of t2t_vit_mini

@@ -14,7 +14,7 @@ from calib.images import read_split
 from calib.policy import WEIGHT_OPERATORS
 from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend
-from export.layers import read_layers
+from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.simplify import simplify_onnx
 from export.sparsify import is_24, mask_24, read_sparse, sparsify_24

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from calib.preprocess import Preprocess
-from export.layers import read_layers
+from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from models.visual_transformer import (
     KMEANS_ITERATIONS,

@@ -18,7 +18,7 @@ from calib.images import read_split
 from calib.policy import decide
 from calib.preprocess import Preprocess, load_batch
 from export.engines import sha256_of
-from export.layers import count_precisions, read_layers
+from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import export_onnx
 from export.quantize_int8 import write_quantized
 from pipeline import search_stage, search_trials

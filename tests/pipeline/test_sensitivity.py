@@ -21,7 +21,7 @@ from calib.policy import decide
 from calib.preprocess import Preprocess
 from calib.sensitivity import alone, group_of
 from export.engines import sha256_of
-from export.layers import read_layers
+from export.graph.layers import read_layers
 from export.onnx_export import MODULE_KEY, OUTPUT, export_onnx
 from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx

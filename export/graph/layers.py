@@ -6,8 +6,8 @@ import onnx
 from onnx import TensorProto
 
 from calib.policy import WEIGHT_OPERATORS, Layer
+from export.graph.roles import Found, find_roles
 from export.onnx_export import CLASS_KEY, MODULE_KEY, node_metadata
-from export.roles import Found, find_roles
 
 
 def read_layers(proto: onnx.ModelProto) -> list[Layer]:

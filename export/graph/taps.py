@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from calib.channels import find_layout
-from export.layers import read_layers, tensor_types
+from export.graph.layers import read_layers, tensor_types
 
 TOKENIZER = "Tokenizer"  # what the class of a module that makes visual tokens ends with
 

@@ -6,9 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export import onnx_nodes
+from export.graph import names as onnx_nodes
+from export.graph.names import name_modules, read_modules
 from export.onnx_export import MODULE_KEY
-from export.onnx_nodes import name_modules, read_modules
 
 
 def write(path: Path) -> onnx.ModelProto:
