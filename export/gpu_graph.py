@@ -9,7 +9,7 @@ import onnx
 from calib.calibration import CalibrationSet
 from calib.policy import performer_kernel
 from export.cast_fp16 import cast_fp16
-from export.few_kernels import Rewritten, few_kernels
+from export.forms.few_kernels import Rewritten, few_kernels
 from export.graph.layers import read_layers
 
 

@@ -12,10 +12,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.forms.heads_once import move_heads_once
+from export.forms.single_head import halve_single_heads
+from export.forms.token_nodes import (
+    Performer,
+    SoftSplit,
+    Unrecognised,
+    read_performer,
+    read_soft_split,
+    token_attentions,
+)
 from export.graph.node_writer import NodeWriter
-from export.heads_once import move_heads_once
-from export.single_head import halve_single_heads
-from export.token_nodes import Performer, SoftSplit, Unrecognised, read_performer, read_soft_split, token_attentions
 
 Floats = NDArray[np.float64]
 MANY_CHANNELS = 16  # from here on a window varies mostly between channels, and E[u²] − μ² does not cancel

@@ -16,15 +16,15 @@ from calib.calibration import CalibrationSet
 from calib.images import read_split
 from calib.policy import PolicyName, decide
 from calib.preprocess import Preprocess, load_batch
-from export.few_kernels import MANY_CHANNELS, few_kernels, path_weights
+from export.forms.few_kernels import MANY_CHANNELS, few_kernels, path_weights
+from export.forms.heads_once import move_heads_once
+from export.forms.single_head import halve_single_heads
+from export.forms.token_nodes import Unrecognised, read_performer, read_soft_split, token_attentions
 from export.graph.layers import count_precisions, read_layers
 from export.graph.roles import QDQ
-from export.heads_once import move_heads_once
 from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, export_onnx, node_metadata
 from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
-from export.single_head import halve_single_heads
-from export.token_nodes import Unrecognised, read_performer, read_soft_split, token_attentions
 from models.t2t_vit import MINI_SPLITS
 
 NAMES = ("t2t_vit_mini", "t2t_vit_t_mini")
