@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calib.errors import InputError
-from export.fake_quantize import FakeQuantized
+from export.quantize.fake_quantize import FakeQuantized
 from pipeline.dataset import open_dataset
 from pipeline.distributed import World
 from pipeline.loader import Loaders, make_loaders

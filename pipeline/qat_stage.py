@@ -16,10 +16,10 @@ from calib.errors import InputError
 from calib.policy import Layer
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend
-from export.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.placement import Floats
-from export.quantize_int8 import Method, Quantized, QuantizeOptions, apply_policy, write_quantized
+from export.quantize.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
+from export.quantize.int8 import Method, Quantized, QuantizeOptions, apply_policy, write_quantized
+from export.quantize.placement import Floats
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -176,7 +176,7 @@ def _write_ranges(path: Path, found: Quantized, weights: Mapping[str, Floats], w
 
 
 def read_ranges(path: Path) -> tuple[dict[str, float], dict[str, Floats]]:
-    """The largest magnitudes in a `ranges.json`, as `export.qdq.insert_qdq` takes them: of activations by tensor, and of
+    """The largest magnitudes in a `ranges.json`, as `export.quantize.qdq.insert_qdq` takes them: of activations by tensor, and of
     weights by node, one for each output channel."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return content["activations"], {name: np.asarray(v, np.float32) for name, v in content["weights"].items()}

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from calib.calibration import CalibrationSet
 from calib.policy import Decision, decide
 from export.graph.layers import read_layers
-from export.qdq import Weights
-from export.quantize_int8 import Quantized, QuantizeOptions, apply_policy, find_ranges, write_quantized
-from export.smooth import sweep_alpha
-from export.sparsify import sparsify_24
+from export.quantize.int8 import Quantized, QuantizeOptions, apply_policy, find_ranges, write_quantized
+from export.quantize.qdq import Weights
+from export.quantize.smooth import sweep_alpha
+from export.quantize.sparsify import sparsify_24
 from pipeline.artifact import Artifact
 from pipeline.progress import track
 from pipeline.qat_stage import read_ranges

@@ -10,10 +10,10 @@ import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.policy import PolicyName, cover, performer_kernel
-from export.gpu_graph import write_gpu_graph
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
-from export.qdq import to_fp8
+from export.quantize.gpu_graph import write_gpu_graph
+from export.quantize.qdq import to_fp8
 from pipeline.artifact import Artifact
 from pipeline.quantize_graphs import QuantizedGraph, quantize_graph
 from pipeline.quantize_table import write_decisions

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.policy import Decision
-from export.qdq import FP8_MAX, INT8_MAX, fp16_scale
-from export.quantize_int8 import Quantized
+from export.quantize.int8 import Quantized
+from export.quantize.qdq import FP8_MAX, INT8_MAX, fp16_scale
 from pipeline.artifact import Artifact
 
 

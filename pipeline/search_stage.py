@@ -19,7 +19,7 @@ from calib.search_limits import Limits, compare, images_needed
 from export import onnxruntime_backend, openvino_backend, tensorrt_backend
 from export.engines import backend_version
 from export.graph.layers import read_layers
-from export.quantize_int8 import find_ranges
+from export.quantize.int8 import find_ranges
 from export.runner import Unavailable
 from pipeline.artifact import Artifact
 from pipeline.batches import evaluation_split

@@ -18,7 +18,7 @@ from calib.search_limits import Comparison, Limits, compare, highest_drop_pp, ho
 from export import onnxruntime_backend
 from export.engines import EngineSpec, Sidecar, build_engine, load_engine
 from export.graph.layers import count_precisions
-from export.quantize_int8 import Quantized, write_quantized
+from export.quantize.int8 import Quantized, write_quantized
 from export.runner import Runner
 from export.tensorrt_options import BuildOptions
 from pipeline.benchmark_stage import measure

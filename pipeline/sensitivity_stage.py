@@ -18,7 +18,7 @@ from calib.sensitivity import Effect, Logits, alone, fingerprint, make_groups, m
 from export import onnxruntime_backend
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata
-from export.quantize_int8 import Quantized, QuantizeOptions, activations, find_ranges, leave_out_faint, write_quantized
+from export.quantize.int8 import Quantized, QuantizeOptions, activations, find_ranges, leave_out_faint, write_quantized
 from pipeline.artifact import Artifact
 from pipeline.progress import track
 from pipeline.quantize_graphs import quantize_options

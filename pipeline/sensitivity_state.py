@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from calib.sensitivity import Effect
-from export.ranges import Range
+from export.quantize.ranges import Range
 
 RANGES, ROWS = "ranges.json", "rows.jsonl"
 Name = tuple[str, str]  # "layer" or "group", and which

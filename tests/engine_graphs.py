@@ -22,12 +22,12 @@ from calib.calibration import CalibrationSet
 from calib.policy import TOKEN_ATTENTIONS, PolicyName
 from calib.preprocess import Preprocess
 from export import tensorrt_rtx_backend
-from export.cast_fp16 import cast_fp16
-from export.gpu_graph import write_gpu_graph
 from export.graph.layers import read_layers, tensor_shapes
 from export.onnx_export import CLASS_KEY, MODULE_KEY, export_onnx, node_metadata
-from export.qdq import to_fp8
-from export.quantize_int8 import QuantizeOptions, apply_policy, write_quantized
+from export.quantize.cast_fp16 import cast_fp16
+from export.quantize.gpu_graph import write_gpu_graph
+from export.quantize.int8 import QuantizeOptions, apply_policy, write_quantized
+from export.quantize.qdq import to_fp8
 from export.simplify import simplify_onnx
 from models.t2t_vit import VARIANTS, T2TViT
 from models.zoo import FAMILY

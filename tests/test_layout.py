@@ -13,7 +13,7 @@ OWNERS = {
     "tensorrt_rtx_bindings": {"export/tensorrt_rtx_backend.py"},
     "openvino": {"export/openvino_backend.py", "export/openvino_weights.py"},
     "onnxruntime": {"export/onnxruntime_backend.py", "export/simplify.py"},
-    "modelopt": {"export/ranges.py", "export/cast_fp16.py", "export/fake_quantize.py"},
+    "modelopt": {"export/quantize/ranges.py", "export/quantize/cast_fp16.py", "export/quantize/fake_quantize.py"},
     "cv2": {
         "calib/preprocess.py",
         "pipeline/dataset.py",

@@ -33,10 +33,10 @@ from calib.images import ImageSplit, balanced_subset
 from calib.policy import POLICIES, decide, performer_kernel
 from calib.preprocess import load_batch
 from export import onnxruntime_backend, openvino_backend
-from export.cast_fp16 import cast_fp16
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
-from export.quantize_int8 import apply_policy, write_quantized
+from export.quantize.cast_fp16 import cast_fp16
+from export.quantize.int8 import apply_policy, write_quantized
 from export.runner import Runner
 from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact

@@ -26,7 +26,7 @@ from calib.calibration import CalibrationSet
 from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend, openvino_backend
 from export.onnx_export import INPUT, export_onnx
-from export.quantize_int8 import quantize_int8
+from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
 from pipeline.dataset import open_dataset
 from pipeline.machine import cpu_name

@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
 from calib.preprocess import Preprocess
-from export.cast_fp16 import cast_fp16
 from export.onnx_export import INPUT, NormalisedModel, export_onnx
-from export.quantize_int8 import quantize_int8
+from export.quantize.cast_fp16 import cast_fp16
+from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
 from models.visual_transformer import Projector, RecurrentTokenizer, TokenMixer
 

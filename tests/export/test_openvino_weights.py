@@ -14,7 +14,7 @@ from calib.policy import Decision
 from export import openvino_backend
 from export.graph.layers import read_layers
 from export.openvino_weights import STEPS, fit_16_bits
-from export.qdq import insert_qdq
+from export.quantize.qdq import insert_qdq
 
 openvino = pytest.importorskip("openvino")
 SHAPES = {"Conv": (8, 16, 3, 3), "Conv, groups": (8, 4, 3, 3), "Conv, depthwise": (16, 1, 3, 3), "MatMul": (64, 16)}

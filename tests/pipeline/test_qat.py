@@ -23,12 +23,12 @@ from calib.images import read_split
 from calib.policy import decide
 from calib.preprocess import Preprocess
 from export import onnxruntime_backend
-from export.fake_quantize import FakeQuantized, _quantizer, look, weight_ranges
 from export.graph.calls import Follower, Recorder
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.qdq import fp16_scale, insert_qdq
-from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
+from export.quantize.fake_quantize import FakeQuantized, _quantizer, look, weight_ranges
+from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
+from export.quantize.qdq import fp16_scale, insert_qdq
 from export.simplify import simplify_onnx
 from pipeline import qat_stage
 from pipeline.artifact import Artifact

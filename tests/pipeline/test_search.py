@@ -20,7 +20,7 @@ from calib.preprocess import Preprocess, load_batch
 from export.engines import sha256_of
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import export_onnx
-from export.quantize_int8 import write_quantized
+from export.quantize.int8 import write_quantized
 from pipeline import search_stage, search_trials
 from pipeline.artifact import Artifact
 from pipeline.checkpoint import Checkpoint, write_checkpoint

@@ -23,7 +23,7 @@ from calib.sensitivity import alone, group_of
 from export.engines import sha256_of
 from export.graph.layers import read_layers
 from export.onnx_export import MODULE_KEY, OUTPUT, export_onnx
-from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
+from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
 from pipeline import sensitivity_stage
 from pipeline.artifact import Artifact

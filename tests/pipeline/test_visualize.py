@@ -20,10 +20,10 @@ from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import Preprocess
 from export import engines, onnxruntime_backend
-from export.cast_fp16 import cast_fp16
 from export.graph.taps import find_blocks, write_tapped
 from export.onnx_export import CLASSES_KEY, INPUT, PREPROCESS_KEY, NormalisedModel, export_onnx, set_metadata
-from export.quantize_int8 import quantize_int8
+from export.quantize.cast_fp16 import cast_fp16
+from export.quantize.int8 import quantize_int8
 from export.runner import Unavailable
 from pipeline import visualize_stage
 from pipeline.artifact import Artifact

@@ -23,7 +23,7 @@ from export.forms.token_nodes import Unrecognised, read_performer, read_soft_spl
 from export.graph.layers import count_precisions, read_layers
 from export.graph.roles import QDQ
 from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, export_onnx, node_metadata
-from export.quantize_int8 import QuantizeOptions, find_ranges, write_quantized
+from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
 from models.t2t_vit import MINI_SPLITS
 

@@ -19,8 +19,7 @@ from export import onnxruntime_backend
 from export.forms.folds import Fold, find_folds
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.simplify import simplify_onnx
-from export.smooth import (
+from export.quantize.smooth import (
     NONE,
     PER_LAYER,
     Candidate,
@@ -31,6 +30,7 @@ from export.smooth import (
     smooth_onnx,
     sweep_alpha,
 )
+from export.simplify import simplify_onnx
 
 HEADS, TOKENS, WIDTH = 2, 3, 8
 CLASSES = ["a", "b", "c"]

@@ -19,8 +19,17 @@ from torch import Tensor, nn
 from calib.policy import Decision
 from calib.preprocess import Preprocess
 from export.graph.calls import Call, Follower, Kind, Operands, record_calls
-from export.placement import Floats, Placement, Site, channel_axis, channels_first, place, read_gain, takes_bias
-from export.qdq import weight_range
+from export.quantize.placement import (
+    Floats,
+    Placement,
+    Site,
+    channel_axis,
+    channels_first,
+    place,
+    read_gain,
+    takes_bias,
+)
+from export.quantize.qdq import weight_range
 from export.quiet import quiet
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import onnx
 
 from calib.calibration import CalibrationSet
 from calib.policy import performer_kernel
-from export.cast_fp16 import cast_fp16
 from export.forms.few_kernels import Rewritten, few_kernels
 from export.graph.layers import read_layers
+from export.quantize.cast_fp16 import cast_fp16
 
 
 def write_gpu_graph(

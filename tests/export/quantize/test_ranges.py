@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.histogram import BINS, Histogram
-from export.ranges import (
+from export.quantize.histogram import BINS, Histogram
+from export.quantize.ranges import (
     FIRST_BIN,
     STRIDE,
     Range,

@@ -16,8 +16,8 @@ from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
+from export.quantize.sparsify import is_24, mask_24, read_sparse, sparsify_24
 from export.simplify import simplify_onnx
-from export.sparsify import is_24, mask_24, read_sparse, sparsify_24
 
 
 class Network(nn.Module):

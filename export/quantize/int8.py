@@ -13,8 +13,8 @@ from calib.calibration import CalibrationSet
 from calib.calibration_source import Track, silent
 from calib.policy import Decision, PolicyName, check_kept, decide
 from export.graph.layers import read_layers, tensor_shapes
-from export.qdq import FP16_NORMAL, INT8_MAX, Weights, insert_qdq
-from export.ranges import Range, collect_ranges
+from export.quantize.qdq import FP16_NORMAL, INT8_MAX, Weights, insert_qdq
+from export.quantize.ranges import Range, collect_ranges
 
 Method = Literal["max", "entropy", "percentile", "mse"]
 MIN_AMAX = INT8_MAX * FP16_NORMAL

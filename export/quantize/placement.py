@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 from calib.policy import WEIGHT_OPERATORS, Decision, Layer
 from export.graph.calls import Call, Level
-from export.qdq import weight_axis
-from export.ranges import Range, collect_ranges
+from export.quantize.qdq import weight_axis
+from export.quantize.ranges import Range, collect_ranges
 
 TOLERANCE = 1e-3  # relative; float32 differs by some 1e-6 between PyTorch and ONNX Runtime
 Floats = NDArray[np.float32]

@@ -12,8 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.histogram import Counts, Floats, Histogram
 from export.onnx_export import INPUT
+from export.quantize.histogram import Counts, Floats, Histogram
 from export.quiet import quiet
 
 if TYPE_CHECKING:

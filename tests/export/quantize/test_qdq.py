@@ -20,14 +20,13 @@ from calib.images import read_split
 from calib.policy import Decision, Kind, Layer, PolicyName, cover, decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
 from export import onnxruntime_backend
-from export import quantize_int8 as quantize_int8_file
-from export.cast_fp16 import cast_fp16
 from export.graph.layers import count_precisions, read_layers
 from export.graph.taps import Tap, write_tapped
-from export.histogram import BINS
 from export.onnx_export import INPUT, OUTPUT, export_onnx
-from export.qdq import FP16_NORMAL, Weights, insert_qdq, to_fp8, weight_range
-from export.quantize_int8 import (
+from export.quantize import int8 as quantize_int8_file
+from export.quantize.cast_fp16 import cast_fp16
+from export.quantize.histogram import BINS
+from export.quantize.int8 import (
     QuantizeOptions,
     activations,
     apply_policy,
@@ -36,7 +35,8 @@ from export.quantize_int8 import (
     quantize_int8,
     write_quantized,
 )
-from export.ranges import STRIDE, Range, RangeMethod, collect_ranges
+from export.quantize.qdq import FP16_NORMAL, Weights, insert_qdq, to_fp8, weight_range
+from export.quantize.ranges import STRIDE, Range, RangeMethod, collect_ranges
 from export.simplify import simplify_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]

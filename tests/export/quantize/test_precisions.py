@@ -12,12 +12,12 @@ from calib.calibration import CalibrationSet, spread
 from calib.images import read_split
 from calib.policy import decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
-from export import cast_fp16 as cast_fp16_file
 from export import onnxruntime_backend, openvino_backend
-from export.cast_fp16 import RANGE_IMAGES, cast_fp16, check_pins, range_images
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
-from export.quantize_int8 import quantize_int8
+from export.quantize import cast_fp16 as cast_fp16_file
+from export.quantize.cast_fp16 import RANGE_IMAGES, cast_fp16, check_pins, range_images
+from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]
