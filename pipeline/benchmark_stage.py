@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from calib.images import read_split
 from calib.preprocess import load_batch
-from export.engines import load_engine
+from export.engines.engine import load_engine
+from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import INPUT, DeviceTimes, Runner, RunOptions
-from export.tensorrt_runner import TensorRtRunner
 from pipeline.artifact import Artifact
 from pipeline.engine_failure import Missing, close_engine, noted
 from pipeline.machine import describe_machine

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export.engines import EngineSpec, Sidecar, build_engine
+from export.engines.engine import EngineSpec, Sidecar, build_engine
+from export.engines.tensorrt.options import BuildOptions
 from export.runner import Unavailable
-from export.tensorrt_options import BuildOptions
 from pipeline.artifact import Artifact
 from pipeline.progress import show_build
 

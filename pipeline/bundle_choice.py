@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
-from export.tensorrt_options import BuildOptions
+from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.bundle_contents import DEVICE_BACKENDS, BackendPlan
 from pipeline.evaluate_stage import Logits, failure_reason

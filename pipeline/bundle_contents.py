@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export.engines import EngineSpec, sha256_of
-from export.tensorrt_options import BuildOptions
+from export.engines.engine import EngineSpec, sha256_of
+from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import hash_of
 
 SCHEMA = 1

@@ -61,7 +61,7 @@ def graph_logits(
 
 
 def _infer(run: FinishedRun, precision: str, pixels: NDArray[np.uint8]) -> Logits:
-    from export import onnxruntime_backend
+    from export.engines import onnxruntime_backend
 
     path, fp8 = run.artifacts["quantize"].path(f"{precision}.onnx"), precision.startswith("fp8")
     with onnxruntime_backend.load(path, run.parts["benchmark"]["threads"], literal=fp8) as runner:

@@ -15,7 +15,7 @@ from calib.calibration_source import draw_calibration_images
 from calib.colour_order import Logits
 from calib.images import read_split
 from calib.preprocess import Image, Preprocess
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT
 from pipeline.artifact import Artifact
 from pipeline.batches import evaluation_split

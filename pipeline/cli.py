@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib.errors import InputError
-from export.engines import RECIPE_PATH
+from export.engines.engine import RECIPE_PATH
 from pipeline.cli_completion import SHELLS, print_completion
 from pipeline.cli_examples import finish_parser
 from pipeline.cli_json import one_document, run_noted

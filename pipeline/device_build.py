@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
-from export.cuda_device import compute_capability
-from export.engines import EngineSpec, Expected, Sidecar, backend_version, machine, read_sidecar
+from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.engine import EngineSpec, Expected, Sidecar, backend_version, machine, read_sidecar
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
+from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
 from pipeline.artifact import swap_folder, write_json
 from pipeline.build_stage import build_row

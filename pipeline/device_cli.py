@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.engines import Expected
+from export.engines.engine import Expected
 from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
 from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report

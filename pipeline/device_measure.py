@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.preprocess import load_image, opencv_version, preprocess
-from export.engines import load_engine
+from export.engines.engine import load_engine
 from export.runner import RunOptions
 from pipeline.artifact import write_json
 from pipeline.benchmark_stage import Candidates, benchmark_engines, none_measured

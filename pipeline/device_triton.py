@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.engines import read_sidecar
+from export.engines.engine import read_sidecar
 from pipeline.bundle_contents import TRITON
 from pipeline.device_state import DeviceState
 from pipeline.triton_repository import PLATFORMS, VERSION_COMPATIBLE, TritonModel, model_name, write_model

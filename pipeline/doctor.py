@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from calib.preprocess import opencv_version
-from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
-from export.cpu import int8_instructions
-from export.cuda_device import compute_capability
-from export.engines import backend_version
+from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.cpu import int8_instructions
+from export.engines.engine import backend_version
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
+from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
 from pipeline.jetson import jetpack_release, jetson_model, l4t_release, memory_bytes, power_mode
 from pipeline.known_bad import known_problem

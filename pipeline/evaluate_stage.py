@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.preprocess import Preprocess
-from export.engines import Expected, load_engine
+from export.engines.engine import Expected, load_engine
 from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
 from pipeline.batches import batches, evaluation_split
@@ -59,7 +59,7 @@ def _infer_all(
 
     RuntimeError where none of them does.
     """
-    from export import onnxruntime_backend
+    from export.engines import onnxruntime_backend
 
     missing: Missing = {}
     runners: dict[str, tuple[Runner, int | None]] = {}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calib.images import ImageSplit
 from calib.preprocess import Preprocess
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact

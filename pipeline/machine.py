@@ -6,8 +6,8 @@ import shutil
 import subprocess
 from typing import Any
 
-from export.cpu import cpu_facts, int8_instructions
-from export.engines import backend_version
+from export.engines.cpu import cpu_facts, int8_instructions
+from export.engines.engine import backend_version
 from pipeline.jetson import jetson_model, l4t_release
 
 

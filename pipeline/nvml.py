@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from export.cuda_calls import Cuda, check_gpu
+from export.engines.tensorrt.cuda_calls import Cuda, check_gpu
 from export.runner import Unavailable
 
 

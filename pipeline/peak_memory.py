@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.child_process import call_in_child
-from export.engines import load_engine
+from export.engines.engine import load_engine
+from export.engines.tensorrt.child_process import call_in_child
+from export.engines.tensorrt.progress import Progress
+from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import Runner
-from export.tensorrt_progress import Progress
-from export.tensorrt_runner import TensorRtRunner
 
 _STATUS = Path("/proc/self/status")
 

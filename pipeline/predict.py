@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.preprocess import Image, preprocess
-from export.engines import SIDECAR, Expected, load_engine
+from export.engines.engine import SIDECAR, Expected, load_engine
 from export.runner import INPUT, OUTPUT, Unavailable
 from pipeline.predict_sources import Frame, Source, open_sources, read_frame
 from pipeline.predict_stream import Pipeline

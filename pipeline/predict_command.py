@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from export.engines import Expected
+from export.engines.engine import Expected
 from pipeline.exit_status import DONE, FAILED
 from pipeline.predict import Prediction, Predictor
 from pipeline.predict_sources import Source, Video, open_sources, shown

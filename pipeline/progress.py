@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
 
-from export.tensorrt_progress import Progress
+from export.engines.tensorrt.progress import Progress
 
 Item = TypeVar("Item")
 _LOG_SECONDS = 15.0

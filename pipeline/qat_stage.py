@@ -15,7 +15,7 @@ from calib.calibration import CalibrationSet, load_calibration_set
 from calib.errors import InputError
 from calib.policy import Layer
 from calib.preprocess import Preprocess
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.quantize.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
 from export.quantize.int8 import Method, Quantized, QuantizeOptions, apply_policy, write_quantized

@@ -20,7 +20,7 @@ from pydantic import (
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export.engines import EngineSpec
+from export.engines.engine import EngineSpec
 
 
 def _compiles(pattern: str) -> str:

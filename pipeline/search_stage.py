@@ -16,8 +16,9 @@ from calib.policy import Decision, Layer, PolicyName, decide
 from calib.preprocess import Preprocess
 from calib.search import Outcome, Trial, Unit, search_budget, search_fastest
 from calib.search_limits import Limits, compare, images_needed
-from export import onnxruntime_backend, openvino_backend, tensorrt_backend
-from export.engines import backend_version
+from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.engine import backend_version
+from export.engines.tensorrt import backend as tensorrt_backend
 from export.graph.layers import read_layers
 from export.quantize.int8 import find_ranges
 from export.runner import Unavailable

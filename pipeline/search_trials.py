@@ -15,12 +15,12 @@ from calib.errors import InputError
 from calib.policy import Decision
 from calib.preprocess import Preprocess
 from calib.search_limits import Comparison, Limits, compare, highest_drop_pp, hopeless, refusal
-from export import onnxruntime_backend
-from export.engines import EngineSpec, Sidecar, build_engine, load_engine
+from export.engines import onnxruntime_backend
+from export.engines.engine import EngineSpec, Sidecar, build_engine, load_engine
+from export.engines.tensorrt.options import BuildOptions
 from export.graph.layers import count_precisions
 from export.quantize.int8 import Quantized, write_quantized
 from export.runner import Runner
-from export.tensorrt_options import BuildOptions
 from pipeline.benchmark_stage import measure
 from pipeline.evaluate_stage import infer_in_chunks
 from pipeline.recipe import Recipe

@@ -15,7 +15,7 @@ from calib.calibration import CalibrationSet, load_calibration_set
 from calib.policy import Decision, decide
 from calib.preprocess import Image
 from calib.sensitivity import Effect, Logits, alone, fingerprint, make_groups, measure_effect, summarise
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata
 from export.quantize.int8 import Quantized, QuantizeOptions, activations, find_ranges, leave_out_faint, write_quantized

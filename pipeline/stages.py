@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.calibration_source import source_fingerprint
-from export.engines import backend_version
+from export.engines.engine import backend_version
 from pipeline import (
     benchmark_stage,
     build_stage,

@@ -30,8 +30,9 @@ from calib.channels import (
 from calib.errors import InputError
 from calib.images import ImageSplit
 from calib.preprocess import Image, Preprocess, load_batch
-from export import onnxruntime_backend, tensorrt_rtx_backend
-from export.engines import EngineSpec, build_engine, load_engine
+from export.engines import onnxruntime_backend
+from export.engines.engine import EngineSpec, build_engine, load_engine
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.graph.taps import Tap, TokenAttention, find_blocks, find_token_attention, write_tapped
 from export.onnx_export import INPUT, read_metadata
 from export.runner import Runner, Unavailable

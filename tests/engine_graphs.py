@@ -21,7 +21,7 @@ import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
 from calib.policy import TOKEN_ATTENTIONS, PolicyName
 from calib.preprocess import Preprocess
-from export import tensorrt_rtx_backend
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.graph.layers import read_layers, tensor_shapes
 from export.onnx_export import CLASS_KEY, MODULE_KEY, export_onnx, node_metadata
 from export.quantize.cast_fp16 import cast_fp16

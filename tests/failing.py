@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from export.cuda_calls import CudaError
-from export.engines import Sidecar, load_engine
+from export.engines.engine import Sidecar, load_engine
+from export.engines.tensorrt.cuda_calls import CudaError
 from export.runner import INPUT, Runner
 
 OUT_OF_MEMORY = "cudaMalloc: out of memory"

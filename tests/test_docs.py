@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.engines import load_engine
+from export.engines.engine import load_engine
 from pipeline import cli
 from pipeline.cli import DONE, main
 from pipeline.triton_repository import VERSION_COMPATIBLE, batching

@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ALLOWED = {"models": set(), "calib": set(), "export": {"calib", "models"}, "pipeline": {"models", "calib", "export"}}
 OWNERS = {
-    "tensorrt": {"export/tensorrt_backend.py"},
-    "tensorrt_rtx_bindings": {"export/tensorrt_rtx_backend.py"},
-    "openvino": {"export/openvino_backend.py", "export/openvino_weights.py"},
-    "onnxruntime": {"export/onnxruntime_backend.py", "export/simplify.py"},
+    "tensorrt": {"export/engines/tensorrt/backend.py"},
+    "tensorrt_rtx_bindings": {"export/engines/tensorrt/rtx_backend.py"},
+    "openvino": {"export/engines/openvino_backend.py", "export/engines/openvino_weights.py"},
+    "onnxruntime": {"export/engines/onnxruntime_backend.py", "export/simplify.py"},
     "modelopt": {"export/quantize/ranges.py", "export/quantize/cast_fp16.py", "export/quantize/fake_quantize.py"},
     "cv2": {
         "calib/preprocess.py",

@@ -53,7 +53,7 @@ def collect_ranges(
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "tapped.onnx"
         onnx.save(_with_outputs(proto, list(meters)), path)
-        from export import onnxruntime_backend
+        from export.engines import onnxruntime_backend
 
         with onnxruntime_backend.load(path, threads) as runner:
             for images in batches:

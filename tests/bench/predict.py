@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import models  # noqa: F401  (registers the models)
 from calib.preprocess import Preprocess, load_batch
-from export.engines import EngineSpec, build_engine
+from export.engines.engine import EngineSpec, build_engine
 from export.onnx_export import export_onnx
 from pipeline.dataset import open_dataset
 from pipeline.machine import cpu_name

@@ -18,7 +18,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from calib.errors import InputError
-from export import tensorrt_rtx_backend
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.runner import Unavailable
 
 # What needs torch is imported where it is used: every build is a process of its own, which imports this file again.

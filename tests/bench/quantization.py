@@ -32,7 +32,7 @@ from calib.errors import InputError
 from calib.images import ImageSplit, balanced_subset
 from calib.policy import POLICIES, decide, performer_kernel
 from calib.preprocess import load_batch
-from export import onnxruntime_backend, openvino_backend
+from export.engines import onnxruntime_backend, openvino_backend
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
 from export.quantize.cast_fp16 import cast_fp16

@@ -24,7 +24,7 @@ from literal import literal
 import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
 from calib.preprocess import Preprocess, load_batch
-from export import onnxruntime_backend, openvino_backend
+from export.engines import onnxruntime_backend, openvino_backend
 from export.onnx_export import INPUT, export_onnx
 from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx

@@ -10,9 +10,9 @@ import pytest
 from ram_gpu import RamGpu, SumEngine, fake_tensorrt
 
 from calib.preprocess import Preprocess
-from export.engines import EngineSpec, build_engine, load_engine
+from export.engines.engine import EngineSpec, build_engine, load_engine
+from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import DeviceTimes, TensorInfo
-from export.tensorrt_runner import TensorRtRunner
 from pipeline import benchmark_stage
 from pipeline.benchmark_stage import Candidates, _costs, _summary, measure
 from pipeline.peak_memory import engine_memory

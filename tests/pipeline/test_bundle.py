@@ -15,7 +15,7 @@ from bundles import RECIPE, reseal
 from small_run import write_run
 
 from calib.preprocess import Preprocess
-from export.tensorrt_options import BuildOptions
+from export.engines.tensorrt.options import BuildOptions
 from pipeline import bundle, bundle_modules
 from pipeline.artifact import write_json
 from pipeline.bundle_choice import choose

@@ -20,10 +20,11 @@ from bundles import reseal
 from failing import OUT_OF_MEMORY, fail_engine
 from onnx import numpy_helper
 
-from export import engines, tensorrt_backend
-from export.engines import SIDECAR, sha256_of
+from export.engines import engine as engines
+from export.engines.engine import SIDECAR, sha256_of
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt.options import BuildOptions
 from export.runner import Engine
-from export.tensorrt_options import BuildOptions
 from pipeline import device_build, device_cli
 from pipeline.artifact import write_json
 from pipeline.bundle_contents import MANIFEST, open_bundle

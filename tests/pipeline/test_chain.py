@@ -18,8 +18,8 @@ from bench.numerics import compare
 
 from calib.images import read_split
 from calib.preprocess import Preprocess
-from export import engines
-from export.engines import SIDECAR, load_engine, read_sidecar
+from export.engines import engine as engines
+from export.engines.engine import SIDECAR, load_engine, read_sidecar
 from pipeline import export_stage, stages
 from pipeline.checkpoint import read_checkpoint
 from pipeline.cli import main

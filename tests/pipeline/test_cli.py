@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from export import engines
+from export.engines import engine as engines
 from pipeline import cli, stages
 from pipeline.cli import main
 from pipeline.cli_completion import SHELLS, completion_script

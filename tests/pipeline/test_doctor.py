@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from export import tensorrt_backend
+from export.engines.tensorrt import backend as tensorrt_backend
 from export.runner import Unavailable
 from pipeline import doctor, jetson
 from pipeline.cli import main

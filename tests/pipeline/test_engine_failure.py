@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from small_run import write_run
 
 from calib.preprocess import Preprocess
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from pipeline.report_format import recommendation
 from pipeline.report_rows import gate_failed
 from pipeline.report_schema import check_report

@@ -18,7 +18,7 @@ from pipeline_cameras import NetworkCamera
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess, load_image, preprocess
-from export.engines import load_engine
+from export.engines.engine import load_engine
 from pipeline import predict as predict_module
 from pipeline.cli import main
 from pipeline.exit_status import DONE, FAILED, WRONG_INPUT

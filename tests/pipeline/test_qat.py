@@ -22,7 +22,7 @@ from calib.errors import InputError
 from calib.images import read_split
 from calib.policy import decide
 from calib.preprocess import Preprocess
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.graph.calls import Follower, Recorder
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx

@@ -19,7 +19,8 @@ from calib.calibration import load_calibration_set, make_calibration_set
 from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import Preprocess
-from export import engines, onnxruntime_backend
+from export.engines import engine as engines
+from export.engines import onnxruntime_backend
 from export.graph.taps import find_blocks, write_tapped
 from export.onnx_export import CLASSES_KEY, INPUT, PREPROCESS_KEY, NormalisedModel, export_onnx, set_metadata
 from export.quantize.cast_fp16 import cast_fp16

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from calib.calibration import CalibrationSet
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.graph.taps import Tap, find_blocks, find_token_attention, write_tapped
 from export.onnx_export import INPUT, MODULE_KEY, OUTPUT, NormalisedModel, export_onnx
 from export.quantize.cast_fp16 import cast_fp16

@@ -12,7 +12,7 @@ from calib.calibration import CalibrationSet, spread
 from calib.images import read_split
 from calib.policy import decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
-from export import onnxruntime_backend, openvino_backend
+from export.engines import onnxruntime_backend, openvino_backend
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx, read_metadata
 from export.quantize import cast_fp16 as cast_fp16_file

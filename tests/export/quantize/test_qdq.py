@@ -19,7 +19,7 @@ from calib.errors import InputError
 from calib.images import read_split
 from calib.policy import Decision, Kind, Layer, PolicyName, cover, decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.graph.layers import count_precisions, read_layers
 from export.graph.taps import Tap, write_tapped
 from export.onnx_export import INPUT, OUTPUT, export_onnx

@@ -13,7 +13,7 @@ from calib.errors import InputError
 from calib.images import read_split
 from calib.policy import WEIGHT_OPERATORS
 from calib.preprocess import Preprocess, load_batch
-from export import onnxruntime_backend
+from export.engines import onnxruntime_backend
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.quantize.sparsify import is_24, mask_24, read_sparse, sparsify_24

@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from export import cpu
+from export.engines import cpu
 
 
 @pytest.mark.parametrize(

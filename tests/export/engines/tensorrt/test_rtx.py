@@ -11,14 +11,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calib.errors import InputError
-from export import tensorrt_backend, tensorrt_rtx_backend
-from export.cuda_calls import check_gpu
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
+from export.engines.tensorrt.build import finish_build, prepare_build
+from export.engines.tensorrt.cuda_calls import check_gpu
+from export.engines.tensorrt.layers import EngineGraph, count_precisions, describe_graph, parse_layers
+from export.engines.tensorrt.options import BuildOptions
+from export.engines.tensorrt.progress import Progress
 from export.onnx_export import MODULE_KEY
 from export.runner import Unavailable
-from export.tensorrt_build import finish_build, prepare_build
-from export.tensorrt_layers import EngineGraph, count_precisions, describe_graph, parse_layers
-from export.tensorrt_options import BuildOptions
-from export.tensorrt_progress import Progress
 
 BATCHES = (1, 1, 4)
 PRODUCTS = 3  # two Conv and one MatMul

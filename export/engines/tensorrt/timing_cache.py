@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from export.tensorrt_progress import Progress
+from export.engines.tensorrt.progress import Progress
 
 
 def cache_folder() -> Path:

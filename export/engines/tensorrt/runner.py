@@ -10,10 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calib.errors import InputError
-from export.cuda_calls import Cuda
+from export.engines.tensorrt.build import Messages, create_logger
+from export.engines.tensorrt.cuda_calls import Cuda
+from export.engines.tensorrt.lane import Lane, read_tensors
 from export.runner import Arrays, DeviceTimes, RunMode, RunOptions, TensorInfo, check_feeds
-from export.tensorrt_build import Messages, create_logger
-from export.tensorrt_lane import Lane, read_tensors
 
 
 class TensorRtRunner:

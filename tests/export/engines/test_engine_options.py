@@ -1,4 +1,4 @@
-"""Build options on their way through `export.engines`: into the builder, the sidecar and the loader."""
+"""Build options on their way through `export.engines.engine`: into the builder, the sidecar and the loader."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +8,11 @@ import pytest
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export import engines, tensorrt_backend
-from export.engines import EngineSpec, build_engine, load_engine, read_sidecar
+from export.engines import engine as engines
+from export.engines.engine import EngineSpec, build_engine, load_engine, read_sidecar
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt.options import BuildOptions
 from export.runner import Engine, RunOptions
-from export.tensorrt_options import BuildOptions
 
 PREPROCESS = Preprocess(32, 32, 1.0, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

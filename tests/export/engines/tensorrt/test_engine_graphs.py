@@ -27,7 +27,7 @@ from engine_graphs import (
 from calib.calibration import CalibrationSet
 from export.onnx_export import CLASS_KEY, MODULE_KEY
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 DATA, RESULTS = ROOT / "data" / "fashion-mnist.npz", ROOT / "results" / "prove.json"
 BATCHES = {"1": (1, 1, 1), "1–8": (1, 8, 8)}
 TARGET, FP8_TARGET = "sm86", "sm89"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
+from export.engines.tensorrt.layers import count_precisions, describe_graph, product_nodes
+from export.engines.tensorrt.options import BuildOptions, apply_options
+from export.engines.tensorrt.progress import Progress, Stop, create_monitor
 from export.graph.names import name_modules, read_modules
 from export.runner import Engine, Unavailable
-from export.tensorrt_layers import count_precisions, describe_graph, product_nodes
-from export.tensorrt_options import BuildOptions, apply_options
-from export.tensorrt_progress import Progress, Stop, create_monitor
 
 FP8_FROM = (8, 9)  # the first compute capability with FP8 tensor cores: Ada; Orin is 8.7
 

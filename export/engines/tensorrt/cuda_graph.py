@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from export.cuda_calls import Cuda, CudaError
+from export.engines.tensorrt.cuda_calls import Cuda, CudaError
 
 
 def capture(cuda: Cuda, stream: Any, enqueue: Callable[[], None]) -> tuple[Any | None, str]:

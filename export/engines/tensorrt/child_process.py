@@ -8,7 +8,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from export.tensorrt_progress import Progress
+from export.engines.tensorrt.progress import Progress
 
 Value = TypeVar("Value")
 _STOP_SECONDS = 10.0

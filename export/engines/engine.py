@@ -18,11 +18,13 @@ from typing import Any
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export import onnxruntime_backend, openvino_backend, tensorrt_backend, tensorrt_rtx_backend
-from export.cuda_device import compute_capability
+from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
+from export.engines.tensorrt.cuda_device import compute_capability
+from export.engines.tensorrt.options import BuildOptions
+from export.engines.tensorrt.progress import Progress
 from export.runner import Engine, Runner, RunOptions, Unavailable
-from export.tensorrt_options import BuildOptions
-from export.tensorrt_progress import Progress
 
 SIDECAR = "engine.json"
 RECIPE_PATH = "recipe.path"  # in a run's folder: the recipe it was made from

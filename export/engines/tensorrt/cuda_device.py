@@ -1,6 +1,6 @@
 """Which GPU CUDA sees here: what an engine's sidecar names and loading compares."""
 
-from export.cuda_calls import Cuda, check_gpu
+from export.engines.tensorrt.cuda_calls import Cuda, check_gpu
 
 
 def compute_capability() -> str:

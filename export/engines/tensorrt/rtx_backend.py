@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export.child_process import ChildDied, call_in_child
-from export.cuda_calls import check_gpu
+from export.engines.tensorrt.build import BuildError, Messages, create_logger, finish_build, prepare_build
+from export.engines.tensorrt.child_process import ChildDied, call_in_child
+from export.engines.tensorrt.cuda_calls import check_gpu
+from export.engines.tensorrt.options import BuildOptions
+from export.engines.tensorrt.progress import Progress
+from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import Engine, RunOptions, Unavailable
-from export.tensorrt_build import BuildError, Messages, create_logger, finish_build, prepare_build
-from export.tensorrt_options import BuildOptions
-from export.tensorrt_progress import Progress
-from export.tensorrt_runner import TensorRtRunner
 
 _LIBRARY_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _BINDINGS = "tensorrt-rtx-cu12-bindings"

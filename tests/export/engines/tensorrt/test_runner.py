@@ -13,10 +13,10 @@ import pytest
 from ram_gpu import RamGpu, SumEngine, fake_tensorrt
 
 from calib.errors import InputError
-from export import cuda_calls
-from export.cuda_calls import Cuda, CudaError, check_gpu
+from export.engines.tensorrt import cuda_calls
+from export.engines.tensorrt.cuda_calls import Cuda, CudaError, check_gpu
+from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import DeviceTimes, RunOptions, Unavailable
-from export.tensorrt_runner import TensorRtRunner
 
 cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
 SUCCESS = cuda.cudaError_t.cudaSuccess
@@ -136,7 +136,7 @@ def test_rtx_says_beforehand_what_it_cannot_capture(gpu: RamGpu, plan: Path, mon
 def test_only_so_many_graphs_are_kept_and_the_one_used_last_stays(
     gpu: RamGpu, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.tensorrt_lane._SIZES_KEPT", 2)
+    monkeypatch.setattr("export.engines.tensorrt.lane._SIZES_KEPT", 2)
     with TensorRtRunner(fake_tensorrt(SumEngine(gpu)), plan) as runner:
         for batch in (1, 2, 1, 3):
             check(runner.infer(feeds(batch)), batch)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
-from export.cuda_calls import Cuda
-from export.cuda_graph import capture
+from export.engines.tensorrt.build import Messages
+from export.engines.tensorrt.cuda_calls import Cuda
+from export.engines.tensorrt.cuda_graph import capture
 from export.runner import Arrays, DeviceTimes, RunOptions, TensorInfo
-from export.tensorrt_build import Messages
 
 _ALIGNMENT = 256  # bytes, as cudaMalloc aligns and TensorRT asks for
 _SIZES_KEPT = 8  # contexts and graphs; the one unused longest goes

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from calib.errors import InputError
-from export import tensorrt_backend
-from export.child_process import ChildDied, call_in_child
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt.build import _check_fp8, _describe
+from export.engines.tensorrt.child_process import ChildDied, call_in_child
+from export.engines.tensorrt.options import BuildOptions, apply_options
+from export.engines.tensorrt.progress import Phases, Progress, Stop, create_monitor
+from export.engines.tensorrt.timing_cache import attach_cache, cache_folder, cache_path, save_cache
 from export.runner import Unavailable
-from export.tensorrt_build import _check_fp8, _describe
-from export.tensorrt_options import BuildOptions, apply_options
-from export.tensorrt_progress import Phases, Progress, Stop, create_monitor
-from export.tensorrt_timing_cache import attach_cache, cache_folder, cache_path, save_cache
 
 
 class Names:

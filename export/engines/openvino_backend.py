@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.cpu import adds_pairs_in_16_bits
-from export.openvino_weights import fit_16_bits
+from export.engines.cpu import adds_pairs_in_16_bits
+from export.engines.openvino_weights import fit_16_bits
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
 
 ENGINE_NAME = "engine.xml"

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from export.cuda_calls import Cuda, check_gpu
+from export.engines.tensorrt.build import finish_build, prepare_build
+from export.engines.tensorrt.cuda_calls import Cuda, check_gpu
+from export.engines.tensorrt.options import BuildOptions
+from export.engines.tensorrt.progress import Progress
+from export.engines.tensorrt.runner import TensorRtRunner
+from export.engines.tensorrt.timing_cache import attach_cache, cache_path, save_cache
 from export.runner import Engine, RunOptions, Unavailable
-from export.tensorrt_build import finish_build, prepare_build
-from export.tensorrt_options import BuildOptions
-from export.tensorrt_progress import Progress
-from export.tensorrt_runner import TensorRtRunner
-from export.tensorrt_timing_cache import attach_cache, cache_path, save_cache
 
 OLDEST = (10, 3)
 _INSTALL = "pip install 't2t-edge[tensorrt]' (on a Jetson: apt-get install python3-libnvinfer)"

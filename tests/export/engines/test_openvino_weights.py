@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from calib.policy import Decision
-from export import openvino_backend
+from export.engines import openvino_backend
+from export.engines.openvino_weights import STEPS, fit_16_bits
 from export.graph.layers import read_layers
-from export.openvino_weights import STEPS, fit_16_bits
 from export.quantize.qdq import insert_qdq
 
 openvino = pytest.importorskip("openvino")

@@ -13,10 +13,12 @@ from onnx import TensorProto, helper
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export import engines, tensorrt_backend, tensorrt_rtx_backend
-from export.engines import RECIPE_PATH, SIDECAR, EngineSpec, Expected, build_engine, load_engine, read_sidecar
+from export.engines import engine as engines
+from export.engines.engine import RECIPE_PATH, SIDECAR, EngineSpec, Expected, build_engine, load_engine, read_sidecar
+from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
+from export.engines.tensorrt.options import BuildOptions
 from export.runner import Engine, Unavailable
-from export.tensorrt_options import BuildOptions
 
 VERSION, GPU = "10.3.0", "8.7"
 Edit = Callable[[Path], Any]
