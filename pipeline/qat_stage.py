@@ -13,7 +13,7 @@ from torch import nn
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.errors import InputError
-from calib.policy import Layer
+from calib.precision.policy import Layer
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, export_onnx

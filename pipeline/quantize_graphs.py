@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
-from calib.policy import Decision, decide
+from calib.precision.policy import Decision, decide
 from export.graph.layers import read_layers
 from export.quantize.int8 import Quantized, QuantizeOptions, apply_policy, find_ranges, write_quantized
 from export.quantize.qdq import Weights

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
-from calib.policy import PolicyName, cover, performer_kernel
+from calib.precision.policy import PolicyName, cover, performer_kernel
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
 from export.quantize.gpu_graph import write_gpu_graph

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from calib.policy import Decision
+from calib.precision.policy import Decision
 from export.quantize.int8 import Quantized
 from export.quantize.qdq import FP8_MAX, INT8_MAX, fp16_scale
 from pipeline.artifact import Artifact

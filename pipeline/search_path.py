@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from calib.search import Trial
+from calib.precision.search import Trial
 from pipeline.report_format import MISSING, number, quantity
 
 FILE = "path.jsonl"

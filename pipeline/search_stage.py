@@ -12,10 +12,10 @@ import onnx
 from calib.calibration import load_calibration_set
 from calib.errors import InputError
 from calib.images import read_split
-from calib.policy import Decision, Layer, PolicyName, decide
+from calib.precision.policy import Decision, Layer, PolicyName, decide
+from calib.precision.search import Outcome, Trial, Unit, search_budget, search_fastest
+from calib.precision.search_limits import Limits, compare, images_needed
 from calib.preprocess import Preprocess
-from calib.search import Outcome, Trial, Unit, search_budget, search_fastest
-from calib.search_limits import Limits, compare, images_needed
 from export.engines import onnxruntime_backend, openvino_backend
 from export.engines.engine import backend_version
 from export.engines.tensorrt import backend as tensorrt_backend

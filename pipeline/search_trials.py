@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from calib.calibration import spread
 from calib.errors import InputError
-from calib.policy import Decision
+from calib.precision.policy import Decision
+from calib.precision.search_limits import Comparison, Limits, compare, highest_drop_pp, hopeless, refusal
 from calib.preprocess import Preprocess
-from calib.search_limits import Comparison, Limits, compare, highest_drop_pp, hopeless, refusal
 from export.engines import onnxruntime_backend
 from export.engines.engine import EngineSpec, Sidecar, build_engine, load_engine
 from export.engines.tensorrt.options import BuildOptions

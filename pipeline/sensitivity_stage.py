@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet, load_calibration_set
-from calib.policy import Decision, decide
+from calib.precision.policy import Decision, decide
+from calib.precision.sensitivity import Effect, Logits, alone, fingerprint, make_groups, measure_effect, summarise
 from calib.preprocess import Image
-from calib.sensitivity import Effect, Logits, alone, fingerprint, make_groups, measure_effect, summarise
 from export.engines import onnxruntime_backend
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from calib.sensitivity import Effect
+from calib.precision.sensitivity import Effect
 from export.quantize.ranges import Range
 
 RANGES, ROWS = "ranges.json", "rows.jsonl"

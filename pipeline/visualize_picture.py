@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.channels import Array
+from calib.precision.channels import Array
 from calib.preprocess import Image
 from pipeline.report_format import MISSING
 from pipeline.visualize_summary import graph_text, snr_text

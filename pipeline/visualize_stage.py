@@ -14,7 +14,9 @@ from typing import Any
 import onnx
 
 from calib.calibration import load_calibration_set
-from calib.channels import (
+from calib.errors import InputError
+from calib.images import ImageSplit
+from calib.precision.channels import (
     DEAD_SHARE,
     EXPLODING_TIMES,
     SETTER_SHARE,
@@ -27,8 +29,6 @@ from calib.channels import (
     evenly_spaced,
     find_layout,
 )
-from calib.errors import InputError
-from calib.images import ImageSplit
 from calib.preprocess import Image, Preprocess, load_batch
 from export.engines import onnxruntime_backend
 from export.engines.engine import EngineSpec, build_engine, load_engine

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.channels import ChannelMeasure, find_layout
+from calib.precision.channels import ChannelMeasure, find_layout
 from pipeline.report_format import MISSING
 
 if TYPE_CHECKING:

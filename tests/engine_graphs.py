@@ -19,7 +19,7 @@ from torch import nn
 
 import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
-from calib.policy import TOKEN_ATTENTIONS, PolicyName
+from calib.precision.policy import TOKEN_ATTENTIONS, PolicyName
 from calib.preprocess import Preprocess
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.graph.layers import read_layers, tensor_shapes

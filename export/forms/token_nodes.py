@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calib.policy import TOKEN_ATTENTIONS
+from calib.precision.policy import TOKEN_ATTENTIONS
 from export.onnx_export import CLASS_KEY, MODULE_KEY, node_metadata
 from models.token_attention import KERNEL_EPS
 

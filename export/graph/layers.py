@@ -5,7 +5,7 @@ from collections import Counter
 import onnx
 from onnx import TensorProto
 
-from calib.policy import WEIGHT_OPERATORS, Layer
+from calib.precision.policy import WEIGHT_OPERATORS, Layer
 from export.graph.roles import Found, find_roles
 from export.onnx_export import CLASS_KEY, MODULE_KEY, node_metadata
 

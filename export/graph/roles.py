@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from calib.policy import Role
+from calib.precision.policy import Role
 
 _BEFORE_SOFTMAX = ("Mul", "Div", "Add", "Sub", "Where", "Cast")  # scale and mask, between Q·Kᵀ and the softmax
 QDQ = ("QuantizeLinear", "DequantizeLinear")

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from calib.channels import find_layout
+from calib.precision.channels import find_layout
 from export.graph.layers import read_layers, tensor_types
 
 TOKENIZER = "Tokenizer"  # what the class of a module that makes visual tokens ends with

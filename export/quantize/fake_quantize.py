@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from calib.policy import Decision
+from calib.precision.policy import Decision
 from calib.preprocess import Preprocess
 from export.graph.calls import Call, Follower, Kind, Operands, record_calls
 from export.quantize.placement import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from calib.calibration import CalibrationSet
-from calib.policy import performer_kernel
+from calib.precision.policy import performer_kernel
 from export.forms.few_kernels import Rewritten, few_kernels
 from export.graph.layers import read_layers
 from export.quantize.cast_fp16 import cast_fp16

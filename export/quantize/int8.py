@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
 from calib.calibration_source import Track, silent
-from calib.policy import Decision, PolicyName, check_kept, decide
+from calib.precision.policy import Decision, PolicyName, check_kept, decide
 from export.graph.layers import read_layers, tensor_shapes
 from export.quantize.qdq import FP16_NORMAL, INT8_MAX, Weights, insert_qdq
 from export.quantize.ranges import Range, collect_ranges

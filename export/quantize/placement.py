@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calib.policy import WEIGHT_OPERATORS, Decision, Layer
+from calib.precision.policy import WEIGHT_OPERATORS, Decision, Layer
 from export.graph.calls import Call, Level
 from export.quantize.qdq import weight_axis
 from export.quantize.ranges import Range, collect_ranges

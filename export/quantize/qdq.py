@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calib.policy import Decision, Layer
+from calib.precision.policy import Decision, Layer
 
 Weights = Literal["stored", "on grid", "as they are"]
 Floats = NDArray[np.float32]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from calib.errors import InputError
-from calib.smoothing import Distance, layer_error, logits_distance, smoothing_scale
+from calib.precision.smoothing import Distance, layer_error, logits_distance, smoothing_scale
 from export.engines import onnxruntime_backend
 from export.forms.folds import Consumer, Fold, find_folds
 from export.onnx_export import INPUT, OUTPUT

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from calib.errors import InputError
-from calib.policy import WEIGHT_OPERATORS
+from calib.precision.policy import WEIGHT_OPERATORS
 
 GROUP, KEPT = 4, 2
 

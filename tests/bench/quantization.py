@@ -30,7 +30,7 @@ from quantization_networks import NETWORKS, load_network
 from calib.calibration import load_calibration_set
 from calib.errors import InputError
 from calib.images import ImageSplit, balanced_subset
-from calib.policy import POLICIES, decide, performer_kernel
+from calib.precision.policy import POLICIES, decide, performer_kernel
 from calib.preprocess import load_batch
 from export.engines import onnxruntime_backend, openvino_backend
 from export.graph.layers import count_precisions, read_layers

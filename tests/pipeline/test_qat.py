@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from calib.calibration import CalibrationSet, load_calibration_set, make_calibration_set
 from calib.errors import InputError
 from calib.images import read_split
-from calib.policy import decide
+from calib.precision.policy import decide
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.graph.calls import Follower, Recorder

@@ -15,7 +15,7 @@ import torch
 from calib.calibration import load_calibration_set, make_calibration_set
 from calib.errors import InputError
 from calib.images import read_split
-from calib.policy import decide
+from calib.precision.policy import decide
 from calib.preprocess import Preprocess, load_batch
 from export.engines.engine import sha256_of
 from export.graph.layers import count_precisions, read_layers

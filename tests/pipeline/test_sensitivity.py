@@ -17,9 +17,9 @@ from torch import nn
 
 from calib.calibration import CalibrationSet, make_calibration_set
 from calib.images import read_split
-from calib.policy import decide
+from calib.precision.policy import decide
+from calib.precision.sensitivity import alone, group_of
 from calib.preprocess import Preprocess
-from calib.sensitivity import alone, group_of
 from export.engines.engine import sha256_of
 from export.graph.layers import read_layers
 from export.onnx_export import MODULE_KEY, OUTPUT, export_onnx

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from calib.policy import Decision
+from calib.precision.policy import Decision
 from export.engines import openvino_backend
 from export.engines.openvino_weights import STEPS, fit_16_bits
 from export.graph.layers import read_layers

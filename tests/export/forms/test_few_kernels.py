@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from calib.calibration import CalibrationSet
 from calib.images import read_split
-from calib.policy import PolicyName, decide
+from calib.precision.policy import PolicyName, decide
 from calib.preprocess import Preprocess, load_batch
 from export.forms.few_kernels import MANY_CHANNELS, few_kernels, path_weights
 from export.forms.heads_once import move_heads_once

@@ -10,7 +10,7 @@ from torch import nn
 
 from calib.calibration import CalibrationSet, spread
 from calib.images import read_split
-from calib.policy import decide, performer_kernel
+from calib.precision.policy import decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend, openvino_backend
 from export.graph.layers import count_precisions, read_layers

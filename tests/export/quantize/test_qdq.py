@@ -17,7 +17,7 @@ from torch import nn
 from calib.calibration import CalibrationSet
 from calib.errors import InputError
 from calib.images import read_split
-from calib.policy import Decision, Kind, Layer, PolicyName, cover, decide, performer_kernel
+from calib.precision.policy import Decision, Kind, Layer, PolicyName, cover, decide, performer_kernel
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend
 from export.graph.layers import count_precisions, read_layers

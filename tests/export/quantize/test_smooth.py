@@ -13,8 +13,15 @@ from onnx.reference import ReferenceEvaluator
 
 from calib.errors import InputError
 from calib.images import read_split
+from calib.precision.smoothing import (
+    LARGEST,
+    SMALLEST,
+    layer_error,
+    logits_distance,
+    quantize_dequantize,
+    smoothing_scale,
+)
 from calib.preprocess import Preprocess, load_batch
-from calib.smoothing import LARGEST, SMALLEST, layer_error, logits_distance, quantize_dequantize, smoothing_scale
 from export.engines import onnxruntime_backend
 from export.forms.folds import Fold, find_folds
 from export.graph.layers import read_layers

@@ -11,7 +11,7 @@ from torch import nn
 
 from calib.errors import InputError
 from calib.images import read_split
-from calib.policy import WEIGHT_OPERATORS
+from calib.precision.policy import WEIGHT_OPERATORS
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend
 from export.graph.layers import read_layers

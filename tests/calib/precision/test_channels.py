@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from calib.channels import (
+from calib.precision.channels import (
     ChannelMeasure,
     ChannelMeter,
     Layout,

@@ -7,8 +7,8 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from calib.policy import Decision, Layer
-from calib.sensitivity import (
+from calib.precision.policy import Decision, Layer
+from calib.precision.sensitivity import (
     NOT_FINITE,
     Effect,
     alone,

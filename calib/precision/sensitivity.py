@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.policy import Decision, Layer
-from calib.smoothing import logits_distance
+from calib.precision.policy import Decision, Layer
+from calib.precision.smoothing import logits_distance
 
 Logits = NDArray[np.float32]
 NOT_FINITE = "quantized alone, it makes the logits NaN or Inf"

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from calib.search import (
+from calib.precision.search import (
     MOST_TRIALS,
     Trial,
     Unit,
@@ -14,7 +14,7 @@ from calib.search import (
     search_budget,
     search_fastest,
 )
-from calib.search_limits import (
+from calib.precision.search_limits import (
     Comparison,
     Limits,
     compare,
