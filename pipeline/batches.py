@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from calib.images import ImageSplit, read_split
 from calib.preprocess import Image, Preprocess, load_batch
-from pipeline.progress import track
+from pipeline.console.progress import track
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe

@@ -22,11 +22,11 @@ from export.engines.engine import load_engine
 from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import INPUT, DeviceTimes, Runner, RunOptions
 from pipeline.artifact import Artifact
+from pipeline.console.progress import track
 from pipeline.engine_failure import Missing, close_engine, noted
 from pipeline.machine import describe_machine
 from pipeline.peak_memory import engine_memory
 from pipeline.power import EnergyMeter, describe_power
-from pipeline.progress import track
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe

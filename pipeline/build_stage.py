@@ -10,7 +10,7 @@ from export.engines.engine import EngineSpec, Sidecar, build_engine
 from export.engines.tensorrt.options import BuildOptions
 from export.runner import Unavailable
 from pipeline.artifact import Artifact
-from pipeline.progress import show_build
+from pipeline.console.progress import show_build
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe

@@ -13,8 +13,8 @@ from calib.errors import InputError
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.bundle_contents import DEVICE_BACKENDS, BackendPlan
+from pipeline.console.exit_status import GateFailed
 from pipeline.evaluate_stage import Logits, failure_reason
-from pipeline.exit_status import GateFailed
 from pipeline.statistics import accuracy, agreement
 
 STAGES = ("export", "calibrate", "quantize", "build", "evaluate", "benchmark", "report")

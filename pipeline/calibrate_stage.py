@@ -20,7 +20,7 @@ from export.onnx_export import INPUT, OUTPUT
 from pipeline.artifact import Artifact
 from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
-from pipeline.progress import track
+from pipeline.console.progress import track
 from pipeline.recipe import Recipe
 
 

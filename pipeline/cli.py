@@ -13,8 +13,8 @@ from calib.errors import InputError
 from export.engines.engine import RECIPE_PATH
 from pipeline.cli_completion import SHELLS, print_completion
 from pipeline.cli_examples import finish_parser
-from pipeline.cli_json import one_document, run_noted
-from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status
+from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status
+from pipeline.console.json_document import one_document, run_noted
 from pipeline.predict_options import add_predict_options
 from pipeline.report_options import add_report_options
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from calib.errors import InputError
 from calib.preprocess import IMAGE_SUFFIXES
-from pipeline.progress import track
+from pipeline.console.progress import track
 from pipeline.recipe import DataPart
 
 Item = tuple[int, bytes]  # label, the image file's bytes

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.images import ImageSplit, read_split
-from pipeline.progress import track
+from pipeline.console.progress import track
 from pipeline.recipe import DataPart
 
 SPLITS = ("train", "val")

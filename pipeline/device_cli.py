@@ -8,12 +8,12 @@ from typing import Any
 
 from export.engines.engine import Expected
 from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
+from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
 from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report
 from pipeline.device_state import DeviceState
 from pipeline.device_triton import write_triton
 from pipeline.doctor import print_doctor
-from pipeline.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
 from pipeline.predict import find_engine
 from pipeline.predict_command import predict_command
 from pipeline.predict_options import add_predict_options

@@ -14,10 +14,10 @@ from export.runner import RunOptions
 from pipeline.artifact import write_json
 from pipeline.benchmark_stage import Candidates, benchmark_engines, none_measured
 from pipeline.bundle_contents import Bundle
+from pipeline.console.progress import track
 from pipeline.device_state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
 from pipeline.engine_failure import Missing, noted
 from pipeline.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
-from pipeline.progress import track
 from pipeline.report_format import DEVICE_COMMANDS
 from pipeline.report_markdown import markdown_page
 from pipeline.report_rows import join_report

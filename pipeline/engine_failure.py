@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from calib.errors import InputError
 from export.runner import Runner, Unavailable
-from pipeline.report_format import one_line
+from pipeline.console.figures import one_line
 
 
 @dataclass(frozen=True)

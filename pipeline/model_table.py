@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import models  # noqa: F401  (registers our models with timm)
-from pipeline.report_format import MISSING
+from pipeline.console.figures import MISSING
 
 T2T, T2T_CODE, VT = "T2T-ViT", "T2T-ViT code", "VT"  # arXiv 2101.11986, its authors' repository, arXiv 2006.03677
 DIFFERS = "*"  # after a paper's number that ours does not round to

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from export.engines.engine import Expected
-from pipeline.exit_status import DONE, FAILED
+from pipeline.console.exit_status import DONE, FAILED
 from pipeline.predict import Prediction, Predictor
 from pipeline.predict_sources import Source, Video, open_sources, shown
 from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer, refuse_originals

@@ -19,7 +19,7 @@ from export.quantize.qdq import Weights
 from export.quantize.smooth import sweep_alpha
 from export.quantize.sparsify import sparsify_24
 from pipeline.artifact import Artifact
-from pipeline.progress import track
+from pipeline.console.progress import track
 from pipeline.qat_stage import read_ranges
 from pipeline.recipe import QuantizePart, Recipe
 

@@ -5,16 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report_format import (
-    batch_sizes,
-    drop,
-    latency,
-    megabytes,
-    number,
-    rate,
-    reasons,
-    recommendation,
-)
+from pipeline.console.figures import megabytes, number
+from pipeline.report_format import batch_sizes, drop, latency, rate, reasons, recommendation
 from pipeline.report_html import html_page
 from pipeline.report_markdown import markdown_page
 from pipeline.report_rows import join_report

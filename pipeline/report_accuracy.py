@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pipeline.report_format import MISSING, class_count, drop, number, percent, signed
+from pipeline.console.figures import MISSING, number, percent, signed
+from pipeline.report_format import class_count, drop
 from pipeline.report_page import image, table_head
 from pipeline.significance import ALPHA
 

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from pipeline.artifact import Artifact
-from pipeline.report_format import percent
+from pipeline.console.figures import percent
 from pipeline.report_page import table_head
 
 _CLASSES = 40  # with more, only the fewest and the most images are told

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.report_format import latency, number, percent
+from pipeline.console.figures import number, percent
+from pipeline.report_format import latency
 from pipeline.report_page import image
 
 SLOTS = {

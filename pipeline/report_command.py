@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib.errors import InputError
+from pipeline.console.figures import megabytes, number
 from pipeline.report_compare import Compared, cautions, comparison_page, machine_name, read_compared
-from pipeline.report_format import batch_sizes, drop, latency, megabytes, number, rate
+from pipeline.report_format import batch_sizes, drop, latency, rate
 from pipeline.report_results import results_table, save_results, write_table
 from pipeline.tradeoff import draw_comparison
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
+from pipeline.console.figures import MISSING, megabytes, number
 from pipeline.report_chart import chart_data, chart_levels, chart_section, picture_text
 from pipeline.report_engines import EngineRow, engines_section
-from pipeline.report_format import MISSING, drop, latency, megabytes, number
+from pipeline.report_format import drop, latency
 from pipeline.report_html import machine_list
 from pipeline.report_latency import latency_section
 from pipeline.report_page import page, table_head

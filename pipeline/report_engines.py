@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from pipeline.report_format import MISSING, batch_sizes, drop, latency, megabytes, number, one_line, quantity, rate
+from pipeline.console.figures import MISSING, megabytes, number, one_line, quantity
+from pipeline.report_format import batch_sizes, drop, latency, rate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from pipeline.artifact import Artifact
-from pipeline.report_format import MISSING, number, one_line
+from pipeline.console.figures import MISSING, number, one_line
 from pipeline.report_page import table_head
 from pipeline.visualize_summary import graph_text, read_summary, setters_text, snr_text
 

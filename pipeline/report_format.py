@@ -4,9 +4,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.console.figures import MISSING, number, one_line, percent, quantity, signed
 from pipeline.report_rows import gate_failed
-
-MISSING = "–"  # what was not measured
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,6 @@ def host_commands(run: str) -> Commands:
     )  # fmt: skip
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A number with a true minus sign, or a dash."""
-    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference, always with its sign; what rounds to nothing has none."""
-    text = f"{value:+.{digits}f}"
-    return (text[1:] if float(text) == 0 else text).replace("-", "−")
-
-
 def drop(variant: dict[str, Any]) -> str:
     """`−0.12 [−0.30, +0.05]`, percentage points of top-1 against the reference; one digit less from 10 up."""
     delta, interval = variant["delta_top1_pp"], variant["ci95_pp"]
@@ -56,13 +44,6 @@ def drop(variant: dict[str, Any]) -> str:
     return f"{signed(delta, digits)} [{signed(interval[0], digits)}, {signed(interval[1], digits)}]"
 
 
-def quantity(value: float | None) -> str:
-    """A positive quantity to about three significant digits: 1.29, 12.9, 129, 1290."""
-    if value is None:
-        return MISSING
-    return number(value, 2 if value < 9.995 else 1 if value < 99.95 else 0)
-
-
 def latency(variant: dict[str, Any], percentile: str = "p50") -> str:
     """Milliseconds at batch 1."""
     return quantity(variant["latency_ms"][percentile] if variant["latency_ms"] else None)
@@ -71,11 +52,6 @@ def latency(variant: dict[str, Any], percentile: str = "p50") -> str:
 def rate(variant: dict[str, Any], batch: str) -> str:
     """Images a second at a batch size."""
     return quantity((variant["images_per_s"] or {}).get(batch))
-
-
-def megabytes(size: int | None) -> str:
-    """Millions of bytes."""
-    return number(None if size is None else size / 1e6, 1)
 
 
 def batch_sizes(report: dict[str, Any]) -> list[str]:
@@ -92,20 +68,10 @@ def reasons(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(", ".join(names), status, reason) for (status, reason), names in groups.items()]
 
 
-def one_line(text: str) -> str:
-    """White space, line ends included, as single spaces."""
-    return " ".join(text.split())
-
-
 def class_count(report: dict[str, Any]) -> int:
     """How many classes the dataset has, whether the report names or only counts them."""
     classes = report["dataset"]["classes"]
     return len(classes) if isinstance(classes, list) else int(classes)
-
-
-def percent(fraction: float) -> str:
-    """0.99 as `99 %`."""
-    return f"{100 * fraction:g} %"
 
 
 def recommendation(report: dict[str, Any], commands: Commands | None = None) -> tuple[str, str]:

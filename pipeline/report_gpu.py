@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from pipeline.report_format import MISSING, quantity
+from pipeline.console.figures import MISSING, quantity
 from pipeline.report_page import table_head
 
 _HEADS = (

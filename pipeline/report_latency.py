@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from pipeline.console.figures import quantity
 from pipeline.report_chart import SLOTS
-from pipeline.report_format import quantity
 
 _TAILS = (("p50", "median"), ("p90", "90 %"), ("p99", "99 %"))
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from pipeline.artifact import Artifact
-from pipeline.report_format import MISSING, quantity
+from pipeline.console.figures import MISSING, quantity
 from pipeline.report_page import table_head
 
 _HEADS = ("Layer", "Operator", "Precision", "Scale", "Saturated", "Why")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.console.figures import megabytes, number, one_line, percent
 from pipeline.report_format import (
     Commands,
     batch_sizes,
@@ -9,10 +10,6 @@ from pipeline.report_format import (
     drop,
     how_measured,
     latency,
-    megabytes,
-    number,
-    one_line,
-    percent,
     rate,
     reasons,
     recommendation,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from pipeline.report_format import MISSING, drop, latency, megabytes, number, quantity
+from pipeline.console.figures import MISSING, megabytes, number, quantity
+from pipeline.report_format import drop, latency
 from pipeline.report_markdown import markdown_text
 from pipeline.report_schema import check_report
 

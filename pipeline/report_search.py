@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from pipeline.artifact import Artifact
-from pipeline.report_format import MISSING, number, one_line, quantity
+from pipeline.console.figures import MISSING, number, one_line, quantity
 from pipeline.report_page import table_head
 
 _HEADS = ("Tried", "INT8 layers", "Products", "Top-1 %", "Drop pp", "Agreement %", "p50 ms", "× FP32's time", "Verdict")

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from pipeline.artifact import Artifact
-from pipeline.report_format import MISSING, number
+from pipeline.console.figures import MISSING, number
 from pipeline.report_page import table_head
 
 _SHOWN = 16  # groups

@@ -13,7 +13,7 @@ from calib.images import ImageSplit, balanced_subset
 from calib.leak import find_leak
 from calib.pixels import PixelMeter, pixel_hashes
 from calib.preprocess import Image, Preprocess, load_batch
-from pipeline.progress import track
+from pipeline.console.progress import track
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.precision.search import Trial
-from pipeline.report_format import MISSING, number, quantity
+from pipeline.console.figures import MISSING, number, quantity
 
 FILE = "path.jsonl"
 

@@ -25,11 +25,11 @@ from export.runner import Unavailable
 from pipeline.artifact import Artifact
 from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
+from pipeline.console.figures import number, quantity
+from pipeline.console.progress import track
 from pipeline.evaluate_stage import infer_in_chunks
-from pipeline.progress import track
 from pipeline.quantize_graphs import quantize_options
 from pipeline.recipe import QuantizePart, Recipe, keys_of
-from pipeline.report_format import number, quantity
 from pipeline.search_images import SearchSplit, draw_search_split, fingerprint_of
 from pipeline.search_path import PathFile, Row, heading, line
 from pipeline.search_trials import Logits, Material, Trials, candidates, noise_floor

@@ -20,10 +20,10 @@ from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata
 from export.quantize.int8 import Quantized, QuantizeOptions, activations, find_ranges, leave_out_faint, write_quantized
 from pipeline.artifact import Artifact
-from pipeline.progress import track
+from pipeline.console.figures import MISSING
+from pipeline.console.progress import track
 from pipeline.quantize_graphs import quantize_options
 from pipeline.recipe import Recipe
-from pipeline.report_format import MISSING
 from pipeline.sensitivity_picture import draw_sensitivity
 from pipeline.sensitivity_state import Name, Rows, read_ranges, write_ranges
 

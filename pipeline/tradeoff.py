@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report_format import percent
+from pipeline.console.figures import percent
 from pipeline.statistics import pareto_front
 from pipeline.tradeoff_labels import Box, Point, place_labels
 

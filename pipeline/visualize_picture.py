@@ -10,7 +10,7 @@ import numpy as np
 
 from calib.precision.channels import Array
 from calib.preprocess import Image
-from pipeline.report_format import MISSING
+from pipeline.console.figures import MISSING
 from pipeline.visualize_summary import graph_text, snr_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.precision.channels import ChannelMeasure, find_layout
-from pipeline.report_format import MISSING
+from pipeline.console.figures import MISSING
 
 if TYPE_CHECKING:
     from export.graph.taps import Tap

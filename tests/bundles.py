@@ -10,7 +10,7 @@ from export.engines.engine import sha256_of
 from pipeline.artifact import write_json
 from pipeline.bundle_contents import MANIFEST
 from pipeline.cli import main
-from pipeline.exit_status import DONE
+from pipeline.console.exit_status import DONE
 
 RECIPE = {
     "schema": 1,

@@ -17,7 +17,7 @@ import yaml
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
 
-from pipeline.progress import track
+from pipeline.console.progress import track
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"one process": (1, 0), "two processes": (2, 0), "one process, another seed": (1, 1)}  # processes, seed

@@ -21,7 +21,7 @@ from pipeline.artifact import write_json
 from pipeline.bundle_choice import choose
 from pipeline.bundle_contents import MANIFEST, BackendPlan, open_bundle
 from pipeline.cli import main
-from pipeline.exit_status import DONE, FAILED, WRONG_INPUT, GateFailed
+from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT, GateFailed
 
 ROOT = Path(__file__).parents[2]
 

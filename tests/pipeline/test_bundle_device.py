@@ -28,9 +28,9 @@ from export.runner import Engine
 from pipeline import device_build, device_cli
 from pipeline.artifact import write_json
 from pipeline.bundle_contents import MANIFEST, open_bundle
+from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.device_cli import run_command
 from pipeline.device_state import DeviceState
-from pipeline.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.report_schema import check_report
 from pipeline.triton_repository import VERSION_COMPATIBLE
 
@@ -476,7 +476,7 @@ def test_a_terminal_without_rich_shows_progress(bare_python: Path, copied: Path)
     """On a terminal the host draws a bar with rich, which a device has not."""
     code = (
         "import sys; sys.path.insert(0, 'lib'); sys.stdout.isatty = lambda: True\n"
-        "from pipeline.progress import track; print(list(track([1, 2], 'x')))"
+        "from pipeline.console.progress import track; print(list(track([1, 2], 'x')))"
     )
     done = subprocess.run([str(bare_python), "-c", code], cwd=copied, env={}, capture_output=True, text=True)
     assert done.stdout.strip() == "[1, 2]", done.stderr

@@ -16,7 +16,7 @@ from pipeline import cli, stages
 from pipeline.cli import main
 from pipeline.cli_completion import SHELLS, completion_script
 from pipeline.cli_examples import EXAMPLES, STAGES
-from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
+from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 
 Printed = pytest.CaptureFixture[str]
 COMMANDS = cli._parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]

@@ -21,7 +21,7 @@ from calib.preprocess import Preprocess, load_image, preprocess
 from export.engines.engine import load_engine
 from pipeline import predict as predict_module
 from pipeline.cli import main
-from pipeline.exit_status import DONE, FAILED, WRONG_INPUT
+from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 from pipeline.predict import NOT_FINITE, Prediction, Predictor, find_engine
 from pipeline.predict_writers import AnnotatedCopies
 

@@ -10,7 +10,7 @@ from reports import detailed
 
 from calib.errors import InputError
 from pipeline.cli import main
-from pipeline.exit_status import DONE, WRONG_INPUT
+from pipeline.console.exit_status import DONE, WRONG_INPUT
 from pipeline.report_compare import read_compared
 from pipeline.report_results import BEGIN, END, results_table, save_results, write_table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.exit_status import FAILED, exit_status
+from pipeline.console.exit_status import FAILED, exit_status
 
 
 def refused(number: int, *names: str | bytes | int | None) -> OSError:
@@ -51,6 +51,6 @@ def test_an_error_of_no_file_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_runs_that_are_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "runs"
     file.write_text("no folder")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     assert main(["train", "--recipe", str(root / "recipes" / "demo.yaml"), "--runs", str(file)]) == FAILED
     assert f"error: {file}/demo" in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""Numbers and texts as people read them: the same in the terminal, in Markdown, on the page and in pictures."""
+
+MISSING = "–"  # what was not measured
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a true minus sign, or a dash."""
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference, always with its sign; what rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return (text[1:] if float(text) == 0 else text).replace("-", "−")
+
+
+def quantity(value: float | None) -> str:
+    """A positive quantity to about three significant digits: 1.29, 12.9, 129, 1290."""
+    if value is None:
+        return MISSING
+    return number(value, 2 if value < 9.995 else 1 if value < 99.95 else 0)
+
+
+def megabytes(size: int | None) -> str:
+    """Millions of bytes."""
+    return number(None if size is None else size / 1e6, 1)
+
+
+def one_line(text: str) -> str:
+    """White space, line ends included, as single spaces."""
+    return " ".join(text.split())
+
+
+def percent(fraction: float) -> str:
+    """0.99 as `99 %`."""
+    return f"{100 * fraction:g} %"
