@@ -24,9 +24,9 @@ from export.runner import INPUT, DeviceTimes, Runner, RunOptions
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
 from pipeline.engine_failure import Missing, close_engine, noted
-from pipeline.machine import describe_machine
-from pipeline.peak_memory import engine_memory
-from pipeline.power import EnergyMeter, describe_power
+from pipeline.machine.describe import describe_machine
+from pipeline.machine.peak_memory import engine_memory
+from pipeline.machine.power import EnergyMeter, describe_power
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "doctor":
-        from pipeline.doctor import print_doctor
+        from pipeline.machine.doctor import print_doctor
 
         return DONE if print_doctor(options.json) else FAILED
     if options.command == "models":

@@ -15,7 +15,7 @@ from pipeline.artifact import swap_folder, write_json
 from pipeline.build_stage import build_row
 from pipeline.bundle_contents import DEVICE_BACKENDS, Bundle
 from pipeline.device_state import ROWS, DeviceState
-from pipeline.doctor import without_extra
+from pipeline.machine.doctor import without_extra
 
 _CHECKS = {
     "tensorrt": tensorrt_backend.check_available_to_build,

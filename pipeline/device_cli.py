@@ -13,7 +13,7 @@ from pipeline.device_build import build, choose_backend
 from pipeline.device_measure import benchmark, evaluate, report
 from pipeline.device_state import DeviceState
 from pipeline.device_triton import write_triton
-from pipeline.doctor import print_doctor
+from pipeline.machine.doctor import print_doctor
 from pipeline.predict import find_engine
 from pipeline.predict_command import predict_command
 from pipeline.predict_options import add_predict_options

@@ -42,7 +42,7 @@ from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact
 from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
-from pipeline.machine import cpu_name
+from pipeline.machine.describe import cpu_name
 from pipeline.quantize_graphs import quantize_options, smooth
 from pipeline.recipe import QuantizePart
 from pipeline.stages import run_stages

@@ -28,8 +28,8 @@ import models  # noqa: F401  (registers the models)
 from calib.images import read_split
 from pipeline.distributed import World, open_world
 from pipeline.loader import device_batches, make_loaders
-from pipeline.machine import cpu_name
-from pipeline.peak_memory import own_memory
+from pipeline.machine.describe import cpu_name
+from pipeline.machine.peak_memory import own_memory
 from pipeline.recipe import load_recipe
 
 FORMS = ("literal", "ours")

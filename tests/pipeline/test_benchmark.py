@@ -15,7 +15,7 @@ from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import DeviceTimes, TensorInfo
 from pipeline import benchmark_stage
 from pipeline.benchmark_stage import Candidates, _costs, _summary, measure
-from pipeline.peak_memory import engine_memory
+from pipeline.machine.peak_memory import engine_memory
 from pipeline.recipe import BenchmarkPart, EnginePart
 
 cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from export.runner import TensorInfo, Unavailable
-from pipeline import nvml, power
-from pipeline.jetson_rails import RailMeter, find_rails
-from pipeline.power import EnergyMeter, describe_power, read_clocks
+from pipeline.machine import nvml, power
+from pipeline.machine.jetson_rails import RailMeter, find_rails
+from pipeline.machine.power import EnergyMeter, describe_power, read_clocks
 
 IMAGES = np.zeros((4, 2, 2, 3), np.uint8)
 

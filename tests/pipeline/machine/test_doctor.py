@@ -7,10 +7,10 @@ import pytest
 
 from export.engines.tensorrt import backend as tensorrt_backend
 from export.runner import Unavailable
-from pipeline import doctor, jetson
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED
-from pipeline.known_bad import known_problem
+from pipeline.machine import doctor, jetson
+from pipeline.machine.known_bad import known_problem
 
 RELEASE = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025\n"
 

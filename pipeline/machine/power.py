@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.runner import Runner, Unavailable
-from pipeline.jetson import power_mode
-from pipeline.jetson_rails import RailMeter
-from pipeline.nvml import Nvml
+from pipeline.machine.jetson import power_mode
+from pipeline.machine.jetson_rails import RailMeter
+from pipeline.machine.nvml import Nvml
 
 _GPU_NAMES = ("gpu", "gv11b", "ga10b", "gb10b")  # of a Jetson's GPU among devfreq devices, by release
 

@@ -4,11 +4,12 @@ import os
 import platform
 import shutil
 import subprocess
+from importlib import metadata
 from typing import Any
 
 from export.engines.cpu import cpu_facts, int8_instructions
 from export.engines.engine import backend_version
-from pipeline.jetson import jetson_model, l4t_release
+from pipeline.machine.jetson import jetson_model, l4t_release
 
 
 def cpu_name() -> str:
@@ -36,3 +37,14 @@ def describe_machine(engines: list[dict[str, Any]]) -> dict[str, Any]:
     versions = {backend: backend_version(backend) for backend in sorted({row["backend"] for row in engines})}
     found = {name: version for name, version in (versions | {"l4t": l4t_release()}).items() if version is not None}
     return {"cpu": cpu_name(), "gpu": gpu_name(), "versions": {"python": platform.python_version(), **found}}
+
+
+def installed_versions(names: tuple[str, ...]) -> dict[str, str | None]:
+    """Installed versions of distributions, None for those not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found

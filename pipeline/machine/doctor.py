@@ -13,10 +13,9 @@ from export.engines.tensorrt import backend as tensorrt_backend
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
-from pipeline.jetson import jetpack_release, jetson_model, l4t_release, memory_bytes, power_mode
-from pipeline.known_bad import known_problem
-from pipeline.machine import cpu_name, gpu_name
-from pipeline.versions import installed_versions
+from pipeline.machine.describe import cpu_name, gpu_name, installed_versions
+from pipeline.machine.jetson import jetpack_release, jetson_model, l4t_release, memory_bytes, power_mode
+from pipeline.machine.known_bad import known_problem
 
 HOST_PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxsim", "nvidia-modelopt", "pydantic", "PyYAML")
 _GIB = 1 << 30
