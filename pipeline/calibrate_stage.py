@@ -18,9 +18,9 @@ from calib.preprocess import Image, Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT
 from pipeline.artifact import Artifact
-from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
 from pipeline.console.progress import track
+from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe
 
 

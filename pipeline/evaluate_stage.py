@@ -17,7 +17,7 @@ from calib.preprocess import Preprocess
 from export.engines.engine import Expected, load_engine
 from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
-from pipeline.batches import batches, evaluation_split
+from pipeline.data.batches import batches, evaluation_split
 from pipeline.engine_failure import Missing, close_engine, noted
 from pipeline.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
 

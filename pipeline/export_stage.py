@@ -15,8 +15,8 @@ from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
-from pipeline.batches import batches, evaluation_split
 from pipeline.checkpoint import read_checkpoint
+from pipeline.data.batches import batches, evaluation_split
 from pipeline.recipe import Recipe
 from pipeline.statistics import agreement
 from pipeline.weights import build_model

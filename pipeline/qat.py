@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from calib.errors import InputError
 from export.quantize.fake_quantize import FakeQuantized
-from pipeline.dataset import open_dataset
+from pipeline.data.dataset import open_dataset
 from pipeline.distributed import World
 from pipeline.loader import Loaders, make_loaders
 from pipeline.recipe import QatPart, Recipe, TrainPart

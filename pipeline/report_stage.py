@@ -9,8 +9,8 @@ import yaml
 
 from calib.preprocess import Preprocess
 from pipeline.artifact import Artifact
-from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
+from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe
 from pipeline.report import build_report, write_report
 from pipeline.report_calibration import calibration_section, read_audit

@@ -23,10 +23,10 @@ from export.graph.layers import read_layers
 from export.quantize.int8 import find_ranges
 from export.runner import Unavailable
 from pipeline.artifact import Artifact
-from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
 from pipeline.console.figures import number, quantity
 from pipeline.console.progress import track
+from pipeline.data.batches import evaluation_split
 from pipeline.evaluate_stage import infer_in_chunks
 from pipeline.quantize_graphs import quantize_options
 from pipeline.recipe import QuantizePart, Recipe, keys_of

@@ -25,7 +25,7 @@ from pipeline import (
     visualize_stage,
 )
 from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
-from pipeline.dataset import open_dataset
+from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import installed_versions
 from pipeline.recipe import Recipe, keys_of
 from pipeline.training_files import LAST, decisive

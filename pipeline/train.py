@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from calib.errors import InputError
 from calib.images import ImageSplit
 from pipeline.checkpoint import Checkpoint, write_checkpoint
-from pipeline.dataset import check_no_overlap, open_dataset
+from pipeline.data.dataset import check_no_overlap, open_dataset
 from pipeline.distributed import World, open_world
 from pipeline.loader import make_loaders
 from pipeline.network import create_network

@@ -37,7 +37,7 @@ from export.graph.taps import Tap, TokenAttention, find_blocks, find_token_atten
 from export.onnx_export import INPUT, read_metadata
 from export.runner import Runner, Unavailable
 from pipeline.artifact import Artifact
-from pipeline.batches import evaluation_split
+from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe, keys_of
 from pipeline.visualize_picture import Picture, draw_attention, draw_features
 from pipeline.visualize_summary import coarsest, describe_block, summarise_block

@@ -16,7 +16,7 @@ OWNERS = {
     "modelopt": {"export/quantize/ranges.py", "export/quantize/cast_fp16.py", "export/quantize/fake_quantize.py"},
     "cv2": {
         "calib/preprocess.py",
-        "pipeline/dataset.py",
+        "pipeline/data/dataset.py",
         "pipeline/loader.py",
         "pipeline/predict_sources.py",
         "pipeline/predict_annotate.py",

@@ -15,8 +15,8 @@ from calib.images import ImageSplit, read_split
 from calib.preprocess import Preprocess
 from export.onnx_export import NormalisedModel
 from models import T2TViT
-from pipeline.batches import batches
 from pipeline.checkpoint import read_checkpoint
+from pipeline.data.batches import batches
 from pipeline.recipe import DataPart, ModelPart
 from pipeline.weights import build_model
 

@@ -26,7 +26,7 @@ import models  # noqa: F401  (registers the models)
 from calib.preprocess import Preprocess, load_batch
 from export.engines.engine import EngineSpec, build_engine
 from export.onnx_export import export_onnx
-from pipeline.dataset import open_dataset
+from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
 from pipeline.predict import INPUT, Predictor
 from pipeline.recipe import DataPart

@@ -40,8 +40,8 @@ from export.quantize.int8 import apply_policy, write_quantized
 from export.runner import Runner
 from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact
-from pipeline.batches import evaluation_split
 from pipeline.checkpoint import read_checkpoint
+from pipeline.data.batches import evaluation_split
 from pipeline.machine.describe import cpu_name
 from pipeline.quantize_graphs import quantize_options, smooth
 from pipeline.recipe import QuantizePart

@@ -28,7 +28,7 @@ from export.engines import onnxruntime_backend, openvino_backend
 from export.onnx_export import INPUT, export_onnx
 from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
-from pipeline.dataset import open_dataset
+from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
 from pipeline.recipe import DataPart
 

@@ -44,7 +44,7 @@ def main() -> None:
 
 def fewer_images(data: dict[str, str], count: int, out: Path) -> Path:
     """Links to the first `count` training and count // 4 evaluation images of each class."""
-    from pipeline.dataset import open_dataset
+    from pipeline.data.dataset import open_dataset
     from pipeline.recipe import DataPart
 
     root = out / "images"

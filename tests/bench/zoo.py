@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from models.zoo import BASELINES, FAMILY
 from pipeline.cli import main as run_command
-from pipeline.dataset import open_dataset
+from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
 from pipeline.recipe import DataPart
 

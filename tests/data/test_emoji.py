@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.dataset import check_no_overlap, open_dataset
+from pipeline.data.dataset import check_no_overlap, open_dataset
 from pipeline.recipe import DataPart
 
 DATA = Path(__file__).parents[2] / "data"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calib.errors import InputError
-from pipeline.dataset import open_dataset
+from pipeline.data.dataset import open_dataset
 from pipeline.recipe import DataPart
 
 Files = list[tuple[str, bytes]]

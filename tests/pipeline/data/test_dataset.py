@@ -10,8 +10,8 @@ from PIL import Image
 
 from calib.errors import InputError
 from calib.preprocess import load_image
-from pipeline import dataset
-from pipeline.dataset import check_no_overlap, open_dataset
+from pipeline.data import dataset
+from pipeline.data.dataset import check_no_overlap, open_dataset
 from pipeline.recipe import DataPart
 
 

@@ -50,7 +50,7 @@ def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, Im
 
 def _write_out(data: DataPart) -> None:
     """Write `data.root` from its source, whole or not at all."""
-    from pipeline.data_sources import write_folders
+    from pipeline.data.sources import write_folders
 
     partial = data.root.with_name(f"{data.root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
