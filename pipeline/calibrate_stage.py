@@ -18,10 +18,10 @@ from calib.preprocess import Image, Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import read_checkpoint
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe
+from pipeline.training.checkpoint import read_checkpoint
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import read_checkpoint
 from pipeline.data.batches import batches, evaluation_split
 from pipeline.recipe import Recipe
 from pipeline.statistics import agreement
-from pipeline.weights import build_model
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.weights import build_model
 
 MAX_DIFFERENCE, MIN_AGREEMENT = 2e-3, 99.9  # largest logit difference and same top-1 in percent
 

@@ -1,6 +1,6 @@
 """Quantization-aware training: the fake-quantized network learns to say what the FP32 network says (docs/qat.md).
 
-It is training (`pipeline.train`) with another loss, few epochs and light augmentation: the same loaders, processes,
+It is training (`pipeline.training.train`) with another loss, few epochs and light augmentation: the same loaders, processes,
 measurement and log.
 """
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from calib.errors import InputError
 from export.quantize.fake_quantize import FakeQuantized
 from pipeline.data.dataset import open_dataset
-from pipeline.distributed import World
-from pipeline.loader import Loaders, make_loaders
 from pipeline.recipe import QatPart, Recipe, TrainPart
-from pipeline.train import run_epochs
-from pipeline.trainer import Trainer
-from pipeline.training_files import training_identity
-from pipeline.training_state import make_state
+from pipeline.training.distributed import World
+from pipeline.training.files import training_identity
+from pipeline.training.loader import Loaders, make_loaders
+from pipeline.training.state import make_state
+from pipeline.training.train import run_epochs
+from pipeline.training.trainer import Trainer
 
 QUANTIZE_KEYS = ("policy", "method", "percentile", "weight_bits", "include", "exclude")  # that decide what is trained
 MIN_SCALE = 0.8  # of a random crop: a share of the image that changes what it shows only a little

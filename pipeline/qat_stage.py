@@ -22,14 +22,14 @@ from export.quantize.int8 import Method, Quantized, QuantizeOptions, apply_polic
 from export.quantize.placement import Floats
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.console.progress import track
-from pipeline.distributed import open_world
-from pipeline.loader import Normalise
 from pipeline.qat import QUANTIZE_KEYS, train_student
 from pipeline.recipe import QuantizePart, Recipe
 from pipeline.statistics import agreement
-from pipeline.weights import build_model
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.training.distributed import open_world
+from pipeline.training.loader import Normalise
+from pipeline.training.weights import build_model
 
 READS = (  # of the recipe; of `train` only how images are augmented
     "data", "model", "export", "qat", *(f"quantize.{key}" for key in QUANTIZE_KEYS),

@@ -9,7 +9,6 @@ import yaml
 
 from calib.preprocess import Preprocess
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import read_checkpoint
 from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe
 from pipeline.report import build_report, write_report
@@ -20,6 +19,7 @@ from pipeline.report_layers import layers_section, read_decisions
 from pipeline.report_search import read_search, search_section
 from pipeline.report_sensitivity import read_sensitivity, sensitivity_section
 from pipeline.thumbnails import thumbnails
+from pipeline.training.checkpoint import read_checkpoint
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:

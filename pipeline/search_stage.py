@@ -23,7 +23,6 @@ from export.graph.layers import read_layers
 from export.quantize.int8 import find_ranges
 from export.runner import Unavailable
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import read_checkpoint
 from pipeline.console.figures import number, quantity
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
@@ -33,6 +32,7 @@ from pipeline.recipe import QuantizePart, Recipe, keys_of
 from pipeline.search_images import SearchSplit, draw_search_split, fingerprint_of
 from pipeline.search_path import PathFile, Row, heading, line
 from pipeline.search_trials import Logits, Material, Trials, candidates, noise_floor
+from pipeline.training.checkpoint import read_checkpoint
 
 READS = (  # of the recipe; of `build` only what `narrow` leaves
     "data", "quantize.method", "quantize.percentile", "quantize.weight_bits", "quantize.include", "quantize.exclude",

@@ -21,14 +21,14 @@ from pipeline import (
     report_stage,
     search_stage,
     sensitivity_stage,
-    train_stage,
     visualize_stage,
 )
 from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import installed_versions
 from pipeline.recipe import Recipe, keys_of
-from pipeline.training_files import LAST, decisive
+from pipeline.training import stage as train_stage
+from pipeline.training.files import LAST, decisive
 
 Inputs = Mapping[str, Artifact]
 

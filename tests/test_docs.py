@@ -35,7 +35,7 @@ ONLY_PARSED = {
     "doctor": "its own tests run it",
     "predict --show": "needs a display",
     "predict rtsp": "needs a camera: tests/pipeline/test_predict_sources.py uses one made of HTTP",
-    "torchrun": "needs several processes: tests/pipeline/test_train.py",
+    "torchrun": "needs several processes: tests/pipeline/training/test_train.py",
 }
 
 

@@ -17,7 +17,7 @@ OWNERS = {
     "cv2": {
         "calib/preprocess.py",
         "pipeline/data/dataset.py",
-        "pipeline/loader.py",
+        "pipeline/training/loader.py",
         "pipeline/predict_sources.py",
         "pipeline/predict_annotate.py",
         "pipeline/predict_writers.py",

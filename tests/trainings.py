@@ -87,10 +87,11 @@ DRIVER = """
 import json, os, sys, time
 from pathlib import Path
 import torch
-from pipeline import checkpoint, training_files
+from pipeline.training import checkpoint
+from pipeline.training import files as training_files
 from pipeline.recipe import Recipe
-from pipeline.train import train
-from pipeline.trainer import Trainer
+from pipeline.training.train import train
+from pipeline.training.trainer import Trainer
 torch.set_num_threads(1)
 work = Path(sys.argv[1])
 rank, where, count = os.environ["STOP"].split() if "STOP" in os.environ else (-1, "", 0)

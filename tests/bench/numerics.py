@@ -15,10 +15,10 @@ from calib.images import ImageSplit, read_split
 from calib.preprocess import Preprocess
 from export.onnx_export import NormalisedModel
 from models import T2TViT
-from pipeline.checkpoint import read_checkpoint
 from pipeline.data.batches import batches
 from pipeline.recipe import DataPart, ModelPart
-from pipeline.weights import build_model
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.weights import build_model
 
 
 def compare(model: T2TViT, spec: Preprocess, split: ImageSplit) -> dict[str, float]:

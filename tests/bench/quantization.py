@@ -40,14 +40,14 @@ from export.quantize.int8 import apply_policy, write_quantized
 from export.runner import Runner
 from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact
-from pipeline.checkpoint import read_checkpoint
 from pipeline.data.batches import evaluation_split
 from pipeline.machine.describe import cpu_name
 from pipeline.quantize_graphs import quantize_options, smooth
 from pipeline.recipe import QuantizePart
 from pipeline.stages import run_stages
 from pipeline.statistics import accuracy, agreement, correct_rows, paired_interval
-from pipeline.weights import build_model
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.weights import build_model
 
 MODELOPT = {"modelopt's defaults": {}, "modelopt, max": {"calibration_method": "max"}}  # its default is entropy
 METHODS = ("max", "entropy", "percentile", "mse", "smoothquant")

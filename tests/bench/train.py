@@ -26,11 +26,11 @@ from literal import literal
 
 import models  # noqa: F401  (registers the models)
 from calib.images import read_split
-from pipeline.distributed import World, open_world
-from pipeline.loader import device_batches, make_loaders
 from pipeline.machine.describe import cpu_name
 from pipeline.machine.peak_memory import own_memory
 from pipeline.recipe import load_recipe
+from pipeline.training.distributed import World, open_world
+from pipeline.training.loader import device_batches, make_loaders
 
 FORMS = ("literal", "ours")
 TARGET = {"cpu": 1.2, "cuda": 1.5}  # times the literal form's images/s, for t2t_vit_7 and for every model

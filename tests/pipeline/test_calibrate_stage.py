@@ -15,8 +15,8 @@ from calib.images import read_split
 from calib.preprocess import load_batch
 from pipeline import calibrate_stage, stages
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.recipe import Recipe
+from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
 CLASSES = ("blue", "green", "red")
 

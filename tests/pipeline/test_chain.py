@@ -21,14 +21,14 @@ from calib.preprocess import Preprocess
 from export.engines import engine as engines
 from export.engines.engine import SIDECAR, load_engine, read_sidecar
 from pipeline import export_stage, stages
-from pipeline.checkpoint import read_checkpoint
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.device_cli import run_command
 from pipeline.evaluate_stage import failure_reason, fallback
 from pipeline.recipe import ModelPart
 from pipeline.report_schema import check_report
-from pipeline.weights import build_model
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.weights import build_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,14 +15,14 @@ from trainings import EVERYTHING, PLAIN, Training, assert_same_training, folder,
 
 from calib.errors import InputError
 from pipeline import stages
-from pipeline.checkpoint import read_checkpoint
-from pipeline.distributed import World
-from pipeline.loader import EpochSampler
-from pipeline.network import create_network
-from pipeline.not_finite import NotFinite
 from pipeline.recipe import Recipe, TrainPart
-from pipeline.train import train
-from pipeline.trainer import Trainer, accumulation, fit_batch
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.distributed import World
+from pipeline.training.loader import EpochSampler
+from pipeline.training.network import create_network
+from pipeline.training.not_finite import NotFinite
+from pipeline.training.train import train
+from pipeline.training.trainer import Trainer, accumulation, fit_batch
 
 # seven updates an epoch in one process, three in two; last.pt after every second
 OFTEN = EVERYTHING | {"batch_size": 2, "save_every": 2, "keep_last": 3, "keep_best": True, "epochs": 2}
@@ -225,9 +225,8 @@ def test_nan_stops_and_keeps_the_batch(tmp_path: Path, images: Path, monkeypatch
     (kept,) = work.glob("not-finite-*.pt")
     content = torch.load(kept, weights_only=True)
     assert (content["epoch"], content["step"], content["process"], content["seed"]) == (2, 2, 0, 0)
-    sampler = EpochSampler(
-        14, 0, world := __import__("pipeline.distributed").distributed.World(0, 1, torch.device("cpu"))
-    )
+    world = World(0, 1, torch.device("cpu"))
+    sampler = EpochSampler(14, 0, world)
     assert content["image_indices"] == sampler.share(1)[4:8].tolist() and world.size == 1
     assert content["images"][0].shape == (4, 3, 16, 16) and content["images"][0].dtype == torch.uint8
     bright = content["images"][0].float().mean((1, 2, 3)) > 125
@@ -311,7 +310,7 @@ def test_a_kill_after_training_trains_nothing_again(
         with pytest.raises(KeyboardInterrupt):
             stages.run_stages(chosen, tmp_path / "run", "train", said.append)
     monkeypatch.setattr(stages, "swap_folder", swap)
-    monkeypatch.setattr("pipeline.train_stage.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("pipeline.training.stage.train", lambda *_: pytest.fail("trained again"))
     artifact = stages.run_stages(chosen, tmp_path / "run", "train", said.append)
     assert artifact.path("checkpoint.pt").is_file() and artifact.notes["epochs"] == 1
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["train"]

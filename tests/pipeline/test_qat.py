@@ -32,13 +32,13 @@ from export.quantize.qdq import fp16_scale, insert_qdq
 from export.simplify import simplify_onnx
 from pipeline import qat_stage
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import read_checkpoint
-from pipeline.distributed import World
 from pipeline.qat import DistillingTrainer, Trained, distillation_loss, train_student
 from pipeline.qat_stage import make_student, normalised, read_ranges
 from pipeline.recipe import Recipe
-from pipeline.train import train
-from pipeline.weights import build_model
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.distributed import World
+from pipeline.training.train import train
+from pipeline.training.weights import build_model
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -353,12 +353,12 @@ import json, os, sys
 from pathlib import Path
 import onnx, torch
 from calib.calibration import load_calibration_set
-from pipeline.checkpoint import read_checkpoint
-from pipeline.distributed import open_world
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.distributed import open_world
 from pipeline.qat import train_student
 from pipeline.qat_stage import make_student
 from pipeline.recipe import Recipe
-from pipeline.weights import build_model
+from pipeline.training.weights import build_model
 torch.set_num_threads(1)
 ready, work = Path(sys.argv[1]), Path(sys.argv[2])
 recipe = Recipe.model_validate(json.loads((work / "recipe.json").read_text()))

@@ -10,9 +10,9 @@ import yaml
 import models  # noqa: F401  (registers the models)
 from calib.errors import InputError
 from models.t2t_vit import VARIANTS
-from pipeline.distributed import World
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.trainer import accumulation, fit_batch
+from pipeline.training.distributed import World
+from pipeline.training.trainer import accumulation, fit_batch
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

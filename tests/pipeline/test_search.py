@@ -23,12 +23,12 @@ from export.onnx_export import export_onnx
 from export.quantize.int8 import write_quantized
 from pipeline import search_stage, search_trials
 from pipeline.artifact import Artifact
-from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.quantize_graphs import quantize_graph
 from pipeline.recipe import Recipe
 from pipeline.report_search import read_search, search_section
 from pipeline.search_images import draw_search_split
 from pipeline.search_trials import Timing, Trials, timing
+from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
 CLASSES = ("class_0", "class_1", "class_2")
 

@@ -16,17 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from calib.errors import InputError
 from calib.images import ImageSplit
-from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.data.dataset import check_no_overlap, open_dataset
-from pipeline.distributed import World, open_world
-from pipeline.loader import make_loaders
-from pipeline.network import create_network
 from pipeline.recipe import Recipe, TrainPart
-from pipeline.trainer import Trainer, accumulation, fit_batch
-from pipeline.training_files import BEST, LAST, restore_last, save_last, training_identity
-from pipeline.training_log import EpochMetrics, open_log
-from pipeline.training_state import TrainingState, new_state
-from pipeline.weights import load_checkpoint, say_loaded
+from pipeline.training.checkpoint import Checkpoint, write_checkpoint
+from pipeline.training.distributed import World, open_world
+from pipeline.training.files import BEST, LAST, restore_last, save_last, training_identity
+from pipeline.training.loader import make_loaders
+from pipeline.training.log import EpochMetrics, open_log
+from pipeline.training.network import create_network
+from pipeline.training.state import TrainingState, new_state
+from pipeline.training.trainer import Trainer, accumulation, fit_batch
+from pipeline.training.weights import load_checkpoint, say_loaded
 
 _SHARED_SECONDS = 120  # a file that one machine has written can take a minute to be seen through NFS by another
 

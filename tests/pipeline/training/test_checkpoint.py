@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.recipe import ModelPart
-from pipeline.weights import Loaded, build_model, load_checkpoint
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.training.weights import Loaded, build_model, load_checkpoint
 
 CLASSES = ("bag", "coat", "shoe")
 NAME, SIZE = "t2t_vit_mini", 16

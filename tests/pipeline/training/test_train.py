@@ -18,13 +18,13 @@ from trainings import EVERYTHING, PLAIN, assert_same_training, folder, recipe, r
 from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
-from pipeline.checkpoint import read_checkpoint
-from pipeline.distributed import World
-from pipeline.loader import EpochSampler, Normalise, TrainImages, device_batches, make_loaders
 from pipeline.recipe import Recipe, TrainPart
-from pipeline.train import train
-from pipeline.training_state import new_state
-from pipeline.weights import build_model
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.distributed import World
+from pipeline.training.loader import EpochSampler, Normalise, TrainImages, device_batches, make_loaders
+from pipeline.training.state import new_state
+from pipeline.training.train import train
+from pipeline.training.weights import build_model
 
 
 @pytest.fixture
@@ -304,8 +304,8 @@ import json, os, sys
 from pathlib import Path
 import torch
 from pipeline.recipe import Recipe
-from pipeline.train import train
-from pipeline.trainer import Trainer
+from pipeline.training.train import train
+from pipeline.training.trainer import Trainer
 torch.set_num_threads(1)
 measure, statistics = Trainer.measure, []
 
@@ -332,7 +332,7 @@ def test_two_processes(tmp_path: Path, images: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ran = subprocess.run(
         [*torchrun, tmp_path / "driver.py", work],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr

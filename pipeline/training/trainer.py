@@ -14,12 +14,12 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
 from calib.errors import InputError
-from pipeline.distributed import World
-from pipeline.loader import Batch, Loaders, Normalise, device_batches, seed_all
-from pipeline.not_finite import NotFinite, Watch, finite
 from pipeline.recipe import Recipe, TrainPart
-from pipeline.training_log import EpochMetrics, TrainingLog
-from pipeline.training_state import Position, TrainingState
+from pipeline.training.distributed import World
+from pipeline.training.loader import Batch, Loaders, Normalise, device_batches, seed_all
+from pipeline.training.log import EpochMetrics, TrainingLog
+from pipeline.training.not_finite import NotFinite, Watch, finite
+from pipeline.training.state import Position, TrainingState
 
 _AMP = {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

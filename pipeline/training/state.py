@@ -18,11 +18,11 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from calib.errors import InputError
-from pipeline.distributed import World
-from pipeline.network import classifier_names, create_network
 from pipeline.recipe import Recipe, TrainPart
-from pipeline.training_log import EpochMetrics
-from pipeline.weights import load_checkpoint, say_loaded
+from pipeline.training.distributed import World
+from pipeline.training.log import EpochMetrics
+from pipeline.training.network import classifier_names, create_network
+from pipeline.training.weights import load_checkpoint, say_loaded
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Position:
 class TrainingState:
     """`model` is the bare network (not DDP, not compiled) on the device, `ema` the moving average of its weights.
 
-    Neither the schedule nor any random state is kept: both follow from epoch and step (see `pipeline.loader`).
+    Neither the schedule nor any random state is kept: both follow from epoch and step (see `pipeline.training.loader`).
     """
 
     model: nn.Module

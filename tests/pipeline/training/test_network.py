@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from calib.errors import InputError
-from pipeline.network import classifier_names, create_network
 from pipeline.recipe import ModelPart
+from pipeline.training.network import classifier_names, create_network
 
 NETWORKS = """
 import torch

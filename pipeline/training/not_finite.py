@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import save_atomically
-from pipeline.distributed import World
-from pipeline.loader import Batch, EpochSampler
 from pipeline.recipe import TrainPart
-from pipeline.training_log import TrainingLog
+from pipeline.training.checkpoint import save_atomically
+from pipeline.training.distributed import World
+from pipeline.training.loader import Batch, EpochSampler
+from pipeline.training.log import TrainingLog
 
 
 class NotFinite(RuntimeError):

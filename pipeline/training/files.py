@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from pipeline.checkpoint import read_file, save_atomically
-from pipeline.distributed import World
 from pipeline.recipe import Recipe
-from pipeline.training_log import EpochMetrics, metrics_to_dicts
-from pipeline.training_state import Position, TrainingState
+from pipeline.training.checkpoint import read_file, save_atomically
+from pipeline.training.distributed import World
+from pipeline.training.log import EpochMetrics, metrics_to_dicts
+from pipeline.training.state import Position, TrainingState
 
 LAST, BEST, KEPT = "last.pt", "best.pt", "kept"
 _COPIED_BYTES = 1 << 24  # at a time: last.pt has hundreds of MB

@@ -13,9 +13,9 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from models import VARIANTS
 from models.backbone import sinusoid_positions
-from pipeline.checkpoint import Checkpoint, write_checkpoint
 from pipeline.recipe import ModelPart
-from pipeline.weights import Loaded, load_checkpoint, nearest_model
+from pipeline.training.checkpoint import Checkpoint, write_checkpoint
+from pipeline.training.weights import Loaded, load_checkpoint, nearest_model
 
 SPEC = Preprocess(32, 32, 1.0, "bilinear", (0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
 CLASSES = tuple(f"class {index:04d}" for index in range(1000))

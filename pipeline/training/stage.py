@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.recipe import Recipe
-from pipeline.train import train
+from pipeline.training.train import train
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:

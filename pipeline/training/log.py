@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calib.errors import InputError
-from pipeline.distributed import World
+from pipeline.training.distributed import World
 
 if TYPE_CHECKING:
     from rich.progress import Progress

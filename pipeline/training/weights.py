@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from models.zoo import BASELINES, FAMILY
-from pipeline.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
-from pipeline.network import classifier_names, create_network
 from pipeline.recipe import ModelPart
+from pipeline.training.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
+from pipeline.training.network import classifier_names, create_network
 
 POSITIONS = "pos_embed"  # timm's and upstream's name
 MIN_LIKENESS = 0.5  # share of a checkpoint's tensors that a model must hold to be called the nearest

@@ -22,8 +22,8 @@ from torchvision import transforms
 from calib.errors import InputError
 from calib.images import ImageSplit
 from calib.preprocess import Preprocess, load_image, preprocess
-from pipeline.distributed import World
 from pipeline.recipe import TrainPart
+from pipeline.training.distributed import World
 
 if TYPE_CHECKING:
     from PIL.Image import Image
