@@ -43,7 +43,7 @@ from pipeline.bundle_readme import readme
 from pipeline.bundle_reference import graph_logits, reference_logits
 from pipeline.console.progress import track
 from pipeline.data.dataset import open_dataset
-from pipeline.evaluate_stage import Logits
+from pipeline.measure.evaluate_stage import Logits
 from pipeline.recipe import BenchmarkPart, DataPart
 from pipeline.triton_repository import TritonModel, model_name, write_model
 

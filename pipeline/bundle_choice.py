@@ -14,8 +14,8 @@ from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.bundle_contents import DEVICE_BACKENDS, BackendPlan
 from pipeline.console.exit_status import GateFailed
-from pipeline.evaluate_stage import Logits, failure_reason
-from pipeline.statistics import accuracy, agreement
+from pipeline.measure.evaluate_stage import Logits, failure_reason
+from pipeline.measure.statistics import accuracy, agreement
 
 STAGES = ("export", "calibrate", "quantize", "build", "evaluate", "benchmark", "report")
 _BATCH_SIZES = (1, 1, 8)  # of backends that the recipe does not name

@@ -7,7 +7,7 @@ from calib.errors import InputError
 from export.runner import INPUT, OUTPUT
 from pipeline.bundle_choice import FinishedRun, graph_failure
 from pipeline.console.progress import track
-from pipeline.evaluate_stage import Logits
+from pipeline.measure.evaluate_stage import Logits
 
 _CHUNK = 50  # images at once
 _SAME = 2e-3  # logits of the FP32 graph and PyTorch on the same image, as in the export stage

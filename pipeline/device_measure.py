@@ -12,16 +12,16 @@ from calib.preprocess import load_image, opencv_version, preprocess
 from export.engines.engine import load_engine
 from export.runner import RunOptions
 from pipeline.artifact import write_json
-from pipeline.benchmark_stage import Candidates, benchmark_engines, none_measured
 from pipeline.bundle_contents import Bundle
 from pipeline.console.progress import track
 from pipeline.device_state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
-from pipeline.engine_failure import Missing, noted
-from pipeline.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
+from pipeline.measure.benchmark_stage import Candidates, benchmark_engines, none_measured
+from pipeline.measure.engine_failure import Missing, noted
+from pipeline.measure.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
+from pipeline.measure.statistics import accuracy
 from pipeline.report_format import DEVICE_COMMANDS
 from pipeline.report_markdown import markdown_page
 from pipeline.report_rows import join_report
-from pipeline.statistics import accuracy
 
 _MAX_MEAN_LEVELS = 2.0  # of 255: JPEG decoders and resizers round differently, another preprocessing is far off
 

@@ -16,8 +16,8 @@ from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split
+from pipeline.measure.statistics import agreement
 from pipeline.recipe import Recipe
-from pipeline.statistics import agreement
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 

@@ -5,9 +5,9 @@ from html import escape
 from typing import Any
 
 from pipeline.console.figures import MISSING, number, percent, signed
+from pipeline.measure.significance import ALPHA
 from pipeline.report_format import class_count, drop
 from pipeline.report_page import image, table_head
-from pipeline.significance import ALPHA
 
 _CLASS_HEADS = ("Class", "Images", "Top‑1 before", "after", "Δ pp", "p")
 

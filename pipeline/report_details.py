@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from calib.images import ImageSplit
 from pipeline.artifact import Artifact
-from pipeline.comparison import compare, enough_images
+from pipeline.measure.comparison import compare, enough_images
 from pipeline.report_gpu import on_gpu
 from pipeline.report_schema import check_report
 

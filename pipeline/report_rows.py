@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.statistics import pareto_front
+from pipeline.measure.statistics import pareto_front
 
 DATASET_KEYS = ("name", "classes", "eval_images", "calibration_images")
 MACHINE_KEYS = ("cpu", "gpu", "versions")

@@ -26,7 +26,7 @@ from pipeline.artifact import Artifact
 from pipeline.console.figures import number, quantity
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
-from pipeline.evaluate_stage import infer_in_chunks
+from pipeline.measure.evaluate_stage import infer_in_chunks
 from pipeline.quantize_graphs import quantize_options
 from pipeline.recipe import QuantizePart, Recipe, keys_of
 from pipeline.search_images import SearchSplit, draw_search_split, fingerprint_of

@@ -21,8 +21,8 @@ from export.engines.tensorrt.options import BuildOptions
 from export.graph.layers import count_precisions
 from export.quantize.int8 import Quantized, write_quantized
 from export.runner import Runner
-from pipeline.benchmark_stage import measure
-from pipeline.evaluate_stage import infer_in_chunks
+from pipeline.measure.benchmark_stage import measure
+from pipeline.measure.evaluate_stage import infer_in_chunks
 from pipeline.recipe import Recipe
 from pipeline.search_images import SearchSplit
 from pipeline.search_path import Row

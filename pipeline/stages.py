@@ -11,10 +11,7 @@ from typing import Any
 from calib.calibration_source import source_fingerprint
 from export.engines.engine import backend_version
 from pipeline import (
-    benchmark_stage,
-    build_stage,
     calibrate_stage,
-    evaluate_stage,
     export_stage,
     qat_stage,
     quantize_stage,
@@ -26,6 +23,7 @@ from pipeline import (
 from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import installed_versions
+from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
 from pipeline.recipe import Recipe, keys_of
 from pipeline.training import stage as train_stage
 from pipeline.training.files import LAST, decisive

@@ -7,7 +7,7 @@ from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console.figures import percent
-from pipeline.statistics import pareto_front
+from pipeline.measure.statistics import pareto_front
 from pipeline.tradeoff_labels import Box, Point, place_labels
 
 if TYPE_CHECKING:

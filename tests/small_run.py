@@ -13,8 +13,8 @@ from calib.images import ImageSplit, read_split
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend
 from export.onnx_export import CLASSES_KEY, INPUT, OUTPUT, PREPROCESS_KEY
-from pipeline import benchmark_stage, build_stage, evaluate_stage
 from pipeline.artifact import Artifact, hash_of, read_artifact, write_manifest
+from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
 from pipeline.recipe import Recipe
 from pipeline.report import build_report, write_report
 

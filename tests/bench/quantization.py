@@ -42,10 +42,10 @@ from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact
 from pipeline.data.batches import evaluation_split
 from pipeline.machine.describe import cpu_name
+from pipeline.measure.statistics import accuracy, agreement, correct_rows, paired_interval
 from pipeline.quantize_graphs import quantize_options, smooth
 from pipeline.recipe import QuantizePart
 from pipeline.stages import run_stages
-from pipeline.statistics import accuracy, agreement, correct_rows, paired_interval
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 

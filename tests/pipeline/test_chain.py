@@ -24,7 +24,7 @@ from pipeline import export_stage, stages
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.device_cli import run_command
-from pipeline.evaluate_stage import failure_reason, fallback
+from pipeline.measure.evaluate_stage import failure_reason, fallback
 from pipeline.recipe import ModelPart
 from pipeline.report_schema import check_report
 from pipeline.training.checkpoint import read_checkpoint

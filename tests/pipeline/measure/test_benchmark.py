@@ -13,9 +13,9 @@ from calib.preprocess import Preprocess
 from export.engines.engine import EngineSpec, build_engine, load_engine
 from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import DeviceTimes, TensorInfo
-from pipeline import benchmark_stage
-from pipeline.benchmark_stage import Candidates, _costs, _summary, measure
 from pipeline.machine.peak_memory import engine_memory
+from pipeline.measure import benchmark_stage
+from pipeline.measure.benchmark_stage import Candidates, _costs, _summary, measure
 from pipeline.recipe import BenchmarkPart, EnginePart
 
 cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")

@@ -18,8 +18,8 @@ from export.engines.engine import Expected, load_engine
 from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split
-from pipeline.engine_failure import Missing, close_engine, noted
-from pipeline.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
+from pipeline.measure.engine_failure import Missing, close_engine, noted
+from pipeline.measure.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe

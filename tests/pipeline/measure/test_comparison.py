@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from reports import CLASSES, detailed, image_names, labels, logits
 
-from pipeline.comparison import NOT_FINITE, compare, enough_images
-from pipeline.statistics import accuracy
+from pipeline.measure.comparison import NOT_FINITE, compare, enough_images
+from pipeline.measure.statistics import accuracy
 
 NAMES = ("cat", "dog", "owl")
 

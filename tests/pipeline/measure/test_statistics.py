@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from pipeline.statistics import (
+from pipeline.measure.statistics import (
     accuracy,
     agreement,
     correct_rows,

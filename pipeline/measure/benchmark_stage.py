@@ -23,10 +23,10 @@ from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import INPUT, DeviceTimes, Runner, RunOptions
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
-from pipeline.engine_failure import Missing, close_engine, noted
 from pipeline.machine.describe import describe_machine
 from pipeline.machine.peak_memory import engine_memory
 from pipeline.machine.power import EnergyMeter, describe_power
+from pipeline.measure.engine_failure import Missing, close_engine, noted
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
