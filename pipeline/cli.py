@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
     _remember(folder, options.recipe)
     artifact = run_stages(recipe, folder, last)
     if last == "quantize" and options.explain and int(os.environ.get("RANK", 0)) == 0:
-        from pipeline.quantize_table import print_explanation
+        from pipeline.quantize.decisions import print_explanation
 
         print_explanation(artifact)
     if int(os.environ.get("RANK", 0)) > 0:

@@ -10,20 +10,15 @@ from typing import Any
 
 from calib.calibration_source import source_fingerprint
 from export.engines.engine import backend_version
-from pipeline import (
-    calibrate_stage,
-    export_stage,
-    qat_stage,
-    quantize_stage,
-    report_stage,
-    search_stage,
-    sensitivity_stage,
-    visualize_stage,
-)
+from pipeline import report_stage, visualize_stage
 from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import installed_versions
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
+from pipeline.quantize import calibrate_stage, export_stage, qat_stage
+from pipeline.quantize import stage as quantize_stage
+from pipeline.quantize.search import sensitivity_stage
+from pipeline.quantize.search import stage as search_stage
 from pipeline.recipe import Recipe, keys_of
 from pipeline.training import stage as train_stage
 from pipeline.training.files import LAST, decisive

@@ -27,9 +27,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = cli._parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 # What is only parsed, and why. Everything else of `t2t-edge` runs, on a network that is hardly trained.
 ONLY_PARSED = {
-    "sensitivity": "measures every layer: a minute even here; tests/pipeline/test_sensitivity.py runs it",
-    "search": "builds and measures engines for minutes; tests/pipeline/test_search.py runs it",
-    "qat": "trains; tests/pipeline/test_qat.py runs it",
+    "sensitivity": "measures every layer: a minute even here; tests/pipeline/quantize/search/test_sensitivity.py runs it",
+    "search": "builds and measures engines for minutes; tests/pipeline/quantize/search/test_search.py runs it",
+    "qat": "trains; tests/pipeline/quantize/test_qat.py runs it",
     "bundle": "its own tests run it",
     "models": "counts 27 networks: half a minute; tests/pipeline/test_model_table.py counts them",
     "doctor": "its own tests run it",

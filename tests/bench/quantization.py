@@ -43,7 +43,7 @@ from pipeline.artifact import read_artifact
 from pipeline.data.batches import evaluation_split
 from pipeline.machine.describe import cpu_name
 from pipeline.measure.statistics import accuracy, agreement, correct_rows, paired_interval
-from pipeline.quantize_graphs import quantize_options, smooth
+from pipeline.quantize.graphs import quantize_options, smooth
 from pipeline.recipe import QuantizePart
 from pipeline.stages import run_stages
 from pipeline.training.checkpoint import read_checkpoint

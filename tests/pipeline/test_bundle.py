@@ -65,7 +65,9 @@ def test_every_file_of_a_device_is_python_3_10_without_host_packages(place: Path
 
 
 def test_host_packages_are_found_wherever_they_are_imported() -> None:
-    assert {"torch", "onnx"} <= bundle_modules.host_packages(Path("pipeline/export_stage.py"))  # through others
+    assert {"torch", "onnx"} <= bundle_modules.host_packages(
+        Path("pipeline/quantize/export_stage.py")
+    )  # through others
     assert "pydantic" in bundle_modules.host_packages(Path("pipeline/report.py"))
     with pytest.raises(SyntaxError):
         ast.parse("try: ...\nexcept* OSError: ...", feature_version=(3, 10))

@@ -20,11 +20,12 @@ from calib.images import read_split
 from calib.preprocess import Preprocess
 from export.engines import engine as engines
 from export.engines.engine import SIDECAR, load_engine, read_sidecar
-from pipeline import export_stage, stages
+from pipeline import stages
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.device_cli import run_command
 from pipeline.measure.evaluate_stage import failure_reason, fallback
+from pipeline.quantize import export_stage
 from pipeline.recipe import ModelPart
 from pipeline.report_schema import check_report
 from pipeline.training.checkpoint import read_checkpoint

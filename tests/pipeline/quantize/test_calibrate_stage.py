@@ -13,8 +13,9 @@ from calib.calibration import load_calibration_set
 from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import load_batch
-from pipeline import calibrate_stage, stages
+from pipeline import stages
 from pipeline.artifact import Artifact
+from pipeline.quantize import calibrate_stage
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
@@ -100,6 +101,6 @@ def test_an_unfit_set_is_refused_after_the_audit_is_saved(
     assert not audit["accepted"] and "colour order" in audit["refused"][0]["what"]
     shown = capsys.readouterr().out
     assert "refused    the colour order is wrong" in shown and f"the audit is in {tmp_path / 'audit.json'}" in shown
-    page = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "calibration.md").read_text(encoding="utf-8")
     assert f"`{stages._partial(Path('runs/<run>/calibrate'))}/audit.json`" in page
     calibrate_stage.run(wrong, inputs(workplace, "train"), tmp_path)  # statistics alone do not refuse

@@ -8,7 +8,7 @@ import pytest
 from onnx import parser
 
 from calib.calibration import CalibrationSet, spread
-from pipeline import quantize_graphs
+from pipeline.quantize import graphs as quantize_graphs
 from pipeline.recipe import QuantizePart
 
 

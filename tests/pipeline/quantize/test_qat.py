@@ -30,10 +30,10 @@ from export.quantize.fake_quantize import FakeQuantized, _quantizer, look, weigh
 from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
 from export.quantize.qdq import fp16_scale, insert_qdq
 from export.simplify import simplify_onnx
-from pipeline import qat_stage
 from pipeline.artifact import Artifact
-from pipeline.qat import DistillingTrainer, Trained, distillation_loss, train_student
-from pipeline.qat_stage import make_student, normalised, read_ranges
+from pipeline.quantize import qat_stage
+from pipeline.quantize.qat_stage import make_student, normalised, read_ranges
+from pipeline.quantize.qat_training import DistillingTrainer, Trained, distillation_loss, train_student
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
@@ -355,8 +355,8 @@ import onnx, torch
 from calib.calibration import load_calibration_set
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import open_world
-from pipeline.qat import train_student
-from pipeline.qat_stage import make_student
+from pipeline.quantize.qat_training import train_student
+from pipeline.quantize.qat_stage import make_student
 from pipeline.recipe import Recipe
 from pipeline.training.weights import build_model
 torch.set_num_threads(1)
@@ -384,7 +384,7 @@ def test_two_processes(ready: Ready, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ran = subprocess.run(
         [*torchrun, tmp_path / "driver.py", ready.folder, tmp_path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr

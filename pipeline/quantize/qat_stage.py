@@ -24,7 +24,7 @@ from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
 from pipeline.measure.statistics import agreement
-from pipeline.qat import QUANTIZE_KEYS, train_student
+from pipeline.quantize.qat_training import QUANTIZE_KEYS, train_student
 from pipeline.recipe import QuantizePart, Recipe
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.distributed import open_world

@@ -15,8 +15,8 @@ from export.onnx_export import read_metadata
 from export.quantize.gpu_graph import write_gpu_graph
 from export.quantize.qdq import to_fp8
 from pipeline.artifact import Artifact
-from pipeline.quantize_graphs import QuantizedGraph, quantize_graph
-from pipeline.quantize_table import write_decisions
+from pipeline.quantize.decisions import write_decisions
+from pipeline.quantize.graphs import QuantizedGraph, quantize_graph
 from pipeline.recipe import Recipe
 
 FP16 = "-fp16"  # of a precision's name: the same Q/DQ, the rest in FP16

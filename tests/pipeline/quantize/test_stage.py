@@ -15,8 +15,8 @@ from calib.images import read_split
 from calib.preprocess import Preprocess
 from export.engines.engine import sha256_of
 from export.onnx_export import MODULE_KEY, OUTPUT
-from pipeline import quantize_stage
 from pipeline.artifact import Artifact
+from pipeline.quantize import stage as quantize_stage
 from pipeline.recipe import Recipe
 
 

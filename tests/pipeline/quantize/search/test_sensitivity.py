@@ -25,10 +25,10 @@ from export.graph.layers import read_layers
 from export.onnx_export import MODULE_KEY, OUTPUT, export_onnx
 from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
-from pipeline import sensitivity_stage
 from pipeline.artifact import Artifact
+from pipeline.quantize.search import sensitivity_stage
+from pipeline.quantize.search.sensitivity_picture import draw_sensitivity, sections, shorten
 from pipeline.recipe import Recipe
-from pipeline.sensitivity_picture import draw_sensitivity, sections, shorten
 
 NODES = {  # node: (operator, inputs, output, module)
     "first": ("MatMul", ["patches", "w0"], "a", "blocks.0.fc"),

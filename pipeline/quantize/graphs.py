@@ -20,7 +20,7 @@ from export.quantize.smooth import sweep_alpha
 from export.quantize.sparsify import sparsify_24
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
-from pipeline.qat_stage import read_ranges
+from pipeline.quantize.qat_stage import read_ranges
 from pipeline.recipe import QuantizePart, Recipe
 
 SWEEP_BATCH = 16  # images at a time in the passes of the alpha sweep

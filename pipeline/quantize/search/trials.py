@@ -23,9 +23,9 @@ from export.quantize.int8 import Quantized, write_quantized
 from export.runner import Runner
 from pipeline.measure.benchmark_stage import measure
 from pipeline.measure.evaluate_stage import infer_in_chunks
+from pipeline.quantize.search.images import SearchSplit
+from pipeline.quantize.search.path import Row
 from pipeline.recipe import Recipe
-from pipeline.search_images import SearchSplit
-from pipeline.search_path import Row
 
 SCREEN_IMAGES = 64  # on which ONNX Runtime tells a hopeless graph before an engine is built
 SECONDS = 8.0  # of timed calls for one latency, unless benchmark.rounds and calls are done earlier

@@ -22,10 +22,10 @@ from export.quantize.int8 import Quantized, QuantizeOptions, activations, find_r
 from pipeline.artifact import Artifact
 from pipeline.console.figures import MISSING
 from pipeline.console.progress import track
-from pipeline.quantize_graphs import quantize_options
+from pipeline.quantize.graphs import quantize_options
+from pipeline.quantize.search.sensitivity_picture import draw_sensitivity
+from pipeline.quantize.search.sensitivity_state import Name, Rows, read_ranges, write_ranges
 from pipeline.recipe import Recipe
-from pipeline.sensitivity_picture import draw_sensitivity
-from pipeline.sensitivity_state import Name, Rows, read_ranges, write_ranges
 
 READS = ("quantize.method", "quantize.percentile", "quantize.weight_bits", "sensitivity")  # of the recipe
 BATCH = 8  # images at a time

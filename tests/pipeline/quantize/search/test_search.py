@@ -21,13 +21,14 @@ from export.engines.engine import sha256_of
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import export_onnx
 from export.quantize.int8 import write_quantized
-from pipeline import search_stage, search_trials
 from pipeline.artifact import Artifact
-from pipeline.quantize_graphs import quantize_graph
+from pipeline.quantize.graphs import quantize_graph
+from pipeline.quantize.search import stage as search_stage
+from pipeline.quantize.search import trials as search_trials
+from pipeline.quantize.search.images import draw_search_split
+from pipeline.quantize.search.trials import Timing, Trials, timing
 from pipeline.recipe import Recipe
 from pipeline.report_search import read_search, search_section
-from pipeline.search_images import draw_search_split
-from pipeline.search_trials import Timing, Trials, timing
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
 CLASSES = ("class_0", "class_1", "class_2")
