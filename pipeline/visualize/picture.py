@@ -11,7 +11,7 @@ import numpy as np
 from calib.precision.channels import Array
 from calib.preprocess import Image
 from pipeline.console.figures import MISSING
-from pipeline.visualize_summary import graph_text, snr_text
+from pipeline.visualize.summary import graph_text, snr_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

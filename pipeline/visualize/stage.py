@@ -39,8 +39,8 @@ from export.runner import Runner, Unavailable
 from pipeline.artifact import Artifact
 from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe, keys_of
-from pipeline.visualize_picture import Picture, draw_attention, draw_features
-from pipeline.visualize_summary import coarsest, describe_block, summarise_block
+from pipeline.visualize.picture import Picture, draw_attention, draw_features
+from pipeline.visualize.summary import coarsest, describe_block, summarise_block
 
 BATCH = 8  # images at a time: bounds memory, since every block's output of a batch is held at once
 

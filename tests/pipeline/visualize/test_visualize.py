@@ -26,14 +26,14 @@ from export.onnx_export import CLASSES_KEY, INPUT, PREPROCESS_KEY, NormalisedMod
 from export.quantize.cast_fp16 import cast_fp16
 from export.quantize.int8 import quantize_int8
 from export.runner import Unavailable
-from pipeline import visualize_stage
 from pipeline.artifact import Artifact
 from pipeline.cli import STAGE_HELP
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.report_features import FeatureMaps, features_section, read_features
 from pipeline.stages import STAGES
-from pipeline.visualize_picture import Picture, draw_attention, draw_features
-from pipeline.visualize_summary import describe_block
+from pipeline.visualize import stage as visualize_stage
+from pipeline.visualize.picture import Picture, draw_attention, draw_features
+from pipeline.visualize.summary import describe_block
 
 CLASSES = ["class_0", "class_1", "class_2"]
 DEAD, EXPLODING, IMAGES = 3, 6, 12
