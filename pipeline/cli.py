@@ -16,7 +16,7 @@ from pipeline.cli_examples import finish_parser
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status
 from pipeline.console.json_document import one_document, run_noted
 from pipeline.predict_options import add_predict_options
-from pipeline.report_options import add_report_options
+from pipeline.report.options import add_report_options
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", options.run):
         raise InputError("a run's name is a plain folder name", got=options.run, allowed="letters, digits, . _ -")
     if options.command == "report" and options.compare:
-        from pipeline.report_command import compare_reports
+        from pipeline.report.compare import compare_reports
 
         compare_reports(options)
         return DONE
@@ -159,15 +159,15 @@ def _run(options: argparse.Namespace) -> int:
     print_outcome(outcome)
     if last != "report":
         return DONE
-    from pipeline.report import print_table
-    from pipeline.report_rows import gate_failed
+    from pipeline.report.terminal import print_table
+    from pipeline.report.values.rows import gate_failed
 
     report = json.loads(artifact.path("report.json").read_text(encoding="utf-8"))
     options.document["report"] = report
     print_table(report)
     if options.command == "report" and (options.save or options.table):
-        from pipeline.report_command import keep_reports
-        from pipeline.report_compare import read_compared
+        from pipeline.report.compare import keep_reports
+        from pipeline.report.values.compared import read_compared
 
         keep_reports(read_compared([folder]), options)
     return DONE if report["recommended"] else GATE_FAILED if gate_failed(report["variants"]) else FAILED

@@ -17,9 +17,9 @@ from pipeline.machine.doctor import print_doctor
 from pipeline.predict import find_engine
 from pipeline.predict_command import predict_command
 from pipeline.predict_options import add_predict_options
-from pipeline.report_format import DEVICE_COMMANDS, recommendation
-from pipeline.report_markdown import markdown_table
-from pipeline.report_rows import gate_failed
+from pipeline.report.values.format import DEVICE_COMMANDS, recommendation
+from pipeline.report.values.markdown import markdown_table
+from pipeline.report.values.rows import gate_failed
 
 INTERRUPTED = "interrupted: finished engines are kept; the same command goes on from there"
 _HELP = {

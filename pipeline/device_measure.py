@@ -19,9 +19,9 @@ from pipeline.measure.benchmark_stage import Candidates, benchmark_engines, none
 from pipeline.measure.engine_failure import Missing, noted
 from pipeline.measure.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
 from pipeline.measure.statistics import accuracy
-from pipeline.report_format import DEVICE_COMMANDS
-from pipeline.report_markdown import markdown_page
-from pipeline.report_rows import join_report
+from pipeline.report.values.format import DEVICE_COMMANDS
+from pipeline.report.values.markdown import markdown_page
+from pipeline.report.values.rows import join_report
 
 _MAX_MEAN_LEVELS = 2.0  # of 255: JPEG decoders and resizers round differently, another preprocessing is far off
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from calib.calibration_source import source_fingerprint
 from export.engines.engine import backend_version
-from pipeline import report_stage
 from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import installed_versions
@@ -20,6 +19,7 @@ from pipeline.quantize import stage as quantize_stage
 from pipeline.quantize.search import sensitivity_stage
 from pipeline.quantize.search import stage as search_stage
 from pipeline.recipe import Recipe, keys_of
+from pipeline.report import stage as report_stage
 from pipeline.training import stage as train_stage
 from pipeline.training.files import LAST, decisive
 from pipeline.visualize import stage as visualize_stage

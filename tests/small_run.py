@@ -16,7 +16,7 @@ from export.onnx_export import CLASSES_KEY, INPUT, OUTPUT, PREPROCESS_KEY
 from pipeline.artifact import Artifact, hash_of, read_artifact, write_manifest
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
 from pipeline.recipe import Recipe
-from pipeline.report import build_report, write_report
+from pipeline.report.write import build_report, write_report
 
 CELLS = 4  # along each side: the network sees the mean colour of 4 × 4 cells
 

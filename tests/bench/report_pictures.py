@@ -13,8 +13,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from chromium import Page, open_browser
 
-from pipeline.report_command import write_comparison
-from pipeline.report_compare import read_compared
+from pipeline.report.compare import write_comparison
+from pipeline.report.values.compared import read_compared
 
 PAPER = (1032, 720)  # A4 landscape less the margins, in CSS pixels
 

@@ -68,7 +68,7 @@ def test_host_packages_are_found_wherever_they_are_imported() -> None:
     assert {"torch", "onnx"} <= bundle_modules.host_packages(
         Path("pipeline/quantize/export_stage.py")
     )  # through others
-    assert "pydantic" in bundle_modules.host_packages(Path("pipeline/report.py"))
+    assert "pydantic" in bundle_modules.host_packages(Path("pipeline/report/write.py"))
     with pytest.raises(SyntaxError):
         ast.parse("try: ...\nexcept* OSError: ...", feature_version=(3, 10))
 

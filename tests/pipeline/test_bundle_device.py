@@ -31,7 +31,7 @@ from pipeline.bundle_contents import MANIFEST, open_bundle
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.device_cli import run_command
 from pipeline.device_state import DeviceState
-from pipeline.report_schema import check_report
+from pipeline.report.values.schema import check_report
 from pipeline.triton_repository import VERSION_COMPATIBLE
 
 BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them

@@ -27,7 +27,7 @@ from pipeline.device_cli import run_command
 from pipeline.measure.evaluate_stage import failure_reason, fallback
 from pipeline.quantize import export_stage
 from pipeline.recipe import ModelPart
-from pipeline.report_schema import check_report
+from pipeline.report.values.schema import check_report
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 

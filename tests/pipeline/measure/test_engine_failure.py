@@ -13,9 +13,9 @@ from small_run import write_run
 
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
-from pipeline.report_format import recommendation
-from pipeline.report_rows import gate_failed
-from pipeline.report_schema import check_report
+from pipeline.report.values.format import recommendation
+from pipeline.report.values.rows import gate_failed
+from pipeline.report.values.schema import check_report
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from export.runner import Unavailable
 from pipeline.artifact import Artifact
 from pipeline.cli import STAGE_HELP
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.report_features import FeatureMaps, features_section, read_features
+from pipeline.report.page.features import FeatureMaps, features_section, read_features
 from pipeline.stages import STAGES
 from pipeline.visualize import stage as visualize_stage
 from pipeline.visualize.picture import Picture, draw_attention, draw_features

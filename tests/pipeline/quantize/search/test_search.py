@@ -28,7 +28,7 @@ from pipeline.quantize.search import trials as search_trials
 from pipeline.quantize.search.images import draw_search_split
 from pipeline.quantize.search.trials import Timing, Trials, timing
 from pipeline.recipe import Recipe
-from pipeline.report_search import read_search, search_section
+from pipeline.report.page.search import read_search, search_section
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
 CLASSES = ("class_0", "class_1", "class_2")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.console.figures import MISSING, number
-from pipeline.report_page import table_head
+from pipeline.report.page.frame import table_head
 
 _SHOWN = 16  # groups
 

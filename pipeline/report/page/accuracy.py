@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline.console.figures import MISSING, number, percent, signed
 from pipeline.measure.significance import ALPHA
-from pipeline.report_format import class_count, drop
-from pipeline.report_page import image, table_head
+from pipeline.report.page.frame import image, table_head
+from pipeline.report.values.format import class_count, drop
 
 _CLASS_HEADS = ("Class", "Images", "Top‑1 before", "after", "Δ pp", "p")
 

@@ -13,8 +13,8 @@ from chromium import Page, find_chromium, open_browser
 from matplotlib.image import imsave
 from reports import MODE, detailed
 
-from pipeline.report import write_report
-from pipeline.report_details import flipped
+from pipeline.report.values.details import flipped
+from pipeline.report.write import write_report
 
 pytestmark = pytest.mark.skipif(
     find_chromium() is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from calib.images import ImageSplit
 from pipeline.artifact import Artifact
 from pipeline.measure.comparison import compare, enough_images
-from pipeline.report_gpu import on_gpu
-from pipeline.report_schema import check_report
+from pipeline.report.values.schema import check_report
 
 
 def read_comparisons(export: Artifact, evaluate: Artifact, split: ImageSplit) -> dict[str, dict[str, Any]]:
@@ -54,6 +53,23 @@ def add_details(
         detailed["enough_images"] = enough_images(variants, images, reference["top1"], share)
     check_report(detailed)
     return detailed
+
+
+def on_gpu(measured: dict[str, Any]) -> dict[str, Any] | None:
+    """What report.json keeps as a variant's `on_gpu`; `measured` is its part of benchmark.json. None for a CPU's engine."""
+    times, mode = measured.get("device_latency_ms"), measured.get("run_mode")
+    if not times or not mode:
+        return None
+    energy = {
+        size: {key: one[key] for key in ("mj_per_image", "watts", "source", "clocks_mhz")}
+        for size, one in measured["energy"].items()
+        if one["mj_per_image"] is not None
+    }
+    return {
+        "latency_ms": {key: times[key] for key in ("p50", "p90", "p99")},
+        "parts_ms": {key: times[key] for key in ("copy_in", "compute", "copy_out")},
+        "graphs": mode["graphs"], "sync": mode["sync"], "transfers": mode["transfers"], "energy": energy,
+    }  # fmt: skip
 
 
 def flipped(report: dict[str, Any], split_root: Path) -> dict[str, Path]:

@@ -11,8 +11,8 @@ from reports import detailed
 from calib.errors import InputError
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, WRONG_INPUT
-from pipeline.report_compare import read_compared
-from pipeline.report_results import BEGIN, END, results_table, save_results, write_table
+from pipeline.report.values.compared import read_compared
+from pipeline.report.values.results import BEGIN, END, results_table, save_results, write_table
 
 
 def write_run(runs: Path, name: str, **changes: Any) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.console.figures import percent
 from pipeline.measure.statistics import pareto_front
-from pipeline.tradeoff_labels import Box, Point, place_labels
+from pipeline.report.tradeoff_labels import Box, Point, place_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from typing import Any
 
 from calib.errors import InputError
 from pipeline.console.figures import MISSING, megabytes, number, quantity
-from pipeline.report_format import drop, latency
-from pipeline.report_markdown import markdown_text
-from pipeline.report_schema import check_report
+from pipeline.report.values.format import drop, latency
+from pipeline.report.values.markdown import markdown_text
+from pipeline.report.values.schema import check_report
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 _LONG = ("comparison", "percentiles_ms")  # what a page shows of single images and calls, not kept

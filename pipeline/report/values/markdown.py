@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.console.figures import megabytes, number, one_line, percent
-from pipeline.report_format import (
+from pipeline.report.values.format import (
     Commands,
     batch_sizes,
     class_count,

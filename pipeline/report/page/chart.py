@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.console.figures import number, percent
-from pipeline.report_format import latency
-from pipeline.report_page import image
+from pipeline.report.page.frame import image
+from pipeline.report.values.format import latency
 
 SLOTS = {
     "onnxruntime": 0,

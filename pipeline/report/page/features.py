@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.console.figures import MISSING, number, one_line
-from pipeline.report_page import table_head
+from pipeline.report.page.frame import table_head
 from pipeline.visualize.summary import graph_text, read_summary, setters_text, snr_text
 
 

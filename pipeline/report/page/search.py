@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.console.figures import MISSING, number, one_line, quantity
-from pipeline.report_page import table_head
+from pipeline.report.page.frame import table_head
 
 _HEADS = ("Tried", "INT8 layers", "Products", "Top-1 %", "Drop pp", "Agreement %", "p50 ms", "× FP32's time", "Verdict")
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from calib.errors import InputError
 from pipeline.console.figures import megabytes, number
-from pipeline.report_compare import Compared, cautions, comparison_page, machine_name, read_compared
-from pipeline.report_format import batch_sizes, drop, latency, rate
-from pipeline.report_results import results_table, save_results, write_table
-from pipeline.tradeoff import draw_comparison
+from pipeline.report.page.comparison import comparison_page
+from pipeline.report.tradeoff import draw_comparison
+from pipeline.report.values.compared import Compared, cautions, machine_name, read_compared
+from pipeline.report.values.format import batch_sizes, drop, latency, rate
+from pipeline.report.values.results import results_table, save_results, write_table
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from pipeline.console.figures import MISSING, quantity
-from pipeline.report_page import table_head
+from pipeline.report.page.frame import table_head
 
 _HEADS = (
     "Engine",
@@ -23,23 +23,6 @@ _HEADS = (
 )
 
 _WORDS = (_HEADS[0], *_HEADS[7:9])
-
-
-def on_gpu(measured: dict[str, Any]) -> dict[str, Any] | None:
-    """What report.json keeps as a variant's `on_gpu`; `measured` is its part of benchmark.json. None for a CPU's engine."""
-    times, mode = measured.get("device_latency_ms"), measured.get("run_mode")
-    if not times or not mode:
-        return None
-    energy = {
-        size: {key: one[key] for key in ("mj_per_image", "watts", "source", "clocks_mhz")}
-        for size, one in measured["energy"].items()
-        if one["mj_per_image"] is not None
-    }
-    return {
-        "latency_ms": {key: times[key] for key in ("p50", "p90", "p99")},
-        "parts_ms": {key: times[key] for key in ("copy_in", "compute", "copy_out")},
-        "graphs": mode["graphs"], "sync": mode["sync"], "transfers": mode["transfers"], "energy": energy,
-    }  # fmt: skip
 
 
 def gpu_section(variants: Sequence[dict[str, Any]]) -> str:

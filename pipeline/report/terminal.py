@@ -1,64 +1,12 @@
-"""The report: what evaluation and benchmark measured, as report.json, report.md, report.html and tradeoff.png."""
+"""The report in the terminal: the engines, why some did not pass, what is recommended and the next command."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console.figures import megabytes, number
-from pipeline.report_format import batch_sizes, drop, latency, rate, reasons, recommendation
-from pipeline.report_html import html_page
-from pipeline.report_markdown import markdown_page
-from pipeline.report_rows import join_report
-from pipeline.report_schema import check_report
-from pipeline.tradeoff import draw_tradeoff
+from pipeline.report.values.format import batch_sizes, drop, latency, rate, reasons, recommendation
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def build_report(
-    *,
-    run: str,
-    model: str,
-    evaluation: dict[str, Any],
-    benchmark: dict[str, Any],
-    preprocess_sha256: str,
-    min_relative_top1: float,
-) -> dict[str, Any]:
-    """Join the evaluation stage's and the benchmark stage's JSON into what report.json holds; what is missing is null.
-
-    ValueError when the two do not belong together or hold what a report may not (see `check_report`).
-    """
-    report = join_report(
-        run=run, model=model, evaluation=evaluation, benchmark=benchmark, preprocess_sha256=preprocess_sha256,
-        min_relative_top1=min_relative_top1,
-    )  # fmt: skip
-    check_report(report)
-    return report
-
-
-def write_report(
-    report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any],
-    sections: Sequence[str] = (), thumbnails: Mapping[str, bytes] | None = None, recipe: str = "",
-) -> None:  # fmt: skip
-    """Write report.json, report.md, report.html and tradeoff.png into `folder`.
-
-    `reference` is the evaluation's ({"name", "top1", "top5"}), `mode` the benchmark's ({"threads", "warmup", "rounds",
-    "calls"}); `sections`, `thumbnails` and `recipe` are for report.html (see `html_page`). The files are written
-    one by one: give a temporary folder to have all or none.
-    """
-    check_report(report)
-    picture = draw_tradeoff(report, reference)
-    texts = {
-        "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": markdown_page(report, reference, mode),
-        "report.html": html_page(report, reference, mode, picture, sections, thumbnails, recipe),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tradeoff.png").write_bytes(picture)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
 
 
 def print_table(report: dict[str, Any], console: "Console | None" = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.console.figures import percent
-from pipeline.report_page import table_head
+from pipeline.report.page.frame import table_head
 
 _CLASSES = 40  # with more, only the fewest and the most images are told
 

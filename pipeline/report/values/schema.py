@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.report_rows import pareto_names, recommended
+from pipeline.report.values.rows import pareto_names, recommended
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Difference = Annotated[float, Field(ge=-100, le=100)]

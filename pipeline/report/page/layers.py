@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact
 from pipeline.console.figures import MISSING, quantity
-from pipeline.report_page import table_head
+from pipeline.report.page.frame import table_head
 
 _HEADS = ("Layer", "Operator", "Precision", "Scale", "Saturated", "Why")
 _WORDS = ("Operator", "Precision", "Why")

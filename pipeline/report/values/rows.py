@@ -23,7 +23,7 @@ def join_report(
 ) -> dict[str, Any]:
     """Join the evaluation stage's and the benchmark stage's JSON; what is missing is null.
 
-    ValueError when the two do not belong together. `pipeline.report.check_report` checks the result where pydantic is.
+    ValueError when the two do not belong together. `pipeline.report.write.check_report` checks the result where pydantic is.
     """
     measured: dict[str, Any] = benchmark["variants"]
     names = [variant["name"] for variant in evaluation["variants"]]

@@ -5,13 +5,13 @@ from html import escape
 from typing import Any
 
 from pipeline.console.figures import MISSING, number, one_line, percent
-from pipeline.report_accuracy import accuracy_section
-from pipeline.report_chart import chart_data, chart_levels, chart_section, picture_text
-from pipeline.report_engines import engine_rows, engines_section
-from pipeline.report_format import class_count, how_measured, recommendation
-from pipeline.report_gpu import gpu_section
-from pipeline.report_latency import latency_section
-from pipeline.report_page import page
+from pipeline.report.page.accuracy import accuracy_section
+from pipeline.report.page.chart import chart_data, chart_levels, chart_section, picture_text
+from pipeline.report.page.engines import engine_rows, engines_section
+from pipeline.report.page.frame import page
+from pipeline.report.page.gpu import gpu_section
+from pipeline.report.page.latency import latency_section
+from pipeline.report.values.format import class_count, how_measured, recommendation
 
 
 def html_page(

@@ -12,12 +12,12 @@ from PIL import Image
 from reports import detailed
 
 from calib.preprocess import Preprocess
-from pipeline.report_calibration import calibration_section
-from pipeline.report_gpu import gpu_section
-from pipeline.report_latency import latency_section
-from pipeline.report_layers import layers_section
-from pipeline.report_sensitivity import sensitivity_section
-from pipeline.thumbnails import shrink, thumbnails
+from pipeline.report.page.calibration import calibration_section
+from pipeline.report.page.gpu import gpu_section
+from pipeline.report.page.latency import latency_section
+from pipeline.report.page.layers import layers_section
+from pipeline.report.page.sensitivity import sensitivity_section
+from pipeline.report.thumbnails import shrink, thumbnails
 
 EVIL = "<b>x"
 

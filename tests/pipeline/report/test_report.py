@@ -13,12 +13,13 @@ from PIL import Image
 from reports import MODE, NO_GPU, REFERENCE, build, inputs, measured
 from rich.console import Console
 
-from pipeline import report_rows
-from pipeline.report import print_table, write_report
-from pipeline.report_markdown import markdown_table
-from pipeline.report_schema import _Dataset, _Machine, _Variant, check_report
-from pipeline.tradeoff import draw_tradeoff
-from pipeline.tradeoff_labels import place_labels
+from pipeline.report.terminal import print_table
+from pipeline.report.tradeoff import draw_tradeoff
+from pipeline.report.tradeoff_labels import place_labels
+from pipeline.report.values import rows as report_rows
+from pipeline.report.values.markdown import markdown_table
+from pipeline.report.values.schema import _Dataset, _Machine, _Variant, check_report
+from pipeline.report.write import write_report
 
 # What DESIGN promises to others, written out again on purpose: a change of report.json must fail here.
 TOP_KEYS = {"schema", "run", "model", "dataset", "machine", "preprocess_sha256", "gate", "variants", "recommended"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.console.figures import MISSING, number, one_line, percent, quantity, signed
-from pipeline.report_rows import gate_failed
+from pipeline.report.values.rows import gate_failed
 
 
 @dataclass(frozen=True)

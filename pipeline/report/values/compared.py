@@ -1,23 +1,15 @@
-"""Reports side by side, across models, machines and runs: what is read, and the page, picture and Markdown made of it."""
+"""Reports side by side, across models, machines and runs: what is read, and what may not be read off it."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from pipeline.console.figures import MISSING, megabytes, number
-from pipeline.report_chart import chart_data, chart_levels, chart_section, picture_text
-from pipeline.report_engines import EngineRow, engines_section
-from pipeline.report_format import drop, latency
-from pipeline.report_html import machine_list
-from pipeline.report_latency import latency_section
-from pipeline.report_page import page, table_head
-from pipeline.report_results import read_results
-from pipeline.report_schema import check_report
+from pipeline.report.values.results import read_results
+from pipeline.report.values.schema import check_report
 
 
 @dataclass(frozen=True)
@@ -107,71 +99,3 @@ def cautions(compared: Sequence[Compared]) -> list[str]:
     if len(machines) > 1:
         found.append(f"The runs were measured on different machines: {'; '.join(sorted(machines))}.")
     return found
-
-
-def comparison_page(compared: Sequence[Compared], picture: bytes) -> str:
-    """The HTML page, of the same parts as a report's; `picture` (PNG) is for readers without a script."""
-    reports, labels = [c.report for c in compared], [c.label for c in compared]
-    rows = [
-        EngineRow(variant, f"{c.label} · {variant['backend']} · {variant['precision']}", variant is c.chosen)
-        for c in compared
-        for variant in c.report["variants"]
-    ]
-    timed = [
-        variant | {"name": f"{c.label}: {variant['name']}"}
-        for c in compared
-        for variant in c.report["variants"]
-        if variant["latency_ms"]
-    ]
-    notes = "".join(f'<p class="callout warn">{escape(text)}</p>' for text in cautions(compared))
-    sections = [
-        f"<h2>Runs</h2>\n{notes}{_runs(compared)}\n",
-        chart_section(picture, picture_text(timed)),
-        engines_section(rows, "each run's FP32"),
-        latency_section(timed),
-        "<h2>Machines</h2>\n"
-        + "".join(f"<h3>{escape(c.label)}</h3>\n{machine_list(c.report)}" for c in compared),
-    ]  # fmt: skip
-    header = f'<header><p class="over">comparison</p><h1>{len(compared)} runs <span>side by side</span></h1></header>'
-    return page(f"Comparison of {', '.join(labels)}", header, sections, chart_data(reports, labels, _levels(reports)))
-
-
-def _levels(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:
-    """The lines of the reference and the gate, where all reports have the same."""
-    found = [chart_levels(report, report["reference"]) for report in reports if report.get("reference")]
-    return found[0] if len(found) == len(reports) and all(levels == found[0] for levels in found) else []
-
-
-_HEADS = ("Run", "Model", "Data", "Machine", "FP32 %", "Recommended", "Top-1 %", "Δ pp [95 %]", "p50 ms", "MB")
-
-
-def _runs(compared: Sequence[Compared]) -> str:
-    text = {"Model", "Data", "Machine", "Recommended"}
-    rows = []
-    for c in compared:
-        cells = zip(_HEADS[1:], run_cells(c), strict=True)
-        rows.append(
-            f"<tr><th scope=row>{escape(c.label)}</th>"
-            + "".join(f"<td{' class=text' if head in text else ''}>{escape(cell)}</td>" for head, cell in cells)
-            + "</tr>"
-        )
-    body = f"{table_head(_HEADS, tuple(text))}<tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table class="plain">{body}</table></div>'
-
-
-def run_cells(c: Compared) -> list[str]:
-    """What a run comes to: model, data, machine, FP32's top-1, and the recommended engine with its figures."""
-    report, chosen = c.report, c.chosen
-    dataset, reference = report["dataset"], report.get("reference")
-    cells = [report["model"], f"{dataset['name']}, {dataset['eval_images']:,}", machine_name(report)]
-    cells.append(number(reference["top1"] if reference else None))
-    if chosen is None:
-        return [*cells, "none", MISSING, MISSING, MISSING, MISSING]
-    return [
-        *cells,
-        chosen["name"],
-        number(chosen["top1"]),
-        drop(chosen),
-        latency(chosen),
-        megabytes(chosen["size_bytes"]),
-    ]

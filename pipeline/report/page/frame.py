@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-_ASSETS = Path(__file__).parent / "report_assets"
+_ASSETS = Path(__file__).parent / "assets"
 _TITLE = re.compile(r"<h2>(.*?)</h2>\s*", re.DOTALL)
 
 

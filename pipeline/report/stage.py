@@ -11,14 +11,14 @@ from calib.preprocess import Preprocess
 from pipeline.artifact import Artifact
 from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe
-from pipeline.report import build_report, write_report
-from pipeline.report_calibration import calibration_section, read_audit
-from pipeline.report_details import add_details, flipped, read_comparisons
-from pipeline.report_features import features_section, read_features
-from pipeline.report_layers import layers_section, read_decisions
-from pipeline.report_search import read_search, search_section
-from pipeline.report_sensitivity import read_sensitivity, sensitivity_section
-from pipeline.thumbnails import thumbnails
+from pipeline.report.page.calibration import calibration_section, read_audit
+from pipeline.report.page.features import features_section, read_features
+from pipeline.report.page.layers import layers_section, read_decisions
+from pipeline.report.page.search import read_search, search_section
+from pipeline.report.page.sensitivity import read_sensitivity, sensitivity_section
+from pipeline.report.thumbnails import thumbnails
+from pipeline.report.values.details import add_details, flipped, read_comparisons
+from pipeline.report.write import build_report, write_report
 from pipeline.training.checkpoint import read_checkpoint
 
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from pipeline.console.figures import MISSING, megabytes, number, one_line, quantity
-from pipeline.report_format import batch_sizes, drop, latency, rate
+from pipeline.report.values.format import batch_sizes, drop, latency, rate
 
 
 @dataclass(frozen=True)

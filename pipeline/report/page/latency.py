@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from pipeline.console.figures import quantity
-from pipeline.report_chart import SLOTS
+from pipeline.report.page.chart import SLOTS
 
 _TAILS = (("p50", "median"), ("p90", "90 %"), ("p99", "99 %"))
 
