@@ -15,7 +15,7 @@ from pipeline.cli_completion import SHELLS, print_completion
 from pipeline.cli_examples import finish_parser
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status
 from pipeline.console.json_document import one_document, run_noted
-from pipeline.predict_options import add_predict_options
+from pipeline.predict.options import add_predict_options
 from pipeline.report.options import add_report_options
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ def _run(options: argparse.Namespace) -> int:
     folder = options.runs / options.run
     if options.command == "predict":
         from pipeline.outcome import where
-        from pipeline.predict import find_engine
-        from pipeline.predict_command import predict_command
+        from pipeline.predict.command import predict_command
+        from pipeline.predict.predict import find_engine
 
         engine = f" --engine {shlex.quote(options.engine)}" if options.engine else ""
         program = f"t2t-edge predict {where(options)}{engine}"

@@ -14,9 +14,9 @@ from pipeline.device_measure import benchmark, evaluate, report
 from pipeline.device_state import DeviceState
 from pipeline.device_triton import write_triton
 from pipeline.machine.doctor import print_doctor
-from pipeline.predict import find_engine
-from pipeline.predict_command import predict_command
-from pipeline.predict_options import add_predict_options
+from pipeline.predict.command import predict_command
+from pipeline.predict.options import add_predict_options
+from pipeline.predict.predict import find_engine
 from pipeline.report.values.format import DEVICE_COMMANDS, recommendation
 from pipeline.report.values.markdown import markdown_table
 from pipeline.report.values.rows import gate_failed

@@ -34,7 +34,7 @@ ONLY_PARSED = {
     "models": "counts 27 networks: half a minute; tests/pipeline/test_model_table.py counts them",
     "doctor": "its own tests run it",
     "predict --show": "needs a display",
-    "predict rtsp": "needs a camera: tests/pipeline/test_predict_sources.py uses one made of HTTP",
+    "predict rtsp": "needs a camera: tests/pipeline/predict/test_sources.py uses one made of HTTP",
     "torchrun": "needs several processes: tests/pipeline/training/test_train.py",
 }
 

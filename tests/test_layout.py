@@ -18,9 +18,9 @@ OWNERS = {
         "calib/preprocess.py",
         "pipeline/data/dataset.py",
         "pipeline/training/loader.py",
-        "pipeline/predict_sources.py",
-        "pipeline/predict_annotate.py",
-        "pipeline/predict_writers.py",
+        "pipeline/predict/sources.py",
+        "pipeline/predict/annotate.py",
+        "pipeline/predict/writers.py",
     },
     "onnxsim": {"export/simplify.py"},
 }
@@ -55,7 +55,11 @@ def test_imports(path: Path) -> None:
 
 def test_the_device_side_imports_no_torch() -> None:
     """What a device runs imports, file by file and transitively, only the standard library, numpy and OpenCV at module level."""
-    seen, todo, outside = set(), ["pipeline/predict.py", "pipeline/predict_command.py", "pipeline/cli.py"], set()
+    seen, todo, outside = (
+        set(),
+        ["pipeline/predict/predict.py", "pipeline/predict/command.py", "pipeline/cli.py"],
+        set(),
+    )
     while todo:
         place = todo.pop()
         if place in seen:

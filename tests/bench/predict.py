@@ -28,7 +28,7 @@ from export.engines.engine import EngineSpec, build_engine
 from export.onnx_export import export_onnx
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
-from pipeline.predict import INPUT, Predictor
+from pipeline.predict.predict import INPUT, Predictor
 from pipeline.recipe import DataPart
 
 ROUNDS = 10

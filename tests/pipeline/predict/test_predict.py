@@ -19,13 +19,13 @@ from pipeline_cameras import NetworkCamera
 from calib.errors import InputError
 from calib.preprocess import Preprocess, load_image, preprocess
 from export.engines.engine import load_engine
-from pipeline import predict as predict_module
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
-from pipeline.predict import NOT_FINITE, Prediction, Predictor, find_engine
-from pipeline.predict_writers import AnnotatedCopies
+from pipeline.predict import predict as predict_module
+from pipeline.predict.predict import NOT_FINITE, Prediction, Predictor, find_engine
+from pipeline.predict.writers import AnnotatedCopies
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

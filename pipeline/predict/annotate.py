@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.preprocess import Image
-from pipeline.predict import Guess
+from pipeline.predict.predict import Guess
 
 MIN_SIDE = 240  # pixels: smaller images are enlarged, or no text would fit
 _LINE = 0.075  # height of a line of text, of the image's height

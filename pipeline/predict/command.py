@@ -14,9 +14,9 @@ from types import FrameType
 
 from export.engines.engine import Expected
 from pipeline.console.exit_status import DONE, FAILED
-from pipeline.predict import Prediction, Predictor
-from pipeline.predict_sources import Source, Video, open_sources, shown
-from pipeline.predict_writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer, refuse_originals
+from pipeline.predict.predict import Prediction, Predictor
+from pipeline.predict.sources import Source, Video, open_sources, shown
+from pipeline.predict.writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer, refuse_originals
 
 
 class Interruption:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.images import escaped, is_utf8
-from pipeline.predict import Prediction
-from pipeline.predict_annotate import annotate
-from pipeline.predict_sources import Source
+from pipeline.predict.annotate import annotate
+from pipeline.predict.predict import Prediction
+from pipeline.predict.sources import Source
 
 
 class Writer(Protocol):

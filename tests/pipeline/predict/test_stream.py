@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pipeline.predict_stream import Pipeline
+from pipeline.predict.stream import Pipeline
 
 
 def numbers(count: int | None, seen: list[int] | None = None) -> Generator[int, None, None]:

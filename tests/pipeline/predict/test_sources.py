@@ -9,7 +9,7 @@ import pytest
 from pipeline_cameras import NetworkCamera
 
 from calib.errors import InputError
-from pipeline.predict_sources import ImageFiles, Video, open_sources, read_frame, shown
+from pipeline.predict.sources import ImageFiles, Video, open_sources, read_frame, shown
 
 
 def only(path: object) -> Video:

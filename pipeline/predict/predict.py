@@ -1,6 +1,6 @@
 """Predict with an engine of a run: numpy, OpenCV and an engine runtime are enough.
 
-from pipeline.predict import Predictor
+from pipeline.predict.predict import Predictor
 for prediction in Predictor("runs/demo").stream("photos/"):
     print(prediction.source, prediction.label, prediction.probability)
 """
@@ -21,8 +21,8 @@ from calib.errors import InputError
 from calib.preprocess import Image, preprocess
 from export.engines.engine import SIDECAR, Expected, load_engine
 from export.runner import INPUT, OUTPUT, Unavailable
-from pipeline.predict_sources import Frame, Source, open_sources, read_frame
-from pipeline.predict_stream import Pipeline
+from pipeline.predict.sources import Frame, Source, open_sources, read_frame
+from pipeline.predict.stream import Pipeline
 
 BATCH = 8  # images at a time, unless a source is live: then 1, for the sake of latency
 NOT_FINITE = "the engine gives NaN or Inf for it"
@@ -127,7 +127,7 @@ class Predictor:
         return self._classify(_Loaded(blank, preprocess(image, self.preprocess)[np.newaxis]))[0]
 
     def stream(self, *sources: str | os.PathLike[str]) -> Iterator[Prediction]:
-        """Classify every image and frame of `sources` (see `pipeline.predict_sources.ALLOWED`) in order.
+        """Classify every image and frame of `sources` (see `pipeline.predict.sources.ALLOWED`) in order.
 
         A bad one is a Prediction with a problem, and the rest go on. InputError, at once, for a source that is not there.
         """
