@@ -202,7 +202,7 @@ def _remember(run_folder: Path, recipe: Path) -> None:
 
 
 def _bundle(options: argparse.Namespace, folder: Path) -> int:
-    from pipeline.bundle import write_bundle
+    from pipeline.device.bundle import write_bundle
 
     command = "t2t-edge bundle " + shlex.join(options.arguments[1:])
     bundle = write_bundle(folder, options.output or folder / "bundle", options.engine, options.images, command.strip())

@@ -8,9 +8,9 @@ from small_run import write_run
 from calib.preprocess import Preprocess
 from export.engines.engine import sha256_of
 from pipeline.artifact import write_json
-from pipeline.bundle_contents import MANIFEST
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE
+from pipeline.device.contents import MANIFEST
 
 RECIPE = {
     "schema": 1,

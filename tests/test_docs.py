@@ -20,7 +20,7 @@ import pytest
 from export.engines.engine import load_engine
 from pipeline import cli
 from pipeline.cli import DONE, main
-from pipeline.triton_repository import VERSION_COMPATIBLE, batching
+from pipeline.device.triton_repository import VERSION_COMPATIBLE, batching
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -23,7 +23,7 @@ from export.engines.engine import SIDECAR, load_engine, read_sidecar
 from pipeline import stages
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
-from pipeline.device_cli import run_command
+from pipeline.device.cli import run_command
 from pipeline.measure.evaluate_stage import failure_reason, fallback
 from pipeline.quantize import export_stage
 from pipeline.recipe import ModelPart
@@ -169,7 +169,7 @@ def test_predict_goes_on_after_a_bad_image(
 
 
 def test_the_bundle_of_a_real_network_works_on_a_device(chain: Path, tmp_path: Path) -> None:
-    """tests/pipeline/test_bundle.py has the rest, with a smaller network."""
+    """tests/pipeline/device/test_bundle.py has the rest, with a smaller network."""
     output = tmp_path / "bundle"
     assert run(chain, "bundle", "--images", "12", "--output", str(output)) == DONE
     assert run_command(output, ["run", "--backend", "onnxruntime"]) == DONE

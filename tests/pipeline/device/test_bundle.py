@@ -16,14 +16,15 @@ from small_run import write_run
 
 from calib.preprocess import Preprocess
 from export.engines.tensorrt.options import BuildOptions
-from pipeline import bundle, bundle_modules
 from pipeline.artifact import write_json
-from pipeline.bundle_choice import choose
-from pipeline.bundle_contents import MANIFEST, BackendPlan, open_bundle
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT, GateFailed
+from pipeline.device import bundle
+from pipeline.device import modules as bundle_modules
+from pipeline.device.choice import choose
+from pipeline.device.contents import MANIFEST, BackendPlan, open_bundle
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_bundle_holds_what_a_device_needs(bundled_run: Path) -> None:

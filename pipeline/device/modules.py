@@ -9,8 +9,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-ENTRY = "pipeline/bundle_entry.py"  # becomes the bundle's command `t2t`
+ROOT = Path(__file__).parents[2]
+ENTRY = "pipeline/device/entry.py"  # becomes the bundle's command `t2t`
 OURS = ("calib", "export", "models", "pipeline")
 DEVICE_PACKAGES = {"numpy"}  # that a device's files import at module level
 
@@ -25,7 +25,7 @@ def device_modules() -> list[Path]:
             continue
         found.add(place)
         top, inner = imported_names(ROOT / place)
-        todo += [*_files(top), place.with_name("__init__.py")]
+        todo += [*_files(top), *(folder / "__init__.py" for folder in place.parents if folder.name)]
         todo += [file for file in _files(inner) if not host_packages(file)]
     return sorted(found - {Path(ENTRY)})
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from export.engines.engine import Expected
-from pipeline.bundle_contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
-from pipeline.device_build import build, choose_backend
-from pipeline.device_measure import benchmark, evaluate, report
-from pipeline.device_state import DeviceState
-from pipeline.device_triton import write_triton
+from pipeline.device.build import build, choose_backend
+from pipeline.device.contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
+from pipeline.device.measure import benchmark, evaluate, report
+from pipeline.device.state import DeviceState
+from pipeline.device.triton import write_triton
 from pipeline.machine.doctor import print_doctor
 from pipeline.predict.command import predict_command
 from pipeline.predict.options import add_predict_options

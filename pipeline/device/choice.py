@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from calib.errors import InputError
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
-from pipeline.bundle_contents import DEVICE_BACKENDS, BackendPlan
 from pipeline.console.exit_status import GateFailed
+from pipeline.device.contents import DEVICE_BACKENDS, BackendPlan
 from pipeline.measure.evaluate_stage import Logits, failure_reason
 from pipeline.measure.statistics import accuracy, agreement
 

@@ -12,9 +12,9 @@ from calib.preprocess import load_image, opencv_version, preprocess
 from export.engines.engine import load_engine
 from export.runner import RunOptions
 from pipeline.artifact import write_json
-from pipeline.bundle_contents import Bundle
 from pipeline.console.progress import track
-from pipeline.device_state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
+from pipeline.device.contents import Bundle
+from pipeline.device.state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
 from pipeline.measure.benchmark_stage import Candidates, benchmark_engines, none_measured
 from pipeline.measure.engine_failure import Missing, noted
 from pipeline.measure.evaluate_stage import Logits, evaluate_variant, infer_in_chunks

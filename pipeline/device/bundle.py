@@ -18,8 +18,10 @@ from calib.images import ImageSplit, balanced_subset
 from calib.preprocess import Preprocess, load_batch
 from export.engines.engine import sha256_of
 from pipeline.artifact import swap_folder, write_json
-from pipeline.bundle_choice import Choice, FinishedRun, choose, describe_graph, read_run
-from pipeline.bundle_contents import (
+from pipeline.console.progress import track
+from pipeline.data.dataset import open_dataset
+from pipeline.device.choice import Choice, FinishedRun, choose, describe_graph, read_run
+from pipeline.device.contents import (
     DEVICE,
     EVALUATION,
     GRAPHS,
@@ -38,14 +40,12 @@ from pipeline.bundle_contents import (
     Timing,
     open_bundle,
 )
-from pipeline.bundle_modules import ENTRY, ROOT, device_modules
-from pipeline.bundle_readme import readme
-from pipeline.bundle_reference import graph_logits, reference_logits
-from pipeline.console.progress import track
-from pipeline.data.dataset import open_dataset
+from pipeline.device.modules import ENTRY, ROOT, device_modules
+from pipeline.device.readme import readme
+from pipeline.device.reference import graph_logits, reference_logits
+from pipeline.device.triton_repository import TritonModel, model_name, write_model
 from pipeline.measure.evaluate_stage import Logits
 from pipeline.recipe import BenchmarkPart, DataPart
-from pipeline.triton_repository import TritonModel, model_name, write_model
 
 _SAMPLES = 10  # image files, at most one of each class
 _CHUNK = 50  # images at once

@@ -25,14 +25,15 @@ from export.engines.engine import SIDECAR, sha256_of
 from export.engines.tensorrt import backend as tensorrt_backend
 from export.engines.tensorrt.options import BuildOptions
 from export.runner import Engine
-from pipeline import device_build, device_cli
 from pipeline.artifact import write_json
-from pipeline.bundle_contents import MANIFEST, open_bundle
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
-from pipeline.device_cli import run_command
-from pipeline.device_state import DeviceState
+from pipeline.device import build as device_build
+from pipeline.device import cli as device_cli
+from pipeline.device.cli import run_command
+from pipeline.device.contents import MANIFEST, open_bundle
+from pipeline.device.state import DeviceState
+from pipeline.device.triton_repository import VERSION_COMPATIBLE
 from pipeline.report.values.schema import check_report
-from pipeline.triton_repository import VERSION_COMPATIBLE
 
 BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them
 

@@ -10,7 +10,7 @@ from typing import Any
 from calib.errors import InputError
 from export.engines.engine import Expected
 from pipeline.artifact import hash_of
-from pipeline.bundle_contents import Bundle
+from pipeline.device.contents import Bundle
 
 ROWS, EVALUATION_JSON, BENCHMARK_JSON = "build/engines.json", "evaluation.json", "benchmark.json"
 

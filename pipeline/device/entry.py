@@ -37,7 +37,7 @@ def main() -> int:
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     sys.path.insert(0, str(folder / "lib"))
     try:
-        from pipeline.device_cli import run_command
+        from pipeline.device.cli import run_command
     except KeyboardInterrupt:
         return FAILED
     except ImportError as error:

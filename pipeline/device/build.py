@@ -12,8 +12,8 @@ from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
 from pipeline.artifact import swap_folder, write_json
-from pipeline.bundle_contents import DEVICE_BACKENDS, Bundle
-from pipeline.device_state import ROWS, DeviceState
+from pipeline.device.contents import DEVICE_BACKENDS, Bundle
+from pipeline.device.state import ROWS, DeviceState
 from pipeline.machine.doctor import without_extra
 from pipeline.measure.build_stage import build_row
 

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from export.runner import INPUT, OUTPUT
-from pipeline.bundle_choice import FinishedRun, graph_failure
 from pipeline.console.progress import track
+from pipeline.device.choice import FinishedRun, graph_failure
 from pipeline.measure.evaluate_stage import Logits
 
 _CHUNK = 50  # images at once

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from export.engines.engine import read_sidecar
-from pipeline.bundle_contents import TRITON
-from pipeline.device_state import DeviceState
-from pipeline.triton_repository import PLATFORMS, VERSION_COMPATIBLE, TritonModel, model_name, write_model
+from pipeline.device.contents import TRITON
+from pipeline.device.state import DeviceState
+from pipeline.device.triton_repository import PLATFORMS, VERSION_COMPATIBLE, TritonModel, model_name, write_model
 
 
 def write_triton(state: DeviceState, report: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from calib.preprocess import Preprocess
-from pipeline.triton_repository import VERSION_COMPATIBLE, TritonModel, batching, model_name, write_model
+from pipeline.device.triton_repository import VERSION_COMPATIBLE, TritonModel, batching, model_name, write_model
 
 CLASSES = ("ankle boot", 'a "quoted" bag', "coat")
 

@@ -1,6 +1,6 @@
 """README.md of a bundle: what it is and the commands, for somebody who has nothing else of ours."""
 
-from pipeline.bundle_contents import Recipe
+from pipeline.device.contents import Recipe
 
 
 def readme(recipe: Recipe) -> str:
