@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from calib.errors import InputError
 from export.engines.engine import RECIPE_PATH
-from pipeline.cli_completion import SHELLS, print_completion
-from pipeline.cli_examples import finish_parser
+from pipeline.commands.completion import SHELLS, print_completion
+from pipeline.commands.examples import finish_parser
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status
 from pipeline.console.json_document import one_document, run_noted
 from pipeline.predict.options import add_predict_options
@@ -109,7 +109,7 @@ def _run(options: argparse.Namespace) -> int:
 
         return DONE if print_doctor(options.json) else FAILED
     if options.command == "models":
-        from pipeline.model_table import print_models, table_rows
+        from pipeline.commands.models import print_models, table_rows
 
         if options.json:
             options.document["models"] = table_rows()
@@ -128,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
         return DONE
     folder = options.runs / options.run
     if options.command == "predict":
-        from pipeline.outcome import where
+        from pipeline.commands.outcome import where
         from pipeline.predict.command import predict_command
         from pipeline.predict.predict import find_engine
 
@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         return predict_command(options, lambda: find_engine(folder, options.engine), program)
     if options.command == "bundle":
         return _bundle(options, folder)
-    from pipeline.outcome import print_outcome, stage_outcome
+    from pipeline.commands.outcome import print_outcome, stage_outcome
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
@@ -176,8 +176,8 @@ def _run(options: argparse.Namespace) -> int:
 def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: str) -> int:
     from dataclasses import asdict
 
-    from pipeline.dry_run import plan_stages, print_plan
-    from pipeline.outcome import where
+    from pipeline.commands.dry_run import plan_stages, print_plan
+    from pipeline.commands.outcome import where
 
     planned = plan_stages(recipe, folder, last)
     print_plan(planned)

@@ -31,7 +31,7 @@ ONLY_PARSED = {
     "search": "builds and measures engines for minutes; tests/pipeline/quantize/search/test_search.py runs it",
     "qat": "trains; tests/pipeline/quantize/test_qat.py runs it",
     "bundle": "its own tests run it",
-    "models": "counts 27 networks: half a minute; tests/pipeline/test_model_table.py counts them",
+    "models": "counts 27 networks: half a minute; tests/pipeline/commands/test_models.py counts them",
     "doctor": "its own tests run it",
     "predict --show": "needs a display",
     "predict rtsp": "needs a camera: tests/pipeline/predict/test_sources.py uses one made of HTTP",

@@ -14,8 +14,8 @@ import yaml
 from export.engines import engine as engines
 from pipeline import cli, stages
 from pipeline.cli import main
-from pipeline.cli_completion import SHELLS, completion_script
-from pipeline.cli_examples import EXAMPLES, STAGES
+from pipeline.commands.completion import SHELLS, completion_script
+from pipeline.commands.examples import EXAMPLES, STAGES
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 
 Printed = pytest.CaptureFixture[str]

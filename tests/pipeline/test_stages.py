@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline import stages
-from pipeline.dry_run import plan_stages
+from pipeline.commands.dry_run import plan_stages
 from pipeline.recipe import Recipe
 from pipeline.stages import STAGES, Identity, Stage, find_work, identify, is_current
 
