@@ -24,7 +24,7 @@ from pipeline.device.triton_repository import VERSION_COMPATIBLE, batching
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = cli._parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+COMMANDS = cli.make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 # What is only parsed, and why. Everything else of `t2t-edge` runs, on a network that is hardly trained.
 ONLY_PARSED = {
     "sensitivity": "measures every layer: a minute even here; tests/pipeline/quantize/search/test_sensitivity.py runs it",
@@ -141,7 +141,7 @@ def test_our_commands(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = arguments(command)
-    assert cli._parser().parse_args(given).command == given[0]
+    assert cli.make_parser().parse_args(given).command == given[0]
     if only_parsed(command) is None:
         monkeypatch.chdir(place)
         status = main(given)

@@ -16,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from literal import literal
 
 from models.backbone import Block
-from pipeline.commands.models import ROWS, count_cost
+from pipeline.commands.model_table import ROWS, count_cost
 
 SIZE = 224
 COUNTED = ("t2t_vit_14", "t2t_vit_24", "t2t_vit_t_24", "t2t_vit_7", "t2t_vit_10", "t2t_vit_14_wide", "t2t_vit_dense",

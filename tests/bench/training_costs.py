@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from literal import literal
 
 import models  # noqa: F401  (registers the models)
-from pipeline.commands.models import count_cost
+from pipeline.commands.model_table import count_cost
 from pipeline.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"

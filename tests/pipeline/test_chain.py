@@ -377,7 +377,7 @@ def test_ctrl_c_inside_a_c_function_is_an_interruption(
             "<function PurePath.__str__> returned a result with an exception set"
         ) from KeyboardInterrupt()
 
-    monkeypatch.setattr("pipeline.cli._run", interrupted)
+    monkeypatch.setattr("pipeline.commands.models._models", interrupted)
     assert main(["models"]) == FAILED
     error = capsys.readouterr().err
     assert error.startswith("interrupted: ") and error.count("\n") == 1
@@ -387,7 +387,7 @@ def test_another_system_error_is_not_taken_for_ctrl_c(monkeypatch: pytest.Monkey
     def broken(_: object) -> int:
         raise SystemError("a C extension is broken")
 
-    monkeypatch.setattr("pipeline.cli._run", broken)
+    monkeypatch.setattr("pipeline.commands.models._models", broken)
     with pytest.raises(SystemError, match="a C extension is broken"):
         main(["models"])
 

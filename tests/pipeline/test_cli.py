@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,12 @@ import yaml
 from export.engines import engine as engines
 from pipeline import cli, stages
 from pipeline.cli import main
-from pipeline.commands.completion import SHELLS, completion_script
-from pipeline.commands.examples import EXAMPLES, STAGES
+from pipeline.commands import models
+from pipeline.commands.completion import SHELLS
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 
 Printed = pytest.CaptureFixture[str]
-COMMANDS = cli._parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+COMMANDS = cli.make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -156,7 +157,9 @@ def test_each_stage_says_where_it_is_and_a_next_command_that_parses(finished: Pa
     *_, where, following = capsys.readouterr().out.splitlines()
     assert where.startswith(f"  written: runs/demo/{name}: ")
     program, *arguments = shlex.split(following.removeprefix("  next: "))
-    assert program == "t2t-edge" and cli._parser().parse_args(arguments).command in STAGES
+    assert program == "t2t-edge" and cli.make_parser().parse_args(arguments).command in [
+        stage.name for stage in stages.STAGES
+    ]
 
 
 def test_json_is_one_document_and_the_rest_goes_to_stderr(finished: Path, capsys: Printed) -> None:
@@ -188,7 +191,7 @@ def test_json_of_an_interruption(capsys: Printed, monkeypatch: pytest.MonkeyPatc
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run", interrupted)
+    monkeypatch.setattr(models, "_models", interrupted)
     assert main(["models", "--json"]) == FAILED
     assert json.loads(capsys.readouterr().out) == {
         "command": "models", "exit_status": FAILED,
@@ -205,22 +208,32 @@ def test_every_command_has_json_and_examples_that_parse(capsys: Printed) -> None
             example = re.split(r" {3,}", line.strip())[0].partition(" > ")[0]
             words = shlex.split(example)
             if words[0] == "t2t-edge":
-                assert cli._parser().parse_args(words[1:]).command == name
+                assert cli.make_parser().parse_args(words[1:]).command == name
             else:
                 assert words[0] in ("torchrun", "eval"), line
-    assert set(EXAMPLES) - set(COMMANDS) <= {"bundle"}, "examples of commands that do not exist"
 
 
 # --- completion -----------------------------------------------------------------------------------------------------
 
 
-def complete(folder: Path, *words: str) -> list[str]:
-    """What bash offers for the last of `words`."""
-    script = f"{completion_script('bash', COMMANDS)}\nCOMP_WORDS=({shlex.join(words)})\nCOMP_CWORD={len(words) - 1}\n"
-    script += '_t2t_edge\n[ ${#COMPREPLY[@]} -eq 0 ] || printf "%s\\n" "${COMPREPLY[@]}"'
-    done = subprocess.run(["bash", "-uc", script], cwd=folder, capture_output=True, text=True, timeout=60)
+def complete(folder: Path, script: str, *words: str) -> list[str]:
+    """What bash offers for the last of `words`, once `script` is evaluated."""
+    line = " ".join(words)
+    asked = f"{script}\nCOMP_LINE={shlex.quote(line)}\nCOMP_POINT={len(line)}\nCOMP_TYPE=9\n"
+    asked += '_python_argcomplete t2t-edge\n[ ${#COMPREPLY[@]} -eq 0 ] || printf "%s\\n" "${COMPREPLY[@]}"'
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", asked], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    return done.stdout.splitlines()
+    return [word.strip() for word in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def script(capsys: Printed) -> str:
+    """What `t2t-edge completion bash` prints."""
+    assert main(["completion", "bash"]) == DONE
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -233,16 +246,27 @@ def complete(folder: Path, *words: str) -> list[str]:
         (["t2t-edge", "predict", "--run", "demo", "--engine", "onnx"], ["onnxruntime-fp32", "onnxruntime-int8"]),
         (["t2t-edge", "run", "--recipe", "recipes/"], ["recipes/demo.yaml"]),
         (["t2t-edge", "completion", ""], list(SHELLS)),
-        (["t2t-edge", "predict", "imag"], ["images"]),
-        (["t2t-edge", "predict", "--csv", "imag"], ["images"]),
+        (["t2t-edge", "predict", "imag"], ["images/"]),
+        (["t2t-edge", "predict", "--csv", "imag"], ["images/"]),
     ],
 )
-def test_bash_completes(tiny_run: Path, words: list[str], expected: list[str]) -> None:
-    assert complete(tiny_run, *words) == expected
+def test_bash_completes(tiny_run: Path, script: str, words: list[str], expected: list[str]) -> None:
+    offered = [word for word in complete(tiny_run, script, *words) if not word.startswith("-") or "-" in words[-1]]
+    assert sorted(offered) == sorted(expected)
 
 
-def test_completion_is_printed(capsys: Printed) -> None:
-    assert main(["completion", "bash"]) == DONE
-    assert capsys.readouterr().out == completion_script("bash", COMMANDS)
+def test_runs_are_looked_up_where_the_line_says(tiny_run: Path, script: str) -> None:
+    assert complete(tiny_run, script, "t2t-edge", "predict", "--runs", "nowhere", "--run", "") == []
+    found = complete(tiny_run.parent, script, "t2t-edge", "predict", "--runs", f"{tiny_run.name}/runs", "--run", "")
+    assert found == ["demo"]
+
+
+def test_zsh_gets_a_script_of_its_own(capsys: Printed) -> None:
     assert main(["completion", "zsh"]) == DONE
-    assert capsys.readouterr().out.startswith("autoload -U +X bashcompinit && bashcompinit\n")
+    assert "compdef _python_argcomplete t2t-edge" in capsys.readouterr().out
+
+
+def test_completion_without_argcomplete_says_what_to_do(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "argcomplete.shell_integration", None)
+    assert main(["completion", "bash"]) == WRONG_INPUT
+    assert "make setup" in capsys.readouterr().err

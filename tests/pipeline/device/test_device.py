@@ -200,7 +200,7 @@ def test_damaged_code_is_refused_before_it_runs(copied: Path, bare_python: Path,
     if name == "manifest":
         cut_short(copied / MANIFEST)
     else:
-        path = copied / "lib" / "pipeline" / "device_cli.py"
+        path = copied / "lib" / "pipeline" / "device" / "cli.py"
         path.write_text("raise SystemExit(77)\n" + path.read_text())
     done = on_device(bare_python, copied, "check")
     assert done.returncode == WRONG_INPUT and "is refused" in done.stderr and "t2t-edge bundle" in done.stderr
