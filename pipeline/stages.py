@@ -4,13 +4,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calib.calibration_source import source_fingerprint
 from export.engines.engine import backend_version
-from pipeline.artifact import Artifact, hash_of, read_artifact, read_manifest, swap_folder, write_manifest
+from pipeline.artifact import Artifact, hash_of, read_artifact, swap_folder, write_manifest
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import installed_versions
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
@@ -51,7 +51,7 @@ class Stage:
     narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda parts: parts
 
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What it reads of a recipe's plain values; of a result of this, the same again."""
+        """What it reads of a recipe's plain values."""
         return self.narrow(keys_of(values, self.parts))
 
 
@@ -142,22 +142,6 @@ def identify(stage: Stage, recipe: Recipe, inputs: Inputs, *, unpack: bool = Tru
     )
 
 
-def is_current(stage: Stage, manifest: Mapping[str, Any], found: Identity) -> bool:
-    """Whether the `manifest` of a finished `stage` is of the very same as what it depends on now.
-
-    Its key says so; or, where an earlier version of ours put more of the recipe or more backends into the key than the stage
-    reads: its key is of those and of all else as it is now, and what is read of them is `found` now.
-    """
-    if manifest["key"] == found.key:
-        return True
-    backends = {name: version for name, version in manifest["versions"].items() if name not in _VERSIONS}
-    return (
-        replace(found, parts=manifest["recipe"], backends=backends).key == manifest["key"]
-        and stage.read(manifest["recipe"]) == found.parts
-        and found.backends.items() <= backends.items()
-    )
-
-
 def interrupted(stage: Stage, folder: Path) -> bool:
     """Whether an earlier run of the stage left work that it goes on from, if nothing has changed since."""
     return stage.resumes and _read_key(_partial(folder)) is not None
@@ -201,8 +185,8 @@ def _run_or_skip(
     key = identity.key
     folder = run_folder / stage.name
     finished = read_artifact(_partial(folder))  # read before the folder: rank 0 moves it there
-    artifact, manifest = read_artifact(folder), read_manifest(folder)
-    if artifact is not None and manifest is not None and is_current(stage, manifest, identity):
+    artifact = read_artifact(folder)
+    if artifact is not None and artifact.key == key:
         say(f"{stage.name:>9}: unchanged ({folder})")
         return artifact
     only_moves = finished is not None and finished.key == key  # killed between the manifest and the move

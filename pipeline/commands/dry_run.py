@@ -9,7 +9,7 @@ from typing import Any, Literal
 from calib.errors import InputError
 from pipeline.artifact import Artifact, read_artifact, read_manifest
 from pipeline.recipe import Recipe
-from pipeline.stages import Identity, Stage, find_work, identify, interrupted, is_current, wanted_stages
+from pipeline.stages import Identity, Stage, find_work, identify, interrupted, wanted_stages
 
 _NEW = "it has not run yet"
 _WIDTH = 150  # characters of a reason on the terminal
@@ -60,8 +60,8 @@ def _plan(
         return Planned(stage.name, "runs", tuple(reasons))
     if before:
         return Planned(stage.name, "depends", (f"unless {', '.join(before)} makes what it made before",))
-    if not is_current(stage, manifest, found):
-        return Planned(stage.name, "runs", ("images, or what an earlier version did not note",))
+    if manifest["key"] != found.key:
+        return Planned(stage.name, "runs", ("its key is not that of what its manifest lists",))
     return Planned(stage.name, "unchanged", ())
 
 
@@ -94,7 +94,7 @@ def _differences(stage: Stage, manifest: Mapping[str, Any], found: Identity, cha
 
     Inputs that are `changing` are left out: what they will be is not known yet.
     """
-    reasons = [f"recipe: {line}" for line in _changed_keys("", stage.read(manifest["recipe"]), found.parts)]
+    reasons = [f"recipe: {line}" for line in _changed_keys("", manifest["recipe"], found.parts)]
     kept = manifest["inputs"]
     reasons += [f"input: {name} is new" for name in found.inputs if name not in kept]
     reasons += [f"input: {name} is no longer there" for name in kept if name not in {*found.inputs, *changing}]
@@ -109,9 +109,9 @@ def _differences(stage: Stage, manifest: Mapping[str, Any], found: Identity, cha
         for name, version in found.backends.items()
         if versions.get(name) != version
     ]
-    images = manifest.get("images", {})
-    reasons += [f"images: {name} has changed" for name, mark in found.images.items() if images.get(name, mark) != mark]
-    if manifest.get("source", found.source) != found.source:
+    images = manifest["images"]
+    reasons += [f"images: {name} has changed" for name, mark in found.images.items() if images.get(name) != mark]
+    if manifest["source"] != found.source:
         reasons.append("images: calibrate.source has changed")
     return reasons
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from calib.errors import InputError
 from calib.images import ImageSplit, read_split
 from pipeline.console.progress import track
-from pipeline.recipe import DataPart
+from pipeline.parts.data import DataPart
 
 SPLITS = ("train", "val")
 _TAIL = 4096  # bytes: the end of a compressed image tells nearly all different images apart

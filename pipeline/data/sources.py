@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from calib.errors import InputError
 from calib.preprocess import IMAGE_SUFFIXES
 from pipeline.console.progress import track
-from pipeline.recipe import DataPart
+from pipeline.parts.data import DataPart
 
 Item = tuple[int, bytes]  # label, the image file's bytes
 _SHARD_SPLITS = ("train*.tar", "val*.tar")

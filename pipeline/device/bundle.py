@@ -45,7 +45,8 @@ from pipeline.device.readme import readme
 from pipeline.device.reference import graph_logits, reference_logits
 from pipeline.device.triton_repository import TritonModel, model_name, write_model
 from pipeline.measure.evaluate_stage import Logits
-from pipeline.recipe import BenchmarkPart, DataPart
+from pipeline.parts.data import DataPart
+from pipeline.parts.measure import BenchmarkPart
 
 _SAMPLES = 10  # image files, at most one of each class
 _CHUNK = 50  # images at once

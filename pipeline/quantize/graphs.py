@@ -20,8 +20,9 @@ from export.quantize.smooth import sweep_alpha
 from export.quantize.sparsify import sparsify_24
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
+from pipeline.parts.quantize import QuantizePart
 from pipeline.quantize.qat_stage import read_ranges
-from pipeline.recipe import QuantizePart, Recipe
+from pipeline.recipe import Recipe
 
 SWEEP_BATCH = 16  # images at a time in the passes of the alpha sweep
 SWEEP_IMAGES = 128  # calibration images, evenly spaced, on which channels are measured and the alphas compared

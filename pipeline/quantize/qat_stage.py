@@ -24,8 +24,9 @@ from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
 from pipeline.measure.statistics import agreement
+from pipeline.parts.quantize import QuantizePart
 from pipeline.quantize.qat_training import QUANTIZE_KEYS, train_student
-from pipeline.recipe import QuantizePart, Recipe
+from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.distributed import open_world
 from pipeline.training.loader import Normalise

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from calib.errors import InputError
 from export.quantize.fake_quantize import FakeQuantized
 from pipeline.data.dataset import open_dataset
-from pipeline.recipe import QatPart, Recipe, TrainPart
+from pipeline.parts.train import QatPart, TrainPart
+from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
 from pipeline.training.files import training_identity
 from pipeline.training.loader import Loaders, make_loaders

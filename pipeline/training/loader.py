@@ -22,7 +22,7 @@ from torchvision import transforms
 from calib.errors import InputError
 from calib.images import ImageSplit
 from calib.preprocess import Preprocess, load_image, preprocess
-from pipeline.recipe import TrainPart
+from pipeline.parts.train import TrainPart
 from pipeline.training.distributed import World
 
 if TYPE_CHECKING:

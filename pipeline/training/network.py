@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import models  # noqa: F401  (registers our models with timm)
 from calib.errors import InputError
-from pipeline.recipe import ModelPart
+from pipeline.parts.model import ModelPart
 
 
 def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) -> nn.Module:

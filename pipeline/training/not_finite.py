@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.recipe import TrainPart
+from pipeline.parts.train import TrainPart
 from pipeline.training.checkpoint import save_atomically
 from pipeline.training.distributed import World
 from pipeline.training.loader import Batch, EpochSampler

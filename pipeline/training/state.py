@@ -18,7 +18,8 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from calib.errors import InputError
-from pipeline.recipe import Recipe, TrainPart
+from pipeline.parts.train import TrainPart
+from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
 from pipeline.training.log import EpochMetrics
 from pipeline.training.network import classifier_names, create_network

@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from calib.errors import InputError
 from calib.images import ImageSplit
 from pipeline.data.dataset import check_no_overlap, open_dataset
-from pipeline.recipe import Recipe, TrainPart
+from pipeline.parts.train import TrainPart
+from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 from pipeline.training.distributed import World, open_world
 from pipeline.training.files import BEST, LAST, restore_last, save_last, training_identity

@@ -14,7 +14,8 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
 from calib.errors import InputError
-from pipeline.recipe import Recipe, TrainPart
+from pipeline.parts.train import TrainPart
+from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
 from pipeline.training.loader import Batch, Loaders, Normalise, device_batches, seed_all
 from pipeline.training.log import EpochMetrics, TrainingLog

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from models.zoo import BASELINES, FAMILY
-from pipeline.recipe import ModelPart
+from pipeline.parts.model import ModelPart
 from pipeline.training.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
 from pipeline.training.network import classifier_names, create_network
 

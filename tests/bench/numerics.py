@@ -16,7 +16,8 @@ from calib.preprocess import Preprocess
 from export.onnx_export import NormalisedModel
 from models import T2TViT
 from pipeline.data.batches import batches
-from pipeline.recipe import DataPart, ModelPart
+from pipeline.parts.data import DataPart
+from pipeline.parts.model import ModelPart
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 

@@ -28,8 +28,8 @@ from export.engines.engine import EngineSpec, build_engine
 from export.onnx_export import export_onnx
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
+from pipeline.parts.data import DataPart
 from pipeline.predict.predict import INPUT, Predictor
-from pipeline.recipe import DataPart
 
 ROUNDS = 10
 WIDTH, HEIGHT = 500, 375  # pixels, a usual photograph of ImageNet

@@ -30,7 +30,7 @@ from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
-from pipeline.recipe import DataPart
+from pipeline.parts.data import DataPart
 
 Call = Callable[[], object]
 

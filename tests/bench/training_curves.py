@@ -45,7 +45,7 @@ def main() -> None:
 def fewer_images(data: dict[str, str], count: int, out: Path) -> Path:
     """Links to the first `count` training and count // 4 evaluation images of each class."""
     from pipeline.data.dataset import open_dataset
-    from pipeline.recipe import DataPart
+    from pipeline.parts.data import DataPart
 
     root = out / "images"
     for split in open_dataset(DataPart(**data)):

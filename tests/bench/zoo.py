@@ -23,7 +23,7 @@ from models.zoo import BASELINES, FAMILY
 from pipeline.cli import main as run_command
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
-from pipeline.recipe import DataPart
+from pipeline.parts.data import DataPart
 
 ENGINES = ("onnxruntime", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.dataset import check_no_overlap, open_dataset
-from pipeline.recipe import DataPart
+from pipeline.parts.data import DataPart
 
 DATA = Path(__file__).parents[2] / "data"
 GROUPS = ("Activities", "Flags", "Symbols")

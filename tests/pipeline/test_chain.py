@@ -25,8 +25,8 @@ from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT
 from pipeline.device.cli import run_command
 from pipeline.measure.evaluate_stage import failure_reason, fallback
+from pipeline.parts.model import ModelPart
 from pipeline.quantize import export_stage
-from pipeline.recipe import ModelPart
 from pipeline.report.values.schema import check_report
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model

@@ -113,6 +113,12 @@ def test_dry_run_follows_inputs_images_versions_and_damage(
     assert plan(capsys)["benchmark"]["reasons"][0].endswith(f"{engines.backend_version('onnxruntime')} → 99.0")
 
 
+def test_dry_run_believes_no_manifest_that_was_changed(finished: Path, capsys: Printed) -> None:
+    path = finished / "runs" / "demo" / "export" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "0" * 64}))
+    assert plan(capsys)["export"]["reasons"] == ["its key is not that of what its manifest lists"]
+
+
 def test_dry_run_unpacks_no_images(finished: Path, capsys: Printed) -> None:
     shutil.move(finished / "images", finished / "elsewhere")
     (finished / "images.npz").write_bytes(b"packed")

@@ -15,7 +15,8 @@ from trainings import EVERYTHING, PLAIN, Training, assert_same_training, folder,
 
 from calib.errors import InputError
 from pipeline import stages
-from pipeline.recipe import Recipe, TrainPart
+from pipeline.parts.train import TrainPart
+from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
 from pipeline.training.loader import EpochSampler

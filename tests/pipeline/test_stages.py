@@ -1,6 +1,5 @@
 """What makes a stage run again: the keys that it reads, the engines that it runs, and no more."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from pipeline import stages
 from pipeline.commands.dry_run import plan_stages
 from pipeline.recipe import Recipe
-from pipeline.stages import STAGES, Identity, Stage, find_work, identify, is_current
+from pipeline.stages import STAGES, find_work, identify
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 RTX = {"backend": "tensorrt_rtx", "precisions": ["int8"], "targets": ["sm86"]}
@@ -84,33 +83,6 @@ def test_targets_are_part_of_the_key_where_feature_maps_are_an_engine_ahead_of_t
 
     assert key("tensorrt_rtx", "sm86") != key("tensorrt_rtx", "sm89")
     assert key("onnxruntime", "sm86") == key("onnxruntime", "sm89")
-
-
-def manifest(stage: Stage, chosen: Recipe, *, whole: tuple[str, ...], noted: bool) -> tuple[dict[str, Any], Identity]:
-    """As an earlier version wrote it: `whole` parts and every backend in the key, images not always `noted`."""
-    found = identify(stage, chosen, {})
-    values = chosen.model_dump(mode="json")
-    earlier = replace(found, parts={part: values[part] for part in whole}, backends=found.backends | {"tensorrt": "9"})
-    written = {
-        "key": earlier.key, "recipe": earlier.parts, "inputs": earlier.inputs, "images": earlier.images,
-        "source": earlier.source, "versions": {"torch": "2"} | earlier.backends,
-    }  # fmt: skip
-    return (written if noted else {key: value for key, value in written.items() if key != "images"}), found
-
-
-@pytest.mark.parametrize("noted", [True, False])
-def test_a_run_of_a_version_with_wider_keys_stays_valid(image_root: Path, noted: bool) -> None:
-    whole = ("data", "quantize", "search", "gate", "build", "evaluate", "benchmark")
-    search, chosen = BY_NAME["search"], recipe(image_root)
-    written, found = manifest(search, chosen, whole=whole, noted=noted)
-    assert written["key"] != found.key and is_current(search, written, found)
-    more = recipe(image_root, quantize={"precisions": ["fp32", "fp16", "auto"]}, evaluate={"batch_size": 3})
-    assert is_current(search, written, identify(search, more, {})), "what it does not read may change at once"
-    for changed in ({"search": {"images": 9}}, {"quantize": {"exclude": ["x"]}}):
-        assert not is_current(search, written, identify(search, recipe(image_root, **changed), {}))
-    for field, value in (("images", {"train": "other", "val": "other"}), ("inputs", {"export": "new"}),
-                         ("backends", {"openvino": "0", "onnxruntime": "0"})):  # fmt: skip
-        assert not is_current(search, written, replace(found, **{field: value}))
 
 
 def test_a_dry_run_tells_whose_interrupted_work_there_is(image_root: Path, tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ from pipeline.console.figures import number, quantity
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
 from pipeline.measure.evaluate_stage import infer_in_chunks
+from pipeline.parts.quantize import QuantizePart
 from pipeline.quantize.graphs import quantize_options
 from pipeline.quantize.search.images import SearchSplit, draw_search_split, fingerprint_of
 from pipeline.quantize.search.path import PathFile, Row, heading, line
 from pipeline.quantize.search.trials import Logits, Material, Trials, candidates, noise_floor
-from pipeline.recipe import QuantizePart, Recipe, keys_of
+from pipeline.recipe import Recipe, keys_of
 from pipeline.training.checkpoint import read_checkpoint
 
 READS = (  # of the recipe; of `build` only what `narrow` leaves

@@ -12,7 +12,7 @@ from calib.errors import InputError
 from calib.preprocess import load_image
 from pipeline.data import dataset
 from pipeline.data.dataset import check_no_overlap, open_dataset
-from pipeline.recipe import DataPart
+from pipeline.parts.data import DataPart
 
 
 def arrays(seed: int = 0) -> dict[str, Any]:

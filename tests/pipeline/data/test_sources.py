@@ -12,7 +12,7 @@ import pytest
 
 from calib.errors import InputError
 from pipeline.data.dataset import open_dataset
-from pipeline.recipe import DataPart
+from pipeline.parts.data import DataPart
 
 Files = list[tuple[str, bytes]]
 

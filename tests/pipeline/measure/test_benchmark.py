@@ -16,7 +16,8 @@ from export.runner import DeviceTimes, TensorInfo
 from pipeline.machine.peak_memory import engine_memory
 from pipeline.measure import benchmark_stage
 from pipeline.measure.benchmark_stage import Candidates, _costs, _summary, measure
-from pipeline.recipe import BenchmarkPart, EnginePart
+from pipeline.parts.build import EnginePart
+from pipeline.parts.measure import BenchmarkPart
 
 cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
 IMAGES = np.zeros((8, 2, 3), np.uint8)

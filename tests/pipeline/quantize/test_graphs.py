@@ -8,8 +8,8 @@ import pytest
 from onnx import parser
 
 from calib.calibration import CalibrationSet, spread
+from pipeline.parts.quantize import QuantizePart
 from pipeline.quantize import graphs as quantize_graphs
-from pipeline.recipe import QuantizePart
 
 
 def test_smoothquant_looks_at_images_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from pipeline.recipe import ModelPart
+from pipeline.parts.model import ModelPart
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.weights import Loaded, build_model, load_checkpoint
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from calib.errors import InputError
-from pipeline.recipe import ModelPart
+from pipeline.parts.model import ModelPart
 from pipeline.training.network import classifier_names, create_network
 
 NETWORKS = """

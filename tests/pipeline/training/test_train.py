@@ -18,7 +18,8 @@ from trainings import EVERYTHING, PLAIN, assert_same_training, folder, recipe, r
 from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
-from pipeline.recipe import Recipe, TrainPart
+from pipeline.parts.train import TrainPart
+from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
 from pipeline.training.loader import EpochSampler, Normalise, TrainImages, device_batches, make_loaders

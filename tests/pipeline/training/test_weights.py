@@ -13,7 +13,7 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from models import VARIANTS
 from models.backbone import sinusoid_positions
-from pipeline.recipe import ModelPart
+from pipeline.parts.model import ModelPart
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 from pipeline.training.weights import Loaded, load_checkpoint, nearest_model
 

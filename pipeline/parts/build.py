@@ -1,0 +1,43 @@
+"""`build`: the engines."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.parts.part import Backend, Part, Positive, Precision
+
+
+class BuildOptionsPart(Part):
+    """How TensorRT builds; docs/tensorrt.md has the reason for each."""
+
+    workspace_mib: Annotated[int, Field(ge=16)] = 1024
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    timing_cache: bool = True
+    hardware: Literal["this_gpu", "same_compute_capability", "ampere_plus"] = "this_gpu"
+    version_compatible: bool = False
+    strip_weights: bool = False
+
+
+class EnginePart(Part):
+    """Engines of one backend: a precision each, for `tensorrt_rtx` times a target (`sm86`) each."""
+
+    backend: Backend
+    precisions: tuple[Precision, ...]
+    targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
+    batch_sizes: tuple[Positive, Positive, Positive] = (1, 1, 8)
+    options: BuildOptionsPart = BuildOptionsPart()
+
+    @model_validator(mode="after")
+    def _targets(self) -> "EnginePart":
+        if (self.backend == "tensorrt_rtx") != bool(self.targets):
+            raise ValueError("targets go with backend tensorrt_rtx, and it needs at least one, such as sm86")
+        if self.backend in ("onnxruntime", "openvino") and any(name.startswith("fp8") for name in self.precisions):
+            raise ValueError("fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels")
+        if self.backend in ("onnxruntime", "openvino") and self.options != BuildOptionsPart():
+            raise ValueError("options are TensorRT's: onnxruntime and openvino have none")
+        if self.backend == "tensorrt_rtx" and (self.options.hardware != "this_gpu" or self.options.version_compatible):
+            raise ValueError("hardware and version_compatible go with tensorrt: tensorrt_rtx builds for its targets")
+        low, typical, high = self.batch_sizes
+        if not low <= typical <= high:
+            raise ValueError("batch_sizes are minimum, typical and maximum, in rising order")
+        return self

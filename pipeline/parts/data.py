@@ -1,0 +1,29 @@
+"""`data`: the images."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.parts.part import Part
+
+
+class DataPart(Part):
+    """Image folders `root/train/<class>/*` and `root/val/<class>/*`, or what they are written out from on first use.
+
+    `source` webdataset: `origin` is a folder of shards, `splits` are globs in it; huggingface: `origin` is a data set's name
+    or folder, `splits` its splits, `columns` image and label. docs/training.md says more.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    root: Path
+    source: Literal["folders", "webdataset", "huggingface"] = "folders"
+    origin: str | None = None
+    splits: tuple[str, str] | None = None
+    columns: tuple[str, str] = ("image", "label")
+
+    @model_validator(mode="after")
+    def _origin(self) -> "DataPart":
+        if (self.source == "folders") != (self.origin is None):
+            raise ValueError("origin goes with source webdataset (a folder of shards) or huggingface (a data set)")
+        return self
