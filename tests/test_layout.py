@@ -1,13 +1,91 @@
-"""The house: imports point one way, heavy packages are imported in the files that own them, folder names are ours alone."""
+"""The house: which room may see which, how large a room is, who owns heavy packages, and that folder names are ours alone.
+
+A room is a folder of Python files. The files directly in `export/` and `pipeline/` are rooms of one file each: they stand
+between other rooms.
+"""
 
 import ast
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"models": set(), "calib": set(), "export": {"calib", "models"}, "pipeline": {"models", "calib", "export"}}
+FOLDERS = ("models", "calib", "export", "pipeline")
+MOST_FILES = 14  # in a room, its __init__.py apart
+# Every room and the rooms that its files import, from the bottom up: a room sees only rooms that stand above it in this table.
+SEES: dict[str, set[str]] = {
+    "models": set(),
+    "calib": set(),
+    "calib.precision": {"calib"},
+    "export.quiet": set(),
+    "export.explain": set(),
+    "export.unfold": set(),
+    "export.runner": set(),
+    "export.onnx_export": {"calib", "export.explain", "export.quiet", "export.runner", "export.unfold"},
+    "export.simplify": {"export.onnx_export"},
+    "export.graph": {"calib.precision", "export.onnx_export"},
+    "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
+    "export.engines": {"calib", "export.engines.tensorrt", "export.runner"},
+    "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export"},
+    "export.quantize": {
+        "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
+    },
+    "pipeline.artifact": {"export.engines"},
+    "pipeline.parts": set(),
+    "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
+    "pipeline.console": {"calib", "export.engines.tensorrt"},
+    "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
+    "pipeline.data": {"calib", "pipeline.console", "pipeline.parts", "pipeline.recipe"},
+    "pipeline.training": {
+        "models", "calib", "pipeline.artifact", "pipeline.data", "pipeline.parts", "pipeline.recipe",
+    },
+    "pipeline.measure": {
+        "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
+        "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
+    },
+    "pipeline.quantize": {
+        "calib", "calib.precision", "export.engines", "export.graph", "export.onnx_export", "export.quantize",
+        "export.simplify", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure", "pipeline.parts",
+        "pipeline.recipe", "pipeline.training",
+    },
+    "pipeline.quantize.search": {
+        "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",
+        "export.quantize", "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure",
+        "pipeline.parts", "pipeline.quantize", "pipeline.recipe", "pipeline.training",
+    },
+    "pipeline.visualize": {
+        "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",
+        "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.recipe",
+    },
+    "pipeline.report.values": {"calib", "pipeline.artifact", "pipeline.console", "pipeline.measure"},
+    "pipeline.report.page": {
+        "pipeline.artifact", "pipeline.console", "pipeline.measure", "pipeline.report.values", "pipeline.visualize",
+    },
+    "pipeline.report": {
+        "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure", "pipeline.recipe",
+        "pipeline.report.page", "pipeline.report.values", "pipeline.training",
+    },
+    "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console"},
+    "pipeline.device": {
+        "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
+        "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts", "pipeline.predict",
+        "pipeline.report.values",
+    },
+    "pipeline.stages": {
+        "calib", "export.engines", "pipeline.artifact", "pipeline.data", "pipeline.machine", "pipeline.measure",
+        "pipeline.quantize", "pipeline.quantize.search", "pipeline.recipe", "pipeline.report", "pipeline.training",
+        "pipeline.visualize",
+    },
+    "pipeline.commands": {
+        "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.device", "pipeline.machine",
+        "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report", "pipeline.report.values",
+        "pipeline.stages",
+    },
+    "pipeline.cli": {"pipeline.commands", "pipeline.console"},
+    "pipeline.__main__": {"pipeline.cli"},
+}  # fmt: skip
 OWNERS = {
     "tensorrt": {"export/engines/tensorrt/backend.py"},
     "tensorrt_rtx_bindings": {"export/engines/tensorrt/rtx_backend.py"},
@@ -24,29 +102,69 @@ OWNERS = {
     },
     "onnxsim": {"export/simplify.py"},
 }
-FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+HOST_ONLY = {"torch", "timm", "onnx", "pydantic", "rich", "scipy", "matplotlib", "yaml", "jinja2", "argcomplete"}
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
 
 
+@cache
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """(top-level package, whether it is imported at module level) of every import."""
+    """(dotted name, whether it is imported at module level) of every import; `package.name` for each name imported from."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = set(map(id, tree.body))
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [(alias.name.split(".")[0], id(node) in top) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.append((node.module.split(".")[0], id(node) in top))
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found += [(name, id(node) in top) for name in names]
     return found
 
 
+def room(path: Path) -> str:
+    """`pipeline.report` of pipeline/report/write.py; `pipeline.cli` of pipeline/cli.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    alone = len(parts) == 2 and parts[0] in ("export", "pipeline")
+    return ".".join(parts if alone else parts[:-1])
+
+
+def test_rooms_see_what_the_table_says() -> None:
+    found: dict[str, set[str]] = {room(path): set() for path in FILES if path.name != "__init__.py"}
+    for path in FILES:
+        if path.name == "__init__.py":
+            continue
+        seen = {room(MODULES[name]) for name, _ in imports(path) if name in MODULES}
+        assert seen - {room(path)} <= SEES.get(room(path), set()), f"{path.relative_to(ROOT)} sees another room"
+        found[room(path)] |= seen - {room(path)}
+    assert found == SEES, "a room, or what it sees, is gone: take it out of the table"
+
+
+def test_between_rooms_there_is_no_circle() -> None:
+    order = list(SEES)
+    for name, seen in SEES.items():
+        assert seen <= set(order[: order.index(name)]), f"{name} sees a room below it in the table"
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in FILES}), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_room_is_small_and_says_what_it_is_for(folder: Path) -> None:
+    files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert 0 < len(files) <= MOST_FILES, f"{len(files)} files: a room inside, or another one, is missing"
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree)
+    assert text, "its __init__.py says in three lines what it is for, what comes in and what goes out"
+    if folder.parent != ROOT:
+        lines = [line for line in text.splitlines() if line]
+        assert len(lines) == 3 and lines[1].startswith("In: ") and lines[2].startswith("Out: ")
+        assert len(tree.body) == 1, "no other code there"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports(path: Path) -> None:
+def test_heavy_packages_are_imported_by_their_owners_alone(path: Path) -> None:
     place = path.relative_to(ROOT).as_posix()
-    folder = place.split("/")[0]
-    for package, at_top in imports(path):
-        if package in ALLOWED and package != folder:
-            assert package in ALLOWED[folder], f"{place} imports {package}"
+    for name, at_top in imports(path):
+        package = name.split(".")[0]
         if package in OWNERS:
             assert place in OWNERS[package] and not at_top, (
                 f"{place} imports {package}{' at module level' if at_top else ''}"
@@ -55,40 +173,21 @@ def test_imports(path: Path) -> None:
 
 def test_the_device_side_imports_no_torch() -> None:
     """What a device runs imports, file by file and transitively, only the standard library, numpy and OpenCV at module level."""
-    seen, todo, outside = (
-        set(),
-        ["pipeline/predict/predict.py", "pipeline/predict/command.py", "pipeline/cli.py"],
-        set(),
-    )
+    seen, todo, outside = set(), ["pipeline.predict.predict", "pipeline.predict.command", "pipeline.cli"], set()
     while todo:
-        place = todo.pop()
-        if place in seen:
+        module = todo.pop()
+        if module in seen:
             continue
-        seen.add(place)
-        tree = ast.parse((ROOT / place).read_text(encoding="utf-8"))
-        for node in tree.body:
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for module in modules:
-                file = module.replace(".", "/") + ".py"
-                if (ROOT / file).is_file():
-                    todo.append(file)
-                elif module.split(".")[0] in {
-                    "torch",
-                    "timm",
-                    "onnx",
-                    "pydantic",
-                    "rich",
-                    "scipy",
-                    "matplotlib",
-                    "yaml",
-                }:
-                    outside.add((place, module))
+        seen.add(module)
+        for name, at_top in imports(MODULES[module]):
+            if at_top and name in MODULES:
+                todo.append(name)
+            elif at_top and name.split(".")[0] in HOST_ONLY:
+                outside.add((module, name))
     assert not outside and len(seen) > 6
 
 
 def test_no_other_distribution_owns_our_folder_names() -> None:
     owners = packages_distributions()
-    for folder in ALLOWED:
+    for folder in FOLDERS:
         assert set(owners.get(folder, [])) <= {"t2t-edge"}, f"{folder}: {owners[folder]}"
