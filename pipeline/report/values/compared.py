@@ -27,9 +27,14 @@ class Compared:
 
 
 def machine_name(report: dict[str, Any]) -> str:
-    """The GPU where there is one, else the CPU and its cores."""
+    """The GPU where there is one, else the CPU, its cores and its INT8 instructions, on which INT8's speed depends."""
     machine = report["machine"]
-    return str(machine["gpu"] or machine["cpu"].split(", INT8 instructions")[0])
+    if machine["gpu"]:
+        return str(machine["gpu"])
+    name, known, instructions = machine["cpu"].partition(", INT8 instructions: ")
+    if not known:
+        return str(name)
+    return f"{name}, {'no INT8 instructions' if instructions == 'none' else instructions}"
 
 
 def read_compared(paths: Sequence[Path]) -> list[Compared]:
