@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from export.engines.engine import sha256_of
+from export.engines.sidecar import sha256_of
 
 MANIFEST = "manifest.json"
 

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export.engines.engine import EngineSpec
+from export.engines.spec import EngineSpec
 from pipeline.parts.build import EnginePart
 from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart, EvaluatePart, GatePart, VisualizePart

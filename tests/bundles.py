@@ -6,7 +6,7 @@ from pathlib import Path
 from small_run import write_run
 
 from calib.preprocess import Preprocess
-from export.engines.engine import sha256_of
+from export.engines.sidecar import sha256_of
 from pipeline.artifact import write_json
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE

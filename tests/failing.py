@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from export.engines.engine import Sidecar, load_engine
+from export.engines.engine import load_engine
+from export.engines.sidecar import Sidecar
 from export.engines.tensorrt.cuda_calls import CudaError
 from export.runner import INPUT, Runner
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
 
 ENGINE_NAME = "engine.onnx"
+INSTALL = "pip install -e '.[onnxruntime]'"
+INSTALL_ON_DEVICE = "pip install onnxruntime"
 _INT8_OPERATORS = (
     "QLinearMatMul",
     "QLinearConv",
@@ -33,15 +35,18 @@ def version() -> str | None:
         return None
 
 
-def check_available() -> None:
+def check_available_to_run() -> None:
     """Raise Unavailable where ONNX Runtime is not installed."""
     if version() is None:
-        raise Unavailable("ONNX Runtime is not installed: pip install 't2t-edge[onnxruntime]'")
+        raise Unavailable(f"ONNX Runtime is not installed: {INSTALL}")
+
+
+check_available_to_build = check_available_to_run  # both need the package alone
 
 
 def build(onnx_path: Path, engine_path: Path) -> Engine:
     """Copy the graph to `engine_path` and load it once, which is where a graph it cannot run fails."""
-    check_available()
+    check_available_to_run()
     partial = engine_path.with_suffix(".partial")
     shutil.copyfile(onnx_path, partial)
     layers = _count_layers(partial)
@@ -51,7 +56,7 @@ def build(onnx_path: Path, engine_path: Path) -> Engine:
 
 def load(engine_path: Path, threads: int, *, literal: bool = False) -> "OnnxRuntimeRunner":
     """A runner on `threads` CPU threads; `literal` computes node by node as written, Q/DQ in float32, slowly."""
-    check_available()
+    check_available_to_run()
     return OnnxRuntimeRunner(engine_path, threads, literal)
 
 

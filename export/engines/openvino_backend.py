@@ -15,6 +15,8 @@ from export.engines.openvino_weights import fit_16_bits
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
 
 ENGINE_NAME = "engine.xml"
+INSTALL = "pip install -e '.[openvino]'"
+INSTALL_ON_DEVICE = "pip install openvino"
 _PRODUCTS = (
     "FullyConnected",
     "MatMul",
@@ -32,15 +34,18 @@ def version() -> str | None:
         return None
 
 
-def check_available() -> None:
+def check_available_to_run() -> None:
     """Raise Unavailable where OpenVINO is not installed."""
     if version() is None:
-        raise Unavailable("OpenVINO is not installed: pip install 't2t-edge[openvino]'")
+        raise Unavailable(f"OpenVINO is not installed: {INSTALL}")
+
+
+check_available_to_build = check_available_to_run  # both need the package alone
 
 
 def build(onnx_path: Path, engine_path: Path) -> Engine:
     """Convert the graph to IR beside `engine_path` (.xml, and .bin for the weights) and compile it once."""
-    check_available()
+    check_available_to_run()
     import openvino
 
     model = openvino.Core().read_model(str(onnx_path))
@@ -60,7 +65,7 @@ def build(onnx_path: Path, engine_path: Path) -> Engine:
 
 def load(engine_path: Path, threads: int) -> "OpenVinoRunner":
     """A runner on `threads` CPU threads."""
-    check_available()
+    check_available_to_run()
     return OpenVinoRunner(engine_path, threads)
 
 

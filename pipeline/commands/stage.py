@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.engines.engine import RECIPE_PATH
+from export.engines.sidecar import RECIPE_PATH
 from pipeline.commands.command import add_command, add_run_options, run_folder
 from pipeline.commands.completers import complete_recipes
 from pipeline.console.exit_status import DONE

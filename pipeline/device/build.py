@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export.engines import onnxruntime_backend, openvino_backend
-from export.engines.engine import EngineSpec, Expected, Sidecar, backend_version, machine, read_sidecar
-from export.engines.tensorrt import backend as tensorrt_backend
-from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
+from export.engines.engine import backend_module, backend_version, machine
+from export.engines.sidecar import Expected, Sidecar, read_sidecar
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
 from pipeline.artifact import swap_folder, write_json
@@ -16,13 +15,6 @@ from pipeline.device.contents import DEVICE_BACKENDS, Bundle
 from pipeline.device.state import ROWS, DeviceState
 from pipeline.machine.doctor import without_extra
 from pipeline.measure.build_stage import build_row
-
-_CHECKS = {
-    "tensorrt": tensorrt_backend.check_available_to_build,
-    "tensorrt_rtx": tensorrt_rtx_backend.check_available_to_run,
-    "onnxruntime": onnxruntime_backend.check_available,
-    "openvino": openvino_backend.check_available,
-}
 
 
 def choose_backend(bundle: Bundle, asked: str | None) -> str:
@@ -35,7 +27,7 @@ def choose_backend(bundle: Bundle, asked: str | None) -> str:
                 next_step="./t2t build",
             )  # fmt: skip
         try:
-            _CHECKS[backend]()
+            backend_module(backend).check_available_to_run()
             return backend
         except Unavailable as reason:
             reasons[backend] = without_extra(str(reason))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from calib.errors import InputError
 from calib.images import ImageSplit, balanced_subset
 from calib.preprocess import Preprocess, load_batch
-from export.engines.engine import sha256_of
+from export.engines.sidecar import sha256_of
 from pipeline.artifact import swap_folder, write_json
 from pipeline.console.progress import track
 from pipeline.data.dataset import open_dataset

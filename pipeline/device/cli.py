@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.engines.engine import Expected
+from export.engines.sidecar import Expected
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
 from pipeline.device.build import build, choose_backend
 from pipeline.device.contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export.engines.engine import EngineSpec, sha256_of
+from export.engines.sidecar import sha256_of
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import hash_of
 

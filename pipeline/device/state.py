@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export.engines.engine import Expected
+from export.engines.sidecar import Expected
 from pipeline.artifact import hash_of
 from pipeline.device.contents import Bundle
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.engines.engine import read_sidecar
+from export.engines.sidecar import read_sidecar
 from pipeline.device.contents import TRITON
 from pipeline.device.state import DeviceState
 from pipeline.device.triton_repository import PLATFORMS, VERSION_COMPATIBLE, TritonModel, model_name, write_model

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from calib.preprocess import opencv_version
-from export.engines import onnxruntime_backend, openvino_backend
 from export.engines.cpu import int8_instructions
-from export.engines.engine import backend_version
-from export.engines.tensorrt import backend as tensorrt_backend
-from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
+from export.engines.engine import backend_module
+from export.engines.spec import BACKENDS
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
 from pipeline.machine.describe import cpu_name, gpu_name, installed_versions
@@ -21,24 +19,6 @@ HOST_PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxsim", "nvidia-mode
 _GIB = 1 << 30
 _LITTLE_MEMORY = 8 * _GIB  # a Jetson with less memory and swap than this together runs out while TensorRT builds
 Check = Callable[[], None]
-# Of each backend, what to check before building and before running.
-_CHECKS: dict[str, tuple[Check, Check]] = {
-    "tensorrt": (tensorrt_backend.check_available_to_build, tensorrt_backend.check_available_to_run),
-    "tensorrt_rtx": (tensorrt_rtx_backend.check_available_to_build, tensorrt_rtx_backend.check_available_to_run),
-    "onnxruntime": (onnxruntime_backend.check_available, onnxruntime_backend.check_available),
-    "openvino": (openvino_backend.check_available, openvino_backend.check_available),
-}
-_TENSORRT = "on a Jetson: sudo apt-get install python3-libnvinfer && pip install cuda-bindings; elsewhere: "
-# How to install each, on a host and on a device.
-_FIXES = {
-    "tensorrt": (_TENSORRT + "pip install -e '.[tensorrt]'", _TENSORRT + "pip install tensorrt cuda-bindings"),
-    "tensorrt_rtx": (
-        "x86 Linux only: make setup",
-        "x86 Linux only: pip install tensorrt-rtx-cu12-bindings onnxruntime-ep-nv-tensorrt-rtx-cu12 cuda-bindings",
-    ),
-    "onnxruntime": ("make setup", "pip install onnxruntime"),
-    "openvino": ("make setup", "pip install openvino"),
-}
 
 
 @dataclass(frozen=True)
@@ -163,25 +143,26 @@ def _opencv() -> Finding:
 
 
 def _backends(device: bool) -> list[Finding]:
-    return [_backend(backend, checks, device) for backend, checks in _CHECKS.items()]
+    return [_backend(backend, device) for backend in BACKENDS]
 
 
-def _backend(backend: str, checks: tuple[Check, Check], device: bool) -> Finding:
-    version = backend_version(backend)
-    build, run = (_reason(check) for check in checks)
+def _backend(backend: str, device: bool) -> Finding:
+    module = backend_module(backend)
+    version = module.version()
+    build, run = _reason(module.check_available_to_build), _reason(module.check_available_to_run)
     if not run:
         assert version is not None and not build
         return _judge("engine", backend, version, {})
     if device:
         run = without_extra(run)
     detail = f"builds engines, cannot run them: {run}" if not build else run
-    return Finding("engine", backend, version or "-", "missing" if build else "note", detail,
-                   _FIXES[backend][device] if version is None else "")  # fmt: skip
+    fix = module.INSTALL_ON_DEVICE if device else module.INSTALL
+    return Finding("engine", backend, version or "-", "missing" if build else "note", detail, "" if version else fix)
 
 
 def without_extra(reason: str) -> str:
-    """Why a backend is not here, without the extra of ours to install, which a device has not."""
-    return reason.partition(": pip install 't2t-edge")[0]
+    """Why a backend is not here, without how a checkout installs it: a device has none."""
+    return reason.partition(": pip install -e")[0]
 
 
 def _reason(check: Check) -> str:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export.engines.engine import EngineSpec, Sidecar, build_engine
+from export.engines.engine import build_engine
+from export.engines.sidecar import Sidecar
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt.options import BuildOptions
 from export.runner import Unavailable
 from pipeline.artifact import Artifact

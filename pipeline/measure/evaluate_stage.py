@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.preprocess import Preprocess
-from export.engines.engine import Expected, load_engine
+from export.engines.engine import load_engine
+from export.engines.sidecar import Expected
 from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split

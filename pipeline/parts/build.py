@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.parts.part import Backend, Part, Positive, Precision
+from export.engines.spec import Backend
+from pipeline.parts.part import Part, Positive, Precision
 
 
 class BuildOptionsPart(Part):

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.parts.part import Backend, Fraction, Part, Positive, Precision
+from export.engines.spec import Backend
+from pipeline.parts.part import Fraction, Part, Positive, Precision
 
 
 class EvaluatePart(Part):

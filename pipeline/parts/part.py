@@ -23,7 +23,6 @@ Precision = Literal[
     "int8-qat", "int8-qat-fp16", "auto", "auto-fp16",
 ]  # fmt: skip
 Pattern = Annotated[str, AfterValidator(_compiles)]
-Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 
 
 class Part(BaseModel):

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from export.engines.engine import Expected
+from export.engines.sidecar import Expected
 from pipeline.console.exit_status import DONE, FAILED
 from pipeline.predict.predict import Prediction, Predictor
 from pipeline.predict.sources import Source, Video, open_sources, shown

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.preprocess import Image, preprocess
-from export.engines.engine import SIDECAR, Expected, load_engine
+from export.engines.engine import load_engine
+from export.engines.sidecar import SIDECAR, Expected
 from export.runner import INPUT, OUTPUT, Unavailable
 from pipeline.predict.sources import Frame, Source, open_sources, read_frame
 from pipeline.predict.stream import Pipeline

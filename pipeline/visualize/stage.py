@@ -31,7 +31,8 @@ from calib.precision.channels import (
 )
 from calib.preprocess import Image, Preprocess, load_batch
 from export.engines import onnxruntime_backend
-from export.engines.engine import EngineSpec, build_engine, load_engine
+from export.engines.engine import build_engine, load_engine
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.graph.taps import Tap, TokenAttention, find_blocks, find_token_attention, write_tapped
 from export.onnx_export import INPUT, read_metadata

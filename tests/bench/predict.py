@@ -24,7 +24,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import models  # noqa: F401  (registers the models)
 from calib.preprocess import Preprocess, load_batch
-from export.engines.engine import EngineSpec, build_engine
+from export.engines.engine import build_engine
+from export.engines.spec import EngineSpec
 from export.onnx_export import export_onnx
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name

@@ -13,7 +13,8 @@ from bundles import write_bundle_of_run
 from pipeline_cameras import NetworkCamera
 
 from calib.preprocess import Preprocess
-from export.engines.engine import EngineSpec, build_engine
+from export.engines.engine import build_engine
+from export.engines.spec import EngineSpec
 from export.onnx_export import export_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]

@@ -19,7 +19,8 @@ from bench.numerics import compare
 from calib.images import read_split
 from calib.preprocess import Preprocess
 from export.engines import engine as engines
-from export.engines.engine import SIDECAR, load_engine, read_sidecar
+from export.engines.engine import load_engine
+from export.engines.sidecar import SIDECAR, read_sidecar
 from pipeline import stages
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, WRONG_INPUT

@@ -11,7 +11,9 @@ from export.engines.tensorrt.timing_cache import attach_cache, cache_path, save_
 from export.runner import Engine, RunOptions, Unavailable
 
 OLDEST = (10, 3)
-_INSTALL = "pip install 't2t-edge[tensorrt]' (on a Jetson: apt-get install python3-libnvinfer)"
+_JETSON = "on a Jetson: sudo apt-get install python3-libnvinfer && pip install cuda-bindings"
+INSTALL = f"pip install -e '.[tensorrt]' ({_JETSON})"
+INSTALL_ON_DEVICE = f"{_JETSON}; elsewhere: pip install tensorrt cuda-bindings"
 
 
 def version() -> str | None:
@@ -28,7 +30,7 @@ def check_available_to_build() -> None:
     try:
         import tensorrt as trt
     except ImportError as error:
-        raise Unavailable(f"TensorRT is not installed: {_INSTALL}") from error
+        raise Unavailable(f"TensorRT is not installed: {INSTALL}") from error
     except OSError as error:
         raise Unavailable(f"TensorRT's libraries cannot be loaded: {error}") from error
     found = str(trt.__version__)

@@ -22,7 +22,10 @@ _LIBRARY_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _BINDINGS = "tensorrt-rtx-cu12-bindings"
 # The bindings ask for both by the name inside the file, which the first call that loads them makes known.
 _LIBRARIES = ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx")
-_INSTALL = "pip install 't2t-edge[host]' (x86 Linux only)"
+INSTALL = "pip install -e '.[host]' (x86 Linux only)"
+INSTALL_ON_DEVICE = (
+    "x86 Linux only: pip install tensorrt-rtx-cu12-bindings onnxruntime-ep-nv-tensorrt-rtx-cu12 cuda-bindings"
+)
 
 
 def version() -> str | None:
@@ -133,7 +136,7 @@ def _load_module() -> Any:
     """TensorRT-RTX's Python module, after its libraries. Loading them again is harmless."""
     package = importlib.util.find_spec(_LIBRARY_PACKAGE)  # found, not imported: its import changes the environment
     if package is None or package.origin is None or importlib.util.find_spec("tensorrt_rtx_bindings") is None:
-        raise Unavailable(f"TensorRT-RTX is not installed: {_INSTALL}")
+        raise Unavailable(f"TensorRT-RTX is not installed: {INSTALL}")
     bindings = metadata.version(_BINDINGS)
     release = ".".join(bindings.split(".")[:3])
     for stem in _LIBRARIES:

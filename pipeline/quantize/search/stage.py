@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -16,9 +16,8 @@ from calib.precision.policy import Decision, Layer, PolicyName, decide
 from calib.precision.search import Outcome, Trial, Unit, search_budget, search_fastest
 from calib.precision.search_limits import Limits, compare, images_needed
 from calib.preprocess import Preprocess
-from export.engines import onnxruntime_backend, openvino_backend
-from export.engines.engine import backend_version
-from export.engines.tensorrt import backend as tensorrt_backend
+from export.engines import onnxruntime_backend
+from export.engines.engine import backend_module, backend_version
 from export.graph.layers import read_layers
 from export.quantize.int8 import find_ranges
 from export.runner import Unavailable
@@ -27,7 +26,7 @@ from pipeline.console.figures import number, quantity
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
 from pipeline.measure.evaluate_stage import infer_in_chunks
-from pipeline.parts.quantize import QuantizePart
+from pipeline.parts.quantize import QuantizePart, SearchPart
 from pipeline.quantize.graphs import quantize_options
 from pipeline.quantize.search.images import SearchSplit, draw_search_split, fingerprint_of
 from pipeline.quantize.search.path import PathFile, Row, heading, line
@@ -76,21 +75,17 @@ def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_backend(wanted: str) -> None:
     """InputError where this machine cannot build and run engines of the backend, with those that it can."""
-    checks = {
-        "onnxruntime": onnxruntime_backend.check_available,
-        "openvino": openvino_backend.check_available,
-        "tensorrt": tensorrt_backend.check_available_to_run,
-    }
+    backends = get_args(SearchPart.model_fields["backend"].annotation)
     reasons: dict[str, str] = {}
-    for backend, check in checks.items():
+    for backend in backends:
         try:
-            check()
+            backend_module(backend).check_available_to_run()
         except Unavailable as reason:
             reasons[backend] = str(reason)
     if wanted in reasons:
         raise InputError(
             "the search needs a backend that runs here, because it measures", got=f"{wanted}: {reasons[wanted]}",
-            allowed=", ".join(backend for backend in checks if backend not in reasons) or "none is installed",
+            allowed=", ".join(backend for backend in backends if backend not in reasons) or "none is installed",
             next_step="set search.backend in the recipe to one of these, or install it (t2t-edge doctor)",
         )  # fmt: skip
 

@@ -16,7 +16,9 @@ from calib.precision.policy import Decision
 from calib.precision.search_limits import Comparison, Limits, compare, highest_drop_pp, hopeless, refusal
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
-from export.engines.engine import EngineSpec, Sidecar, build_engine, load_engine
+from export.engines.engine import build_engine, load_engine
+from export.engines.sidecar import Sidecar
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt.options import BuildOptions
 from export.graph.layers import count_precisions
 from export.quantize.int8 import Quantized, write_quantized

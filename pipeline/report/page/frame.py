@@ -16,7 +16,7 @@ _TITLE = re.compile(r"<h2>(.*?)</h2>\s*", re.DOTALL)
 def page(title: str, header: str, sections: Sequence[str], data: dict[str, Any] | None) -> str:
     """The whole page. `title` is text; `header` and `sections` are HTML, each section opening with its `<h2>`.
 
-    `data` is what the script draws (see report_chart). Empty sections are left out. Scripts of any other content than
+    `data` is what the script draws (see `chart_data`). Empty sections are left out. Scripts of any other content than
     ours are refused by the page's own content security policy, and so is every network request.
     """
     style, script = (_ASSETS / "report.css").read_text("utf-8"), (_ASSETS / "report.js").read_text("utf-8")

@@ -9,7 +9,9 @@ import pytest
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.engines import engine as engines
-from export.engines.engine import EngineSpec, build_engine, load_engine, read_sidecar
+from export.engines.engine import build_engine, load_engine
+from export.engines.sidecar import read_sidecar
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt import backend as tensorrt_backend
 from export.engines.tensorrt.options import BuildOptions
 from export.runner import Engine, RunOptions

@@ -14,7 +14,9 @@ from onnx import TensorProto, helper
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.engines import engine as engines
-from export.engines.engine import RECIPE_PATH, SIDECAR, EngineSpec, Expected, build_engine, load_engine, read_sidecar
+from export.engines.engine import build_engine, load_engine
+from export.engines.sidecar import RECIPE_PATH, SIDECAR, Expected, read_sidecar, sha256_of
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt import backend as tensorrt_backend
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.engines.tensorrt.options import BuildOptions
@@ -106,7 +108,7 @@ def tamper(folder: Path) -> None:
 def of_rtx(folder: Path) -> None:
     """A plan of TensorRT-RTX, its hash in order, in a folder that says TensorRT."""
     (folder / "engine.plan").write_bytes(b"vtrt" + bytes(64))
-    change("files", {"engine.plan": engines.sha256_of(folder / "engine.plan")})(folder)
+    change("files", {"engine.plan": sha256_of(folder / "engine.plan")})(folder)
 
 
 def without_sidecar(folder: Path) -> None:
@@ -192,8 +194,8 @@ def test_the_sidecar_says_what_the_engine_is(graph: Path, spec: Preprocess) -> N
     sidecar = read_sidecar(folder)
     assert (sidecar.backend, sidecar.version, sidecar.compute_capability) == ("tensorrt", VERSION, GPU)
     assert sidecar.machine == engines.machine() and sidecar.preprocess_sha256 == spec.sha256()
-    assert sidecar.onnx_sha256 == engines.sha256_of(graph)
-    assert sidecar.files == {"engine.plan": engines.sha256_of(folder / "engine.plan")}
+    assert sidecar.onnx_sha256 == sha256_of(graph)
+    assert sidecar.files == {"engine.plan": sha256_of(folder / "engine.plan")}
     assert sidecar.batch_sizes == (1, 1, 8) and sidecar.build_options() == BuildOptions()
 
 
@@ -212,9 +214,7 @@ def test_an_engine_that_fits_is_read(graph: Path, spec: Preprocess, monkeypatch:
     read: list[Path] = []
     monkeypatch.setattr(tensorrt_backend, "load", lambda path, *_, **__: read.append(path))
     folder = built(graph, spec)
-    load_engine(
-        folder, 1, expected=Expected(engines.sha256_of(graph), spec.sha256(), engines.sha256_of(folder / "engine.plan"))
-    )
+    load_engine(folder, 1, expected=Expected(sha256_of(graph), spec.sha256(), sha256_of(folder / "engine.plan")))
     assert read == [folder / "engine.plan"]
 
 

@@ -21,7 +21,7 @@ from failing import OUT_OF_MEMORY, fail_engine
 from onnx import numpy_helper
 
 from export.engines import engine as engines
-from export.engines.engine import SIDECAR, sha256_of
+from export.engines.sidecar import SIDECAR, sha256_of
 from export.engines.tensorrt import backend as tensorrt_backend
 from export.engines.tensorrt.options import BuildOptions
 from export.runner import Engine
@@ -133,7 +133,7 @@ def test_an_engine_that_fails_on_the_device_costs_only_its_row(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], most: int | None
 ) -> None:
     """Out of memory when it is loaded, or at its first batch."""
-    fail_engine(monkeypatch, "onnxruntime-int8", most, "device_measure")
+    fail_engine(monkeypatch, "onnxruntime-int8", most, "device.measure")
     assert run_command(copied, ["run"]) == DONE
     assert f"onnxruntime-int8: not measured: {OUT_OF_MEMORY}" in capsys.readouterr().out
     report = json.loads((copied / "device" / "report" / "report.json").read_text())
@@ -149,7 +149,7 @@ def test_where_no_engine_runs_to_its_end_the_gate_has_not_failed(
     assert run_command(copied, ["build", "--engine", "onnxruntime-int8"]) == DONE
     assert run_command(copied, ["evaluate"]) == DONE
     with monkeypatch.context() as here:
-        fail_engine(here, "onnxruntime-int8", 0, "device_measure")
+        fail_engine(here, "onnxruntime-int8", 0, "device.measure")
         assert run_command(copied, ["evaluate"]) == FAILED
         assert "no engine ran to its end" in capsys.readouterr().err
         assert run_command(copied, ["benchmark"]) == FAILED
@@ -307,7 +307,7 @@ def test_wrong_use_on_the_device(
 
 
 def test_tensorrt_comes_first_where_it_is(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(device_build._CHECKS, "tensorrt", lambda: None)
+    monkeypatch.setattr(tensorrt_backend, "check_available_to_run", lambda: None)
     found = open_bundle(copied)
     assert device_build.choose_backend(found, None) == "tensorrt"
     assert device_build.choose_backend(found, "onnxruntime") == "onnxruntime"
@@ -323,7 +323,7 @@ def no_tensorrt_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_bytes(b"ptrt" + bytes(64))
         return Engine(path)
 
-    monkeypatch.setitem(device_build._CHECKS, "tensorrt", lambda: None)
+    monkeypatch.setattr(tensorrt_backend, "check_available_to_run", lambda: None)
     monkeypatch.setattr(tensorrt_backend, "build", build)
     for module in (engines, device_build):
         monkeypatch.setattr(module, "compute_capability", lambda: "8.7")

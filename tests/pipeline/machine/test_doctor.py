@@ -1,7 +1,9 @@
 """What `doctor` finds and advises, on this machine and on one that tells what a Jetson tells."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,24 +56,31 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["fix"] or row["detail"] for row in rows.values() if row["status"] in ("missing", "bad"))
 
 
+def backend(version: str | None, check: Callable[[], None]) -> SimpleNamespace:
+    """A backend's file as the doctor sees it."""
+    return SimpleNamespace(
+        version=lambda: version, check_available_to_build=check, check_available_to_run=check,
+        INSTALL="pip install -e '.[x]'", INSTALL_ON_DEVICE="pip install x",
+    )  # fmt: skip
+
+
 def test_no_engine_at_all_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def missing() -> None:
-        raise Unavailable("not here: pip install 't2t-edge[x]'")
+        raise Unavailable("not here: pip install -e '.[x]'")
 
-    monkeypatch.setattr(doctor, "_CHECKS", dict.fromkeys(doctor._CHECKS, (missing, missing)))
-    monkeypatch.setattr(doctor, "backend_version", lambda _: None)
+    monkeypatch.setattr(doctor, "backend_module", lambda _: backend(None, missing))
     assert main(["doctor"]) == FAILED
     assert "No engine can run here" in capsys.readouterr().out
     assert not doctor.print_doctor(as_json=True, device=True)
     answer = json.loads(capsys.readouterr().out)
-    assert "t2t-edge" not in json.dumps(answer) and all(
+    assert "pip install -e" not in json.dumps(answer) and all(
         row["fix"] for row in answer["findings"] if row["group"] == "engine"
     )
 
 
 def test_a_bad_tensorrt_is_marked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(doctor, "_CHECKS", {"tensorrt": (lambda: None, lambda: None)})
-    monkeypatch.setattr(doctor, "backend_version", lambda _: "10.3.0")
+    monkeypatch.setattr(doctor, "BACKENDS", ("tensorrt",))
+    monkeypatch.setattr(doctor, "backend_module", lambda _: backend("10.3.0", lambda: None))
     assert doctor.print_doctor(as_json=False)
     printed = capsys.readouterr().out
     assert "bad      10.3.0" in printed and "known to be bad: 1" in printed and "fix: " in printed

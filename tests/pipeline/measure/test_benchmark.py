@@ -10,7 +10,8 @@ import pytest
 from ram_gpu import RamGpu, SumEngine, fake_tensorrt
 
 from calib.preprocess import Preprocess
-from export.engines.engine import EngineSpec, build_engine, load_engine
+from export.engines.engine import build_engine, load_engine
+from export.engines.spec import EngineSpec
 from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import DeviceTimes, TensorInfo
 from pipeline.machine.peak_memory import engine_memory

@@ -39,7 +39,7 @@ def values(image_root: Path) -> dict[str, Any]:
 def test_the_others_are_judged_and_measured(
     values: dict[str, Any], spec: Preprocess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int | None
 ) -> None:
-    fail_engine(monkeypatch, "onnxruntime-int8", most, "evaluate_stage", "benchmark_stage")
+    fail_engine(monkeypatch, "onnxruntime-int8", most, "measure.evaluate_stage", "measure.benchmark_stage")
     write_run(tmp_path / "run", values, spec)
     report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     check_report(report)
@@ -55,7 +55,7 @@ def test_an_engine_that_fails_in_the_benchmark_keeps_its_accuracy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """A batch of 8 is too large for it: nothing of it is measured, so it is not recommended."""
-    fail_engine(monkeypatch, "onnxruntime-int8", 7, "benchmark_stage")
+    fail_engine(monkeypatch, "onnxruntime-int8", 7, "measure.benchmark_stage")
     write_run(tmp_path / "run", values, spec)
     report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     check_report(report)
@@ -66,7 +66,8 @@ def test_an_engine_that_fails_in_the_benchmark_keeps_its_accuracy(
 
 
 @pytest.mark.parametrize(
-    ("module", "message"), [("evaluate_stage", "no engine of this run can run"), ("benchmark_stage", "can be measured")]
+    ("module", "message"),
+    [("measure.evaluate_stage", "no engine of this run can run"), ("measure.benchmark_stage", "can be measured")],
 )
 def test_where_all_fail_the_stage_does(
     values: dict[str, Any], spec: Preprocess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, message: str

@@ -13,7 +13,7 @@ from small_graph import write_graph
 from calib.calibration import make_calibration_set
 from calib.images import read_split
 from calib.preprocess import Preprocess
-from export.engines.engine import sha256_of
+from export.engines.sidecar import sha256_of
 from export.onnx_export import MODULE_KEY, OUTPUT
 from pipeline.artifact import Artifact
 from pipeline.quantize import stage as quantize_stage

@@ -17,7 +17,7 @@ from calib.errors import InputError
 from calib.images import read_split
 from calib.precision.policy import decide
 from calib.preprocess import Preprocess, load_batch
-from export.engines.engine import sha256_of
+from export.engines.sidecar import sha256_of
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import export_onnx
 from export.quantize.int8 import write_quantized

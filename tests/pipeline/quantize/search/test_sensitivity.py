@@ -20,7 +20,7 @@ from calib.images import read_split
 from calib.precision.policy import decide
 from calib.precision.sensitivity import alone, group_of
 from calib.preprocess import Preprocess
-from export.engines.engine import sha256_of
+from export.engines.sidecar import sha256_of
 from export.graph.layers import read_layers
 from export.onnx_export import MODULE_KEY, OUTPUT, export_onnx
 from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
