@@ -14,8 +14,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from processes import Forked
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipeline.recipe import Recipe
+from pipeline.training import checkpoint
+from pipeline.training.train import train
+from pipeline.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 EVERYTHING = {  # every random part is on: a continuation must repeat all of them
@@ -42,10 +47,10 @@ def write_images(root: Path) -> Path:
     return root
 
 
-def recipe(root: Path, values: dict[str, Any], model: str = "t2t_vit_mini", checkpoint: Path | None = None) -> Recipe:
+def recipe(root: Path, values: dict[str, Any], model: str = "t2t_vit_mini", weights: Path | None = None) -> Recipe:
     return Recipe.model_validate({
         "schema": 1, "data": {"name": "tiny", "root": str(root)},
-        "model": {"name": model, "image_size": 16, "checkpoint": checkpoint},
+        "model": {"name": model, "image_size": 16, "checkpoint": weights},
         "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear"}, "train": values, "build": [],
     })  # fmt: skip
 
@@ -80,86 +85,94 @@ def assert_same_training(first: Path, second: Path) -> None:
     assert measured[0] == measured[1]
 
 
-# The training itself, which stops for good at the place that STOP names, once: `<rank> <where> <how often passed before>`.
-# `update` is before an update, `save` is while last.pt is being written. Its process id then stands in `stopped`.
-# NAN is `<rank> <update, from 1>` whose loss is made NaN in that process alone.
-DRIVER = """
-import json, os, sys, time
-from pathlib import Path
-import torch
-from pipeline.training import checkpoint
-from pipeline.training import files as training_files
-from pipeline.recipe import Recipe
-from pipeline.training.train import train
-from pipeline.training.trainer import Trainer
-torch.set_num_threads(1)
-work = Path(sys.argv[1])
-rank, where, count = os.environ["STOP"].split() if "STOP" in os.environ else (-1, "", 0)
-mine = int(rank) == int(os.environ.get("RANK", 0))
+def drive(work: Path) -> None:
+    """The training itself, which stops for good at the place that STOP names, once: `<rank> <where> <how often passed before>`.
+
+    `update` is before an update, `save` is while last.pt is being written. Its process id then stands in `stopped`. NAN is
+    `<rank> <update, from 1>` whose loss is made NaN in that process alone.
+    """
+    torch.set_num_threads(1)
+    rank, where, count = os.environ["STOP"].split() if "STOP" in os.environ else ("-1", "", "0")
+    mine, left = int(rank) == int(os.environ.get("RANK", 0)), int(count)
+    nan_rank, nan_update = (int(word) for word in os.environ.get("NAN", "-1 -1").split())
+    update, compute_loss, torch_save = Trainer._update, Trainer.compute_loss, torch.save
+    updates = 0
+
+    def stop_at(place: str) -> None:
+        nonlocal left
+        if where == place and mine and not (work.parent / "stopped").exists():
+            left -= 1
+            if left < 0:
+                partial = work.parent / ".stopped"
+                partial.write_text(str(os.getpid()))
+                partial.replace(work.parent / "stopped")
+                time.sleep(600)
+
+    def stopping_update(self: Trainer, *arguments: Any) -> Any:
+        nonlocal updates
+        stop_at("update")
+        updates += 1
+        return update(self, *arguments)
+
+    def loss_or_nan(self: Trainer, *arguments: Any) -> Any:
+        loss = compute_loss(self, *arguments)
+        here = nan_rank == int(os.environ.get("RANK", 0)) and nan_update == updates
+        return loss * float("nan") if here else loss
+
+    def stopping_save(content: Any, file: Any) -> None:
+        if "optimizer" in content:
+            file.write(b"half of it")
+            file.flush()
+            stop_at("save")
+            file.seek(0)
+        torch_save(content, file)
+
+    Trainer.compute_loss = loss_or_nan  # type: ignore[method-assign]
+    Trainer._update, checkpoint.torch.save = stopping_update, stopping_save  # type: ignore[method-assign]
+    train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
 
 
-def stop_at(place):
-    global count
-    if where == place and mine and not (work.parent / "stopped").exists():
-        count = int(count) - 1
-        if count < 0:
-            partial = work.parent / ".stopped"
-            partial.write_text(str(os.getpid()))
-            partial.replace(work.parent / "stopped")
-            time.sleep(600)
-
-
-nan_rank, nan_update = (int(word) for word in os.environ.get("NAN", "-1 -1").split())
-update, compute_loss, torch_save = Trainer._update, Trainer.compute_loss, torch.save
-updates = 0
-
-
-def stopping_update(self, *arguments):
-    global updates
-    stop_at("update")
-    updates += 1
-    return update(self, *arguments)
-
-
-def loss_or_nan(self, *arguments):
-    loss = compute_loss(self, *arguments)
-    here = nan_rank == int(os.environ.get("RANK", 0)) and nan_update == updates
-    return loss * float("nan") if here else loss
-
-
-def stopping_save(content, file):
-    if "optimizer" in content:
-        file.write(b"half of it")
-        file.flush()
-        stop_at("save")
-        file.seek(0)
-    torch_save(content, file)
-
-
-Trainer.compute_loss = loss_or_nan
-Trainer._update, checkpoint.torch.save = stopping_update, stopping_save
-train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
-"""
+def launch(work: Path, processes: int, restarts: int) -> None:
+    """What torchrun does, by its own code, with ranks that are forked."""
+    place = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=work.parent.name, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=restarts, start_method="fork", monitor_interval=0.1, local_addr="localhost",
+    )  # fmt: skip
+    elastic_launch(place, drive)(work)
 
 
 class Training:
-    """One training in `folder`/work, started by torchrun where there is more than one process; `told` is for DRIVER."""
+    """One training in `folder`/work; `told` is for `drive`. Several processes are started as torchrun does.
 
-    def __init__(self, folder: Path, recipe: Recipe, processes: int, restarts: int = 0, **told: str):
+    With `torchrun` it is the command itself, in fresh processes.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, processes: int, restarts: int = 0, torchrun: bool = False, **told: str
+    ):
         self.folder, self.work = folder, folder / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json", by_alias=True)))
-        (folder / "driver.py").write_text(DRIVER)
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-            command += [f"--max-restarts={restarts}"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | told
         self.log = folder / "log.txt"
+        self.log.write_text("")
+        self.process: Forked | subprocess.Popen[bytes]
+        if torchrun:
+            self.process = self._torchrun(processes, restarts, told)
+        elif processes > 1:
+            self.process = Forked(launch, self.work, processes, restarts, log=self.log, environment=told)
+        else:
+            self.process = Forked(drive, self.work, log=self.log, environment=told)
+
+    def _torchrun(self, processes: int, restarts: int, told: dict[str, str]) -> "subprocess.Popen[bytes]":
+        driver = self.folder / "driver.py"
+        driver.write_text(
+            "import sys\nfrom pathlib import Path\nfrom trainings import drive\ndrive(Path(sys.argv[1]))\n"
+        )
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command += [f"--max-restarts={restarts}", str(driver), str(self.work)]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | told
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, str(folder / "driver.py"), str(self.work)], env=environment, stdout=log, stderr=log
-            )
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def wait_for_stop(self) -> int:
         """The id of the process that has stopped where it was told to."""

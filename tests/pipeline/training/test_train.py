@@ -113,7 +113,7 @@ def top1_of(work: Path, root: Path, chosen: Recipe) -> float:
 def test_no_epochs_takes_the_checkpoint_over(tmp_path: Path, images: Path) -> None:
     first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
     train(recipe(images, PLAIN), first)
-    chosen = recipe(images, PLAIN | {"epochs": 0}, checkpoint=first / "checkpoint.pt")
+    chosen = recipe(images, PLAIN | {"epochs": 0}, weights=first / "checkpoint.pt")
     notes = train(chosen, second)
     assert notes["epochs"] == 0 and notes["images_per_s"] is None
     assert notes["top1"] == top1_of(second, images, chosen)
@@ -368,7 +368,7 @@ def test_a_fresh_classifier_must_be_trained(tmp_path: Path, images: Path) -> Non
     for name in ("bright", "dark"):
         for split in ("train", "val"):
             (images / split / name).rename(images / split / f"very {name}")
-    values = recipe(images, PLAIN | {"epochs": 0}, checkpoint=first / "checkpoint.pt").model_dump(
+    values = recipe(images, PLAIN | {"epochs": 0}, weights=first / "checkpoint.pt").model_dump(
         mode="json", by_alias=True
     )
     values["model"]["transfer"] = True
