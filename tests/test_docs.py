@@ -19,7 +19,8 @@ import pytest
 
 from export.engines.engine import load_engine
 from pipeline import cli
-from pipeline.cli import DONE, main
+from pipeline.cli import main
+from pipeline.console.exit_status import DONE
 from pipeline.device.triton_repository import VERSION_COMPATIBLE, batching
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.cli import DONE, GATE_FAILED, main
+from pipeline.cli import main
+from pipeline.console.exit_status import DONE, GATE_FAILED
 
 RESNET = {"name": "resnet50", "image_size": 32}
 BROUGHT = {

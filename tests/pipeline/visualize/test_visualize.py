@@ -27,7 +27,7 @@ from export.quantize.cast_fp16 import cast_fp16
 from export.quantize.int8 import quantize_int8
 from export.runner import Unavailable
 from pipeline.artifact import Artifact
-from pipeline.cli import STAGE_HELP
+from pipeline.commands.stage import STAGE_HELP
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.report.page.features import FeatureMaps, features_section, read_features
 from pipeline.stages import STAGES
