@@ -2,7 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # two workers on two cores, and all processes that they start
 
 import cv2
 import numpy as np
@@ -10,11 +14,41 @@ import pytest
 import timm
 import torch
 import yaml
+from filelock import FileLock
 from golden import fill
 
 import models  # noqa: F401  (registers the models)
-from calib.preprocess import Preprocess
+from calib.images import read_split
+from calib.preprocess import Preprocess, load_batch
+from export.onnx_export import export_onnx
+from export.simplify import simplify_onnx
 from pipeline.cli import main
+
+torch.set_num_threads(1)
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)`: a folder of this test run that `make(folder)` filled, a single time for all workers and files.
+
+    Whoever reads it leaves it as it is.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+    shared.mkdir(exist_ok=True)
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed in the middle
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return make_once
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +87,28 @@ def small_model() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_onnx(small_model: torch.nn.Module, spec: Preprocess, image_root: Path, once: Once) -> Path:
+    """A folder with `raw.onnx`, `small_model` as it is exported, and `fp32.onnx`, the same simplified."""
+
+    def make(folder: Path) -> None:
+        export_onnx(small_model, spec, ["class_0", "class_1", "class_2"], folder / "raw.onnx")
+        images = load_batch(list(read_split(image_root, "train").paths[:2]), spec)
+        assert simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images).accepted
+
+    return once("small_onnx", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(image_root: Path, once: Once) -> Path:
     """A folder with `images/`, `recipes/demo.yaml` and a finished run `runs/demo`: t2t_vit_mini after one epoch.
 
     Hardly trained, so the gate lets everything pass.
     """
-    folder = tmp_path_factory.mktemp("tiny")
+    return once("tiny", lambda folder: make_tiny_run(folder, image_root))
+
+
+def make_tiny_run(folder: Path, image_root: Path) -> None:
+    """See `tiny_run`."""
     shutil.copytree(image_root, folder / "images")
     (folder / "recipes").mkdir()
     recipe = {
@@ -85,4 +135,3 @@ def tiny_run(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         assert main(["run"]) == 0
     finally:
         os.chdir(before)
-    return folder

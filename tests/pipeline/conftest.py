@@ -8,24 +8,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from bundles import write_bundle_of_run
 from pipeline_cameras import NetworkCamera
 
 from calib.preprocess import Preprocess
 from export.engines.engine import build_engine
 from export.engines.spec import EngineSpec
-from export.onnx_export import export_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]
 
 
 @pytest.fixture(scope="session")
-def predict_run(tmp_path_factory: pytest.TempPathFactory, small_model: torch.nn.Module, spec: Preprocess) -> Path:
+def predict_run(tmp_path_factory: pytest.TempPathFactory, small_onnx: Path, spec: Preprocess) -> Path:
     """`runs/small`: one engine that passed, one that failed; the engine is real, the report is what predict reads of one."""
     run = tmp_path_factory.mktemp("predict") / "runs" / "small"
     run.mkdir(parents=True)
-    export_onnx(small_model, spec, CLASSES, run / "fp32.onnx")
+    shutil.copy(small_onnx / "raw.onnx", run / "fp32.onnx")
     engine = EngineSpec("onnxruntime", "fp32", None, (1, 1, 8))
     sidecar = build_engine(engine, run / "fp32.onnx", run / "build" / engine.name, spec, CLASSES)
     passed = {"name": engine.name, "status": "pass", "sha256": sidecar.files[sidecar.engine]}

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
-from torch import nn
 
 from calib.calibration import CalibrationSet
 from calib.errors import InputError
@@ -22,7 +21,7 @@ from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend
 from export.graph.layers import count_precisions, read_layers
 from export.graph.taps import Tap, write_tapped
-from export.onnx_export import INPUT, OUTPUT, export_onnx
+from export.onnx_export import INPUT, OUTPUT
 from export.quantize import int8 as quantize_int8_file
 from export.quantize.cast_fp16 import cast_fp16
 from export.quantize.histogram import BINS
@@ -37,7 +36,6 @@ from export.quantize.int8 import (
 )
 from export.quantize.qdq import FP16_NORMAL, Weights, insert_qdq, to_fp8, weight_range
 from export.quantize.ranges import STRIDE, Range, RangeMethod, collect_ranges
-from export.simplify import simplify_onnx
 
 CLASSES = ["class_0", "class_1", "class_2"]
 BLOCKS = 4  # of t2t_vit_mini
@@ -50,13 +48,8 @@ def calibration(image_root: Path, spec: Preprocess) -> CalibrationSet:
 
 
 @pytest.fixture(scope="module")
-def fp32(
-    small_model: nn.Module, spec: Preprocess, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("qdq")
-    export_onnx(small_model, spec, CLASSES, folder / "raw.onnx")
-    simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.images[:2])
-    return folder / "fp32.onnx"
+def fp32(small_onnx: Path) -> Path:
+    return small_onnx / "fp32.onnx"
 
 
 def logits(path: Path, images: NDArray[np.uint8], *, literal: bool = False) -> NDArray[np.float32]:

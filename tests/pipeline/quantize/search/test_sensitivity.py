@@ -12,8 +12,7 @@ from onnx import helper
 from PIL import Image
 from scipy.special import softmax
 from scipy.stats import entropy
-from small_graph import CLASSES, write_graph
-from torch import nn
+from small_graph import write_graph
 
 from calib.calibration import CalibrationSet, make_calibration_set
 from calib.images import read_split
@@ -22,9 +21,8 @@ from calib.precision.sensitivity import alone, group_of
 from calib.preprocess import Preprocess
 from export.engines.sidecar import sha256_of
 from export.graph.layers import read_layers
-from export.onnx_export import MODULE_KEY, OUTPUT, export_onnx
+from export.onnx_export import MODULE_KEY, OUTPUT
 from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
-from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.quantize.search import sensitivity_stage
 from pipeline.quantize.search.sensitivity_picture import draw_sensitivity, sections, shorten
@@ -188,12 +186,10 @@ def test_each_run_has_one_layer_or_group_quantized(
     assert [quantized_nodes(proto) for proto in runs.graphs] == [set(), *({name} for name in LAYERS), *groups]
 
 
-def test_alone_in_a_real_network(small_model: nn.Module, spec: Preprocess, image_root: Path, tmp_path: Path) -> None:
+def test_alone_in_a_real_network(small_onnx: Path, spec: Preprocess, image_root: Path, tmp_path: Path) -> None:
     """t2t_vit_mini: every product and residual sum, the performer's kernel too; a context's output goes on quantized."""
     calibration = make_calibration_set(read_split(image_root, "train"), spec, 4, 0, tmp_path / "calibration.npz")
-    export_onnx(small_model, spec, CLASSES, tmp_path / "raw.onnx")
-    simplify_onnx(tmp_path / "raw.onnx", tmp_path / "fp32.onnx", calibration.images[:2])
-    proto = onnx.load(tmp_path / "fp32.onnx")
+    proto = onnx.load(small_onnx / "fp32.onnx")
     decisions = [alone(decision.layer) for decision in decide(read_layers(proto), "full")]
     found = find_ranges(proto, decisions, CalibrationSet(calibration.images, calibration.labels), QuantizeOptions())
     layers = [trial for trial in sensitivity_stage._trials(found) if trial.name[0] == "layer"]
