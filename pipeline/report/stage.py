@@ -14,6 +14,7 @@ from pipeline.recipe import Recipe
 from pipeline.report.page.calibration import calibration_section, read_audit
 from pipeline.report.page.features import features_section, read_features
 from pipeline.report.page.layers import layers_section, read_decisions
+from pipeline.report.page.render import Section
 from pipeline.report.page.search import read_search, search_section
 from pipeline.report.page.sensitivity import read_sensitivity, sensitivity_section
 from pipeline.report.thumbnails import thumbnails
@@ -44,8 +45,8 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     return {"recommended": report["recommended"]}
 
 
-def _sections(report: dict[str, Any], inputs: Mapping[str, Artifact]) -> list[str]:
-    """What the stages around the engines have to say; "" for a stage that this recipe did not run."""
+def _sections(report: dict[str, Any], inputs: Mapping[str, Artifact]) -> list[Section | None]:
+    """What the stages around the engines have to say; None for a stage that this recipe did not run."""
     return [
         layers_section(report["variants"], read_decisions(inputs["quantize"])),
         features_section(read_features(inputs["visualize"]) if "visualize" in inputs else None),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.page.page import html_page
+from pipeline.report.page.render import Section
 from pipeline.report.tradeoff import draw_tradeoff
 from pipeline.report.values.markdown import markdown_page
 from pipeline.report.values.rows import join_report
@@ -35,7 +36,7 @@ def build_report(
 
 def write_report(
     report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any],
-    sections: Sequence[str] = (), thumbnails: Mapping[str, bytes] | None = None, recipe: str = "",
+    sections: Sequence[Section | None] = (), thumbnails: Mapping[str, bytes] | None = None, recipe: str = "",
 ) -> None:  # fmt: skip
     """Write report.json, report.md, report.html and tradeoff.png into `folder`.
 

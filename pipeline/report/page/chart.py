@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.console.figures import number, percent
-from pipeline.report.page.frame import image
+from pipeline.report.page.render import Section, section
 from pipeline.report.values.format import latency
 
 SLOTS = {
@@ -72,14 +72,9 @@ def _latencies(variant: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def chart_section(picture: bytes, text: str) -> str:
-    """HTML: the script fills it; without a script it holds `picture` (PNG), which `text` describes."""
-    return f"""<h2>Accuracy against latency</h2>
-<div id="chart" class="card"></div>
-<noscript><div class="picture">{image(picture, text)}</div></noscript>
-<p class="note">Up is more accurate, left is faster. The stepped line is the Pareto front of what is shown: nothing is both \
-faster and more accurate. Hollow: fails the gate, and never wins. The table below holds the same values.</p>
-"""
+def chart_section(picture: bytes, text: str) -> Section:
+    """The script fills it; without a script it holds `picture` (PNG), which `text` describes."""
+    return section("Accuracy against latency", "chart.html", picture=picture, text=text)
 
 
 def picture_text(variants: Sequence[dict[str, Any]]) -> str:

@@ -1,15 +1,15 @@
 """The page of reports side by side, of the same parts as a report's."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from pipeline.console.figures import MISSING, megabytes, number
 from pipeline.report.page.chart import chart_data, chart_levels, chart_section, picture_text
 from pipeline.report.page.engines import EngineRow, engines_section
-from pipeline.report.page.frame import page, table_head
+from pipeline.report.page.frame import page
 from pipeline.report.page.latency import latency_section
-from pipeline.report.page.page import machine_list
+from pipeline.report.page.page import machine_rows
+from pipeline.report.page.render import render, section
 from pipeline.report.values.compared import Compared, cautions, machine_name
 from pipeline.report.values.format import drop, latency
 
@@ -28,16 +28,16 @@ def comparison_page(compared: Sequence[Compared], picture: bytes) -> str:
         for variant in c.report["variants"]
         if variant["latency_ms"]
     ]
-    notes = "".join(f'<p class="callout warn">{escape(text)}</p>' for text in cautions(compared))
+    runs = [{"label": c.label, "cells": run_cells(c)} for c in compared]
+    machines = [(c.label, machine_rows(c.report)) for c in compared]
     sections = [
-        f"<h2>Runs</h2>\n{notes}{_runs(compared)}\n",
+        section("Runs", "runs.html", cautions=cautions(compared), heads=_HEADS, words=_WORDS, rows=runs),
         chart_section(picture, picture_text(timed)),
         engines_section(rows, "each run's FP32"),
         latency_section(timed),
-        "<h2>Machines</h2>\n"
-        + "".join(f"<h3>{escape(c.label)}</h3>\n{machine_list(c.report)}" for c in compared),
-    ]  # fmt: skip
-    header = f'<header><p class="over">comparison</p><h1>{len(compared)} runs <span>side by side</span></h1></header>'
+        section("Machines", "machine.html", machines=machines),
+    ]
+    header = render("comparison_header.html", count=len(compared))
     return page(f"Comparison of {', '.join(labels)}", header, sections, chart_data(reports, labels, _levels(reports)))
 
 
@@ -48,20 +48,7 @@ def _levels(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:
 
 
 _HEADS = ("Run", "Model", "Data", "Machine", "FP32 %", "Recommended", "Top-1 %", "Δ pp [95 %]", "p50 ms", "MB")
-
-
-def _runs(compared: Sequence[Compared]) -> str:
-    text = {"Model", "Data", "Machine", "Recommended"}
-    rows = []
-    for c in compared:
-        cells = zip(_HEADS[1:], run_cells(c), strict=True)
-        rows.append(
-            f"<tr><th scope=row>{escape(c.label)}</th>"
-            + "".join(f"<td{' class=text' if head in text else ''}>{escape(cell)}</td>" for head, cell in cells)
-            + "</tr>"
-        )
-    body = f"{table_head(_HEADS, tuple(text))}<tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table class="plain">{body}</table></div>'
+_WORDS = ("Model", "Data", "Machine", "Recommended")
 
 
 def run_cells(c: Compared) -> list[str]:

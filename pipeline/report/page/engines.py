@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from pipeline.console.figures import MISSING, megabytes, number, one_line, quantity
+from pipeline.console.figures import MISSING, megabytes, number, quantity
+from pipeline.report.page.render import Section, section
 from pipeline.report.values.format import batch_sizes, drop, latency, rate
 
 
@@ -26,6 +26,16 @@ class _Column:
     texts: list[str]
     values: list[float | None]
 
+    @property
+    def unbroken(self) -> str:
+        """The heading with signs that no line breaks at."""
+        return self.heading.replace("Top-", "Top‑").replace(" %]", "\u00a0%]")
+
+    def kind(self, index: int) -> str:
+        """The class of a row's cell: nothing was measured, or how wide it is in the layout for phones."""
+        text = self.texts[index]
+        return "none" if text == MISSING else "wide" if len(self.heading) + len(text) > 24 else "short"
+
 
 def engine_rows(report: dict[str, Any]) -> list[EngineRow]:
     """The rows of one report."""
@@ -33,40 +43,16 @@ def engine_rows(report: dict[str, Any]) -> list[EngineRow]:
     return [EngineRow(v, f"{v['backend']} · {v['precision']}", v["name"] == chosen) for v in report["variants"]]
 
 
-def engines_section(rows: Sequence[EngineRow], reference: str) -> str:
-    """HTML of the section: the table and what its signs mean; `reference` names what Δ is against."""
-    return f"""<h2>Engines</h2>
-{engine_table(rows)}
-<p class="note">Δ: top-1 minus that of {escape(reference)}, percentage points, with the 95 % interval. \
-◆: on the Pareto front of its run, nothing there is both faster and more accurate. {MISSING}: not measured.</p>
-"""
-
-
-def engine_table(rows: Sequence[EngineRow]) -> str:
-    """One `tbody` per engine: its numbers, then its reason over the full width."""
+def engines_section(rows: Sequence[EngineRow], reference: str) -> Section:
+    """The table, one `tbody` per engine, and what its signs mean; `reference` names what Δ is against."""
     columns = _columns([row.variant for row in rows])
-    heads = "".join(f"<th scope=col>{escape(_unbroken(column.heading))}</th>" for column in columns)
-    bodies = []
-    for index, row in enumerate(rows):
-        variant = row.variant
-        cells = "".join(_cell(column, index) for column in columns)
-        reason = one_line(variant["reason"])
-        extra = f"<tr class=reason><td colspan={len(columns) + 2}>{escape(reason)}</td></tr>" if reason else ""
-        chosen = " chosen" if row.chosen else ""
-        bodies.append(
-            f'<tbody class="{variant["status"]}{chosen}"><tr><th scope=row data-value="{escape(variant["name"])}">'
-            f"{escape(variant['name'])}<small>{escape(row.under)}</small></th>"
-            f'<td class=status data-value="{_RANK[variant["status"]]}">{_status(variant, row.chosen)}</td>{cells}</tr>'
-            f"{extra}</tbody>"
-        )
-    region = '<div class="scroll engines-scroll" role="region" aria-label="Engines, a table" tabindex="0">'
-    return (
-        f'{region}<table class="engines sortable">'
-        f"<thead><tr><th scope=col>Engine</th><th scope=col>Status</th>{heads}</tr></thead>{''.join(bodies)}</table></div>"
+    return section(
+        "Engines", "engines.html", rows=rows, columns=columns, reference=reference, ranks=_RANKS, marks=_MARKS
     )
 
 
-_RANK = {"pass": 0, "fail": 1, "error": 2, "unavailable": 3}
+_RANKS = {"pass": 0, "fail": 1, "error": 2, "unavailable": 3}
+_MARKS = {"pass": "✓ pass", "fail": "✗ fail", "error": "✗ error", "unavailable": "unavailable"}
 
 
 def _columns(variants: list[dict[str, Any]]) -> list[_Column]:
@@ -101,27 +87,5 @@ def _columns(variants: list[dict[str, Any]]) -> list[_Column]:
     return columns + [column for column in extra if set(column.texts) != {MISSING}]
 
 
-def _unbroken(heading: str) -> str:
-    """With signs that no line breaks at."""
-    return heading.replace("Top-", "Top‑").replace(" %]", "\u00a0%]")
-
-
 def _layers(layers: dict[str, int] | None) -> str:
     return f"{layers['int8']}/{layers['fp16']}/{layers['fp32']}" if layers else MISSING
-
-
-def _cell(column: _Column, index: int) -> str:
-    """A number, with its heading for the narrow layout; marked where nothing was measured."""
-    text, value = column.texts[index], column.values[index]
-    kind = "none" if text == MISSING else "wide" if len(column.heading) + len(text) > 24 else "short"
-    exact = "" if value is None else f' data-value="{value!r}"'
-    return f'<td data-label="{escape(column.heading)}" class={kind}{exact}>{escape(text)}</td>'
-
-
-def _status(variant: dict[str, Any], chosen: bool) -> str:
-    marks = {"pass": "✓ pass", "fail": "✗ fail", "error": "✗ error", "unavailable": "unavailable"}
-    front = ""
-    if variant["pareto"]:
-        front = ' <span class="front" title="on the Pareto front" role="img" aria-label="on the Pareto front">◆</span>'
-    best = " <span class=best>recommended</span>" if chosen else ""
-    return f'<span class="mark">{marks[variant["status"]]}</span>{front}{best}'

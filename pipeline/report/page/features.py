@@ -1,14 +1,14 @@
 """The report's section on feature maps: the visualize stage's pictures, and what each block's channels do to INT8."""
 
-import base64
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from pipeline.artifact import Artifact
-from pipeline.console.figures import MISSING, number, one_line
-from pipeline.report.page.frame import table_head
+from pipeline.console.figures import MISSING, number
+from pipeline.report.page.render import Section, section
 from pipeline.visualize.summary import graph_text, read_summary, setters_text, snr_text
+
+_HEADS = ("Block", "Output", "Dead", "Exploding", "SNR", "Levels", "Scale", "Most of the error")
 
 
 @dataclass(frozen=True)
@@ -30,28 +30,17 @@ def read_features(artifact: Artifact) -> FeatureMaps:
     return FeatureMaps(summary, pictures["features.png"], pictures["attention.png"])
 
 
-def features_section(features: FeatureMaps | None) -> str:
-    """HTML of the section; "" where there is nothing to show."""
+def features_section(features: FeatureMaps | None) -> Section | None:
+    """The pictures, and a row for each block; None where there is nothing to show."""
     if features is None or features.picture is None:
-        return ""
+        return None
     summary = features.summary
     alone = f"{summary['engine']} did not run here: {summary['reason']}." if summary["reason"] else ""
-    attention = ""
-    if features.attention is not None:
-        attention = _image(features.attention, "Where each visual token looks, over the image.")
-    return f"""<h2>Feature maps</h2>
-{_image(features.picture, _picture_text(summary))}
-{_table(summary)}
-<p class="note">{escape(alone)} Over {summary["images"]} calibration images. Levels: those of 127 that the median \
-channel spans where one INT8 scale serves the whole tensor; the channels that set or share this scale are over half \
-of the tensor's largest value. SNR and error: {escape(summary["engine"])} against FP32.</p>
-{attention}
-"""
-
-
-def _image(picture: bytes, text: str) -> str:
-    data = base64.b64encode(picture).decode("ascii")
-    return f'<div class="picture wide"><img alt="{escape(text)}" src="data:image/png;base64,{data}"></div>'
+    return section(
+        "Feature maps", "features.html", picture=features.picture, picture_text=_picture_text(summary), heads=_HEADS,
+        rows=[_row(block) for block in summary["blocks"]], alone=alone, images=summary["images"],
+        engine=summary["engine"], attention=features.attention,
+    )  # fmt: skip
 
 
 def _picture_text(summary: dict[str, Any]) -> str:
@@ -65,23 +54,13 @@ def _picture_text(summary: dict[str, Any]) -> str:
     return f"Feature maps of {len(summary['blocks'])} blocks, {beside}. Marked channels: {marks or 'none'}."
 
 
-def _table(summary: dict[str, Any]) -> str:
-    heads = ("Block", "Output", "Dead", "Exploding", "SNR", "Levels", "Scale", "Most of the error")
-    rows = "".join(_row(block) for block in summary["blocks"])
-    return (
-        f'<div class="scroll"><table class="channels">{table_head(heads, heads[6:])}'
-        f'<tbody class="blocks">{rows}</tbody></table></div>'
-    )
-
-
-def _row(block: dict[str, Any]) -> str:
-    texts = [
+def _row(block: dict[str, Any]) -> dict[str, Any]:
+    """A block: its `name`, `cells` that are numbers, and `texts`."""
+    cells = [
         " × ".join(map(str, block["shape"])), str(len(block["dead"])), str(len(block["exploding"])),
-        f"{snr_text(block)} {graph_text(block)}".strip(), MISSING if block["levels"] is None else number(block["levels"], 1),
+        f"{snr_text(block)} {graph_text(block)}".strip(), number(block["levels"], 1),
     ]  # fmt: skip
-    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
-    wide = "".join(f"<td class=text>{escape(text)}</td>" for text in (setters_text(block), _worst(block)))
-    return f"<tr><th scope=row>{escape(one_line(block['name']))}</th>{cells}{wide}</tr>"
+    return {"name": block["name"], "cells": cells, "texts": (setters_text(block), _worst(block))}
 
 
 def _worst(block: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from pipeline.artifact import Artifact
 from pipeline.commands.stage import STAGE_HELP
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.report.page.features import FeatureMaps, features_section, read_features
+from pipeline.report.page.render import Section
 from pipeline.stages import STAGES
 from pipeline.visualize import stage as visualize_stage
 from pipeline.visualize.picture import Picture, draw_attention, draw_features
@@ -271,7 +272,7 @@ def test_an_engine_that_cannot_run_here_leaves_fp32_alone(
         assert (block["dead"], block["exploding"]) == (beside["dead"], beside["exploding"])
         assert block["snr_db"] is None and block["per_channel"]["error_share"] is None and block["worst_error"] == []
     assert {path.name for path in folder.iterdir()} == {"features.png", "attention.png", "channels.json"}
-    section = features_section(read_features(artifact(folder)))
+    section = html_of(features_section(read_features(artifact(folder))))
     assert "tensorrt-int8 did not run here: no NVIDIA GPU here." in section and "FP32 alone" in section
 
 
@@ -318,7 +319,7 @@ def test_a_network_without_maps(
     found = visualize(image_root, inputs | {"quantize": artifact(graphs)}, tmp_path / "visualize")
     assert found["blocks"] == [] and "no block of this network hands on maps" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "visualize").iterdir()] == ["channels.json"]
-    assert features_section(read_features(artifact(tmp_path / "visualize"))) == ""
+    assert features_section(read_features(artifact(tmp_path / "visualize"))) is None
 
 
 def test_an_image_that_is_not_there(image_root: Path, inputs: dict[str, Artifact], tmp_path: Path) -> None:
@@ -452,8 +453,13 @@ class _Page(HTMLParser):
             self.rows[-1] += f" {data}"
 
 
+def html_of(section: Section | None) -> str:
+    assert section is not None
+    return str(section.body)
+
+
 def test_the_reports_section(finished: Path, summary: dict[str, Any]) -> None:
-    page = _Page(features_section(read_features(artifact(finished))))
+    page = _Page(html_of(features_section(read_features(artifact(finished)))))
     assert len(page.images) == 2
     assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.images)
     text = page.images[0]["alt"] or ""
@@ -461,7 +467,7 @@ def test_the_reports_section(finished: Path, summary: dict[str, Any]) -> None:
     assert "layer1.1 1 dead and 0 exploding" in text and "blocks.0 0 dead and 1 exploding" in text
     assert len(page.rows) == 1 + 4
     assert f"channel {EXPLODING} sets the scale" in page.rows[3] and "16 × 16" in page.rows[3]
-    assert features_section(None) == ""
+    assert features_section(None) is None
 
 
 def test_the_section_escapes_what_it_shows(summary: dict[str, Any]) -> None:
@@ -469,6 +475,6 @@ def test_the_section_escapes_what_it_shows(summary: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(summary)) | {"engine": evil, "reason": evil}
     changed["blocks"][0]["name"] = evil
     changed["blocks"][0]["dead"] = [1]
-    section = features_section(FeatureMaps(changed, b"png", None))
+    section = html_of(features_section(FeatureMaps(changed, b"png", None)))
     assert "<script" not in section and "script" not in _Page(section).tags
     assert evil in _Page(section).rows[1]

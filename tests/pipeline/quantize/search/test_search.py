@@ -270,8 +270,11 @@ def test_a_noisy_clock_is_told(
 
 def test_the_report_shows_the_path(finished: Artifact) -> None:
     found = read_search(finished)
-    html = search_section(found)
+    section = search_section(found)
+    assert section is not None
+    html = section.body
     assert html.count("<tr") == len(found["path"]) + 1 and html.count("chosen, within the limits") == 1
-    assert "24 training images decided" in html and search_section(None) == ""
+    assert "24 training images decided" in html and search_section(None) is None
     found["path"][0]["label"] = "<script>"
-    assert "<script>" not in search_section(found)
+    again = search_section(found)
+    assert again is not None and "<script>" not in again.body

@@ -2,29 +2,39 @@
 
 import io
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
-from reports import detailed
+from reports import MODE, detailed
 
 from calib.preprocess import Preprocess
 from pipeline.report.page.calibration import calibration_section
 from pipeline.report.page.gpu import gpu_section
 from pipeline.report.page.latency import latency_section
 from pipeline.report.page.layers import layers_section
+from pipeline.report.page.page import html_page
+from pipeline.report.page.render import Section, render
 from pipeline.report.page.sensitivity import sensitivity_section
 from pipeline.report.thumbnails import shrink, thumbnails
 
 EVIL = "<b>x"
 
 
+def html_of(section: Section | None) -> str:
+    """A section's HTML, which there is."""
+    assert section is not None
+    return f"<h2>{escape(section.title)}</h2>{section.body}"
+
+
 def test_latency_strips_place_percentiles_on_one_logarithmic_scale() -> None:
     variants = detailed()["variants"]
-    html = latency_section(variants)
+    html = html_of(latency_section(variants))
     batch_one, batch_eight = html.split("<h3>")[1:]
     assert batch_one.count('class="half"') == 4 and batch_eight.count('class="half"') == 4
     strip = re.search(r'aria-label="openvino-int8: median ([\d.]+), 90 % ([\d.]+), 99 % ([\d.]+) ms"', batch_one)
@@ -35,25 +45,25 @@ def test_latency_strips_place_percentiles_on_one_logarithmic_scale() -> None:
     speeds = [v["latency_ms"]["p50"] for v in variants if v["latency_ms"]]
     steps = np.diff(places) / np.diff(np.log(speeds))
     assert steps == pytest.approx(steps[0], rel=0.01), "equal ratios are equally far apart"
-    assert latency_section([variants[-1]]) == "", "nothing was timed"
+    assert latency_section([variants[-1]]) is None, "nothing was timed"
 
 
 def test_without_percentiles_the_three_ticks_are_left() -> None:
     variants = [{k: v for k, v in row.items() if k != "percentiles_ms"} for row in detailed()["variants"]]
-    html = latency_section(variants)
+    html = html_of(latency_section(variants))
     assert "<h3>Batch 8" not in html and 'class="half"' not in html and html.count("tick p99") == 4
 
 
 def test_what_the_gpus_clock_said() -> None:
     variants = detailed()["variants"]
-    html = gpu_section(variants)
+    html = html_of(gpu_section(variants))
     (row,) = re.findall(r"<tr><th scope=row>(.*?)</tr>", html)
     assert re.sub(r"<[^>]+>", " ", row).split() == [
         "tensorrt-int8", "0.50", "0.52", "0.61", "0.03", "0.44", "0.02", "batch", "1", "blocking", "3.25", "6.50", "918",
     ]  # fmt: skip
     assert "tensorrt-int8, batch 8: no CUDA graph, because the runtime allocates in it." in html
     assert "Energy: INA3221 rails." in html
-    assert gpu_section([v for v in variants if v["name"] != "tensorrt-int8"]) == "", "no engine ran on a GPU"
+    assert gpu_section([v for v in variants if v["name"] != "tensorrt-int8"]) is None, "no engine ran on a GPU"
 
 
 def test_layers_of_engines_and_reasons_of_graphs() -> None:
@@ -62,10 +72,10 @@ def test_layers_of_engines_and_reasons_of_graphs() -> None:
         "reason": "weight layer", "activations": [{"scale": 0.0362, "saturated": 0.001}],
     }  # fmt: skip
     rows = [decision, decision | {"quantized": False, "reason": "residual sum", "activations": []}]
-    html = layers_section(detailed()["variants"], {"int8": rows})
+    html = html_of(layers_section(detailed()["variants"], {"int8": rows}))
     assert "The int8 graph: 1 of 2 products and sums" in html and "0.0362" in html and "residual sum" in html
     assert "openvino-int8: 24 INT8, 0 FP16, 12 FP32, of 36 layers" in html
-    assert EVIL not in html and layers_section([], {}) == ""
+    assert EVIL not in html and layers_section([], {}) is None
 
 
 def test_sensitivity_shows_the_most_sensitive_first() -> None:
@@ -79,10 +89,10 @@ def test_sensitivity_shows_the_most_sensitive_first() -> None:
         }
         for i in range(1, 21)
     ]
-    html = sensitivity_section({"images": 64, "groups": groups})
+    html = html_of(sensitivity_section({"images": 64, "groups": groups}))
     order = re.findall(r"<th scope=row>g(\d+)", html)
     assert order == [str(i) for i in range(20, 4, -1)] and "4 more groups" in html
-    assert EVIL not in html and sensitivity_section(None) == "" == sensitivity_section({"images": 1, "groups": []})
+    assert EVIL not in html and sensitivity_section(None) is None == sensitivity_section({"images": 1, "groups": []})
 
 
 def audit(**changes: Any) -> dict[str, Any]:
@@ -96,7 +106,7 @@ def audit(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_calibration_audit_in_words() -> None:
-    html = calibration_section(audit())
+    html = html_of(calibration_section(audit()))
     for text in (
         "Accepted",
         "none the same, 3 nearly, of 1,234",
@@ -107,10 +117,36 @@ def test_the_calibration_audit_in_words() -> None:
     ):
         assert text in html, text
     assert EVIL not in html
-    warned = calibration_section(audit(warnings=[f"too dark {EVIL}"], per_class=None))
+    warned = html_of(calibration_section(audit(warnings=[f"too dark {EVIL}"], per_class=None)))
     assert "too dark &lt;b&gt;x" in warned and "Accepted" not in warned and "no labels" in warned
-    many = calibration_section(audit(per_class={f"c{i}": 10 + i for i in range(41)}))
-    assert "41 classes: 10 images of c0 to 50 of c40" in many and calibration_section(None) == ""
+    many = html_of(calibration_section(audit(per_class={f"c{i}": 10 + i for i in range(41)})))
+    assert "41 classes: 10 images of c0 to 50 of c40" in many
+
+
+def test_names_in_a_report_are_never_markup() -> None:
+    """Every text of a report that a person or another program chose."""
+    report = detailed()
+    for key in ("run", "model"):
+        report[key] += EVIL
+    report["dataset"]["name"] += EVIL
+    report["reference"]["name"] += EVIL
+    for variant in report["variants"]:
+        for key in ("name", "backend", "reason", "artifact"):
+            variant[key] = (variant[key] or "") + EVIL
+        found = variant.get("comparison", {})
+        for row in (*found.get("per_class", ()), *found.get("flips", ()), *found.get("confusion_moved", ())):
+            for key in {"label", "predicted", "image"} & set(row):
+                row[key] += EVIL
+    report["recommended"] = None
+    pictures = {flip["image"]: b"png" for v in report["variants"] for flip in v.get("comparison", {}).get("flips", ())}
+    html = html_page(report, report["reference"], MODE | {"note": EVIL}, b"png", (), pictures, EVIL)
+    assert EVIL not in html.replace('"report-data">', "").split("<script type", 1)[0]
+    assert html.count("&lt;b&gt;x") > 30 and "\\u003cb\\u003ex" in html, "in the page, and in what its script reads"
+
+
+def test_a_template_names_no_value_that_is_not_there() -> None:
+    with pytest.raises(UndefinedError, match="sentences"):
+        render("how.html", recipe="")
 
 
 def test_thumbnails_are_small_pngs_of_what_the_network_sees(tmp_path: Path) -> None:
