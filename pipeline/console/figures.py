@@ -34,3 +34,9 @@ def one_line(text: str) -> str:
 def percent(fraction: float) -> str:
     """0.99 as `99 %`."""
     return f"{100 * fraction:g} %"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `1,000 images`, `no images`; `noun` is in the singular, and one that takes an s or es."""
+    number_of = f"{count:,}" if count else "no"
+    return f"{number_of} {noun if count == 1 else noun + ('es' if noun.endswith('s') else 's')}"

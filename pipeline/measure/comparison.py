@@ -56,10 +56,14 @@ def enough_images(
     allowed = reference_top1 * (1 - share)
     changed = max((v["comparison"]["gained"] + v["comparison"]["lost"] for v in chosen), default=0) / images
     smallest = None if None in drops or not drops else max(drops)
+    enough = smallest is not None and smallest <= allowed
+    needed = images_needed(allowed, changed) if allowed > 0 else None
+    if needed is not None and not enough:  # the formula is an approximation: what is here was seen to be too few
+        needed = max(needed, images + 1)
     return {
         "images": images, "smallest_drop_pp": smallest, "gate_drop_pp": allowed,
-        "images_needed": images_needed(allowed, changed) if allowed > 0 else None,
-        "enough": smallest is not None and smallest <= allowed,
+        "images_needed": needed,
+        "enough": enough,
     }  # fmt: skip
 
 

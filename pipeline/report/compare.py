@@ -9,7 +9,7 @@ from calib.errors import InputError
 from pipeline.console.figures import megabytes, number
 from pipeline.report.page.comparison import comparison_page
 from pipeline.report.tradeoff import draw_comparison
-from pipeline.report.values.compared import Compared, cautions, machine_name, read_compared
+from pipeline.report.values.compared import Compared, cautions, data_of, machine_name, read_compared
 from pipeline.report.values.format import batch_sizes, drop, latency, rate
 from pipeline.report.values.results import results_table, save_results, write_table
 
@@ -63,8 +63,7 @@ def keep_reports(compared: Sequence[Compared], options: argparse.Namespace) -> N
 def write_comparison(compared: Sequence[Compared], folder: Path) -> None:
     """Write compare.html and compare.png into `folder`."""
     reports, labels = [c.report for c in compared], [c.label for c in compared]
-    sets = {(r["dataset"]["name"], r["dataset"]["eval_images"]) for r in reports}
-    where = ", ".join(f"{name} ({images:,} images)" for name, images in sorted(sets))
+    where = ", ".join(sorted({data_of(report) for report in reports}))
     picture = draw_comparison(reports, labels, f"{len(reports)} runs on {where}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.png").write_bytes(picture)

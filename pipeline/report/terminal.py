@@ -3,7 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console.figures import megabytes, number
-from pipeline.report.values.format import batch_sizes, drop, latency, rate, reasons, recommendation
+from pipeline.report.values.format import (
+    PARETO_NOTE,
+    batch_sizes,
+    chance_warning,
+    drop,
+    latency,
+    rate,
+    reasons,
+    recommendation,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +37,8 @@ def print_table(report: dict[str, Any], console: "Console | None" = None) -> Non
         console.print(Padding(Styled(reason), (0, 0, 0, 2)))
     conclusion, command = recommendation(report)
     console.print()
-    console.print(Styled(conclusion, style="bold green" if report["recommended"] else "bold red"))
+    sure = report["recommended"] and not chance_warning(report)
+    console.print(Styled(conclusion, style="bold green" if sure else "bold red"))
     console.print(Styled.assemble("Next: ", (command, "bold")), soft_wrap=True)
 
 
@@ -58,7 +68,7 @@ def _terminal_table(report: dict[str, Any], intervals: bool) -> Any:
         cells += [megabytes(variant["size_bytes"]), variant["status"] + (" *" if variant["pareto"] else "")]
         table.add_row(*map(Styled, cells), style="bold green" if chosen else _STYLES[variant["status"]])
     if any(variant["pareto"] for variant in report["variants"]):
-        table.caption = "* nothing here is both faster and more accurate (Pareto front)"
+        table.caption = PARETO_NOTE
         table.caption_justify = "left"
     return table
 

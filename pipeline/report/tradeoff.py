@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
-from pipeline.console.figures import percent
+from pipeline.console.figures import counted, percent
 from pipeline.measure.statistics import pareto_front
 from pipeline.report.tradeoff_labels import Box, Point, place_labels
+from pipeline.report.values.compared import data_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +30,16 @@ def draw_tradeoff(report: dict[str, Any], reference: dict[str, Any]) -> bytes:
     A failed variant far below the gate is drawn at the lower edge with an arrow and its accuracy, so that it does not
     squeeze the others together.
     """
-    title = f"{report['model']} on {report['dataset']['name']}, {report['dataset']['eval_images']:,} images"
+    title = f"{report['model']} on {report['dataset']['name']}, {counted(report['dataset']['eval_images'], 'image')}"
     levels = (reference["name"], reference["top1"], report["gate"]["min_relative_top1"])
     return _draw(report["variants"], title, levels, {})
 
 
 def draw_comparison(reports: Sequence[dict[str, Any]], labels: Sequence[str], title: str) -> bytes:
-    """PNG bytes (1280 × 800 pixels): the variants of several reports in one picture, a colour for each, one Pareto front."""
+    """PNG bytes (1280 × 800 pixels): the variants of several reports in one picture, a colour for each.
+
+    They have one Pareto front, or none where they were evaluated on different images.
+    """
     colours = dict(zip(labels, cycle(_RUN_COLOURS), strict=False))
     rows = [
         variant | {"name": f"{label}: {variant['name']}" if len(labels) <= _NAMED_RUNS else variant["name"],
@@ -44,7 +48,8 @@ def draw_comparison(reports: Sequence[dict[str, Any]], labels: Sequence[str], ti
         for variant in report["variants"]
         if variant["latency_ms"] and variant["top1"] is not None
     ]  # fmt: skip
-    passing = [row for row in rows if row["status"] == "pass"]
+    one_set = len({data_of(report) for report in reports}) == 1
+    passing = [row for row in rows if row["status"] == "pass" and one_set]
     front = {id(passing[i]) for i in pareto_front([(row["latency_ms"]["p50"], row["top1"]) for row in passing])}
     return _draw([row | {"pareto": id(row) in front} for row in rows], title, None, colours)
 

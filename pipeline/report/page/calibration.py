@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pipeline.artifact import Artifact
-from pipeline.console.figures import percent
+from pipeline.console.figures import counted, percent
 from pipeline.report.page.render import Section, section
 
 _CLASSES = 40  # with more, only the fewest and the most images are told
@@ -27,13 +27,14 @@ def calibration_section(audit: dict[str, Any]) -> Section:
 
 def _facts(audit: dict[str, Any]) -> list[tuple[str, str]]:
     seen, colour = audit["evaluation"], audit["colour_order"]
+    compared = counted(seen["pixels_compared"], "evaluation image")
     order = colour["network"] or colour["statistics"]
     return [
         ("Images", f"{audit['images']:,}, fingerprint {audit['fingerprint'][:12]}"),
         ("Duplicates", _count(audit["duplicates"]["count"])),
         (
             "Also evaluated",
-            f"{_count(seen['same'])} the same, {_count(seen['near'])} nearly, of {seen['pixels_compared']:,} evaluation images",
+            f"{_count(seen['same'])} the same, {_count(seen['near'])} nearly, of {compared}",
         ),
         ("Mean, found and in the spec", f"{_three(audit['mean'])}; {_three(audit['spec_mean'])}"),
         ("Deviation, found and in the spec", f"{_three(audit['std'])}; {_three(audit['spec_std'])}"),
@@ -55,4 +56,4 @@ def _summary(per_class: dict[str, int]) -> str:
     if len(per_class) <= _CLASSES:
         return ""
     low, high = (f(per_class, key=lambda name: per_class[name]) for f in (min, max))
-    return f"{len(per_class)} classes: {per_class[low]} images of {low} to {per_class[high]} of {high}."
+    return f"{len(per_class)} classes: {counted(per_class[low], 'image')} of {low} to {per_class[high]:,} of {high}."

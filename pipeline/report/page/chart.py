@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.console.figures import number, percent
 from pipeline.report.page.render import Section, section
+from pipeline.report.values.compared import data_of
 from pipeline.report.values.format import latency
 
 SLOTS = {
@@ -54,7 +55,8 @@ def _point(report: dict[str, Any], variant: dict[str, Any], series: str) -> dict
     keys = ("name", "backend", "precision", "status", "top1", "delta_top1_pp", "ci95_pp", "agreement")
     chosen = (report["recommended"] or {}).get("name") == variant["name"]
     return {key: variant[key] for key in keys} | {
-        "series": series, "recommended": chosen, "reason": variant["reason"], "latency": _latencies(variant),
+        "series": series, "dataset": data_of(report),
+        "recommended": chosen, "reason": variant["reason"], "latency": _latencies(variant),
         "rates": variant["images_per_s"] or {},
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ from pipeline.report.page.frame import page
 from pipeline.report.page.gpu import gpu_section
 from pipeline.report.page.latency import latency_section
 from pipeline.report.page.render import Section, render, section
-from pipeline.report.values.format import class_count, how_measured, recommendation
+from pipeline.report.values.format import chance_warning, class_count, how_measured, recommendation
 
 
 def html_page(
@@ -24,7 +24,12 @@ def html_page(
     """
     conclusion, command = recommendation(report)
     header = render(
-        "header.html", report=report, conclusion=conclusion, command=command, facts=_facts(report, reference)
+        "header.html",
+        report=report,
+        conclusion=conclusion,
+        command=command,
+        facts=_facts(report, reference),
+        good=bool(report["recommended"]) and not chance_warning(report),
     )
     parts = [
         chart_section(picture, picture_text(report["variants"])),

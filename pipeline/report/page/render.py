@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.console.figures import MISSING, megabytes, number, one_line, percent, quantity, signed
+from pipeline.console.figures import MISSING, counted, megabytes, number, one_line, percent, quantity, signed
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,7 +42,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": number, "signed": signed, "quantity": quantity, "megabytes": megabytes, "percent": percent,
         "one_line": one_line, "thousands": lambda count: f"{count:,}", "exact": repr, "png": _png,
-        "probability": _probability,
+        "probability": _probability, "counted": counted,
     }  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     return environment

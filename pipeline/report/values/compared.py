@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
+from pipeline.console.figures import counted
 from pipeline.report.values.results import read_results
 from pipeline.report.values.schema import check_report
 
@@ -35,6 +36,11 @@ def machine_name(report: dict[str, Any]) -> str:
     if not known:
         return str(name)
     return f"{name}, {'no INT8 instructions' if instructions == 'none' else instructions}"
+
+
+def data_of(report: dict[str, Any]) -> str:
+    """`fashion-mnist (4,000 images)`: what was evaluated. Only engines of the same can be compared in accuracy."""
+    return f"{report['dataset']['name']} ({counted(report['dataset']['eval_images'], 'image')})"
 
 
 def read_compared(paths: Sequence[Path]) -> list[Compared]:
@@ -95,12 +101,14 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def cautions(compared: Sequence[Compared]) -> list[str]:
     """What may not be read off the comparison."""
-    datasets = {(c.report["dataset"]["name"], c.report["dataset"]["eval_images"]) for c in compared}
+    datasets = sorted({data_of(c.report) for c in compared})
     machines = {machine_name(c.report) for c in compared}
     found = []
     if len(datasets) > 1:
-        names = ", ".join(f"{name} ({images:,} images)" for name, images in sorted(datasets))
-        found.append(f"The runs were evaluated on different images, so their top-1 are not of one measure: {names}.")
+        found.append(
+            "The runs were evaluated on different images, so their top-1 cannot be compared, and there is no common Pareto "
+            f"front: {', '.join(datasets)}."
+        )
     if len(machines) > 1:
         found.append(f"The runs were measured on different machines: {'; '.join(sorted(machines))}.")
     return found

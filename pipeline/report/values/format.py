@@ -1,11 +1,14 @@
 """How a report's values read: shared by the terminal, Markdown and HTML, so that the three never disagree."""
 
+import math
 import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.console.figures import MISSING, number, one_line, percent, quantity, signed
+from pipeline.console.figures import MISSING, counted, number, one_line, percent, quantity, signed
 from pipeline.report.values.rows import gate_failed
+
+PARETO_NOTE = "* on the Pareto front: no engine in this table is both faster and more accurate"
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,33 @@ def class_count(report: dict[str, Any]) -> int:
     return len(classes) if isinstance(classes, list) else int(classes)
 
 
+def chance_warning(report: dict[str, Any]) -> str:
+    """Said of a network whose FP32 top-1 could be luck; "" of any other.
+
+    Guessing among C classes has top-1 1/C, with a standard deviation of √(1/C · (1 − 1/C) / N) on N images; up to 1.645 of
+    these above it (one-sided, 95 %) is no better than guessing.
+    """
+    found = [v["top1"] - v["delta_top1_pp"] for v in report["variants"] if v["top1"] is not None]
+    images, classes = report["dataset"]["eval_images"], class_count(report)
+    if not found or images == 0 or classes < 2:
+        return ""
+    chance = 1 / classes
+    if found[0] / 100 > chance + 1.645 * math.sqrt(chance * (1 - chance) / images):
+        return ""
+    return (
+        f"But FP32's top-1 of {number(found[0])} % is no better than guessing among {classes} classes: the network is hardly "
+        "trained, or its classes or its preprocessing are not those of these images"
+    )
+
+
 def recommendation(report: dict[str, Any], commands: Commands | None = None) -> tuple[str, str]:
     """What the report comes to, and the next command to run: a host's unless `commands` says otherwise."""
     commands, chosen = commands or host_commands(report["run"]), report["recommended"]
     if chosen:
         (variant,) = [v for v in report["variants"] if v["name"] == chosen["name"]]
-        return (
-            f"Recommended: {variant['name']}, {number(variant['top1'])} % top-1, {latency(variant)} ms at batch 1",
-            commands.predict,
-        )
+        text = f"Recommended: {variant['name']}, {number(variant['top1'])} % top-1, {latency(variant)} ms at batch 1"
+        warning = chance_warning(report)
+        return f"{text}. {warning}" if warning else text, commands.predict
     found = {variant["status"] for variant in report["variants"]}
     if "pass" in found:
         return "Recommended: none, because no engine that passes was measured for speed", commands.benchmark
@@ -106,13 +127,14 @@ def how_measured(
     more = {key: value for key, value in mode.items() if key not in ("threads", "warmup", "rounds", "calls")}
     details = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in more.items())
     return [
-        f"Accuracy: every engine and {reference['name']} saw the same {dataset['eval_images']:,} images of "
+        f"Accuracy: every engine and {reference['name']} saw the same {counted(dataset['eval_images'], 'image')} of "
         f"{dataset['name']}, through one preprocessing (sha256 {report['preprocess_sha256'][:12]}…). The interval is a "
         "paired bootstrap, 95 %. Agreement is the share of images with the same top-1 class. A NaN or an infinity "
         "among an image's logits counts as wrong.",
         f"Gate: top-1 of at least {percent(share)} of {reference['name']}'s, here {number(reference['top1'] * share)} "
         "%. What fails it is shown, never recommended.",
-        f"Calibration of the INT8 engines: {dataset['calibration_images']:,} training images.",
+        f"Calibration of the INT8 engines: {counted(dataset['calibration_images'], 'calibration image')}; the calibrate "
+        "stage's audit says where they are from.",
         f"Speed: {mode['rounds']} rounds of {mode['calls']} calls for each engine and batch size, engines taking "
         f"turns, after {mode['warmup']} warm-up calls, {mode['threads']} threads{details}. Latency is that of batch 1.",
         f"To reproduce: {(commands or host_commands(report['run'])).again}.",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.console.figures import megabytes, number, one_line, percent
+from pipeline.console.figures import counted, megabytes, number, one_line, percent
 from pipeline.report.values.format import (
     Commands,
     batch_sizes,
@@ -72,13 +72,14 @@ def markdown_page(
     conclusion, command = recommendation(report, commands)
     image = f"![Accuracy against latency]({picture})\n\n" if picture else ""
     machine, dataset = report["machine"], report["dataset"]
+    seen = f"{counted(class_count(report), 'class')}, {counted(dataset['eval_images'], 'image')}"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
     return f"""# {markdown_text(report["run"])}: {markdown_text(report["model"])} on {markdown_text(dataset["name"])}
 
 **{markdown_text(conclusion)}.** Next: {_code(command)}
 
 {markdown_text(reference["name"])}: {number(reference["top1"])} % top-1, {number(reference["top5"])} % top-5, \
-{class_count(report)} classes, {dataset["eval_images"]:,} images. Gate: {percent(report["gate"]["min_relative_top1"])} \
+{seen}. Gate: {percent(report["gate"]["min_relative_top1"])} \
 of its top-1.
 
 {markdown_table(report)}

@@ -80,3 +80,11 @@ def test_enough_images_is_judged_by_those_that_pass_against_what_the_gate_allows
     assert not found["enough"] and found["images_needed"] > 600
     lax = enough_images(report["variants"], 600, report["reference"]["top1"], 0.9)
     assert lax["enough"] and lax["images_needed"] < 600
+
+
+def test_images_that_were_too_few_are_never_called_enough() -> None:
+    """Connor's formula says 996 where 1,000 were too few for the exact test: more are needed than there are."""
+    variant = {"status": "pass", "comparison": {"smallest_drop_pp": 0.9, "gained": 4, "lost": 4}}
+    for images in range(500, 3000, 50):
+        found = enough_images([variant], images, 80.0, 0.99)
+        assert not found["enough"] and found["images_needed"] > images

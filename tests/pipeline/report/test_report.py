@@ -17,6 +17,7 @@ from pipeline.report.terminal import print_table
 from pipeline.report.tradeoff import draw_tradeoff
 from pipeline.report.tradeoff_labels import place_labels
 from pipeline.report.values import rows as report_rows
+from pipeline.report.values.format import recommendation
 from pipeline.report.values.markdown import markdown_table
 from pipeline.report.values.schema import _Dataset, _Machine, _Variant, check_report
 from pipeline.report.write import write_report
@@ -350,3 +351,20 @@ def test_a_device_writes_the_keys_of_the_schema() -> None:
     assert set(report_rows.VARIANT_KEYS) | {"comparison", "percentiles_ms", "on_gpu"} == set(_Variant.model_fields)
     assert set(report_rows.DATASET_KEYS) == set(_Dataset.model_fields)
     assert set(report_rows.MACHINE_KEYS) == set(_Machine.model_fields)
+
+
+def test_a_network_at_chance_level_is_not_simply_recommended(tmp_path: Path) -> None:
+    """Top-1 of 33 to 40 % on 30 images of three classes could be luck; the engine stays recommended, and it is said."""
+    evaluation, benchmark = inputs()
+    evaluation["dataset"] |= {"classes": 3, "eval_images": 30}
+    for variant in evaluation["variants"]:
+        if variant["top1"] is not None:
+            variant["top1"] = 40.0 + variant["delta_top1_pp"]
+    report = build(evaluation, benchmark)
+    assert report["recommended"] is not None
+    assert "no better than guessing among 3 classes" in recommendation(report)[0]
+    write_report(report, tmp_path, REFERENCE, MODE)
+    for name in ("report.md", "report.html"):
+        assert "no better than guessing" in (tmp_path / name).read_text(), name
+    evaluation["dataset"]["eval_images"] = 3000
+    assert "guessing" not in recommendation(build(evaluation, benchmark))[0], "3,000 images tell 40 % from 33"

@@ -86,8 +86,10 @@
     }
     return front;
   }
+  // accuracies on different images are not comparable: then there is neither a front nor a winner
+  const datasets = (points) => [...new Set(points.map((point) => point.dataset))];
   const better = (a, b) => b.top1 - a.top1 || latency(a) - latency(b);
-  const findWinner = (points) => points.filter((p) => passes(p) && latency(p) <= state.budget).sort(better)[0] || null;
+  const findWinner = (points) => datasets(points).length > 1 ? null : points.filter((p) => passes(p) && latency(p) <= state.budget).sort(better)[0] || null;
 
   // controls
   const form = element("form", { class: "controls", "aria-label": "What the chart shows" });
@@ -150,7 +152,9 @@
     winner.replaceChildren();
     winner.classList.toggle("nobody", !best);
     winner.dataset.winner = best ? best.name : "";
-    if (best) {
+    if (datasets(points).length > 1) {
+      winner.append(`No winner among engines that were evaluated on different images (${datasets(points).join("; ")}): show runs of one set.`);
+    } else if (best) {
       winner.append(`${within} (${where}): `, element("b", {}, fullName(best)),
         `, ${number(best.top1)} % top-1 in ${quantity(latency(best))} ms`);
       if (passing[0] !== best) winner.append(`. Fastest that passes: ${fullName(passing[0])}, ${quantity(latency(passing[0]))} ms.`);
@@ -250,7 +254,7 @@
         `latency ${state.tail} at batch ${state.batch}, ms${log ? ", logarithmic" : ""}`),
       shape("text", { transform: `translate(12 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "top-1, %"));
     drawLevels(back, box, y, narrow);
-    const front = paretoFront(points.filter(passes));
+    const front = datasets(points).length > 1 ? [] : paretoFront(points.filter(passes));
     if (front.length) {
       let path = `M${x(latency(front[0]))},${y(front[0].top1)}`;
       for (const point of front.slice(1)) path += `H${x(latency(point))}V${y(point.top1)}`;
