@@ -8,7 +8,7 @@ BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test lint train report predict models bench bench-train curves zoo quantization prove doctor bundle clean
+.PHONY: help setup export test test-fast lint train report predict models bench bench-train curves zoo quantization prove doctor bundle clean
 
 help: ## print these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -63,8 +63,11 @@ curves: setup ## the demo's loss from one process and from two: runs/curves/curv
 doctor: setup ## what is installed, what this machine can build and run
 	@$(EDGE) doctor
 
-test: setup ## the tests that CI runs
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: setup ## the tests that CI runs (about seven minutes on two cores)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-fast: setup ## the tests for while you edit: all but those that train, export or build for more than a moment
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

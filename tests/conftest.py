@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -14,8 +13,8 @@ import pytest
 import timm
 import torch
 import yaml
-from filelock import FileLock
 from golden import fill
+from once import Once, made_once
 
 import models  # noqa: F401  (registers the models)
 from calib.images import read_split
@@ -25,30 +24,21 @@ from export.simplify import simplify_onnx
 from pipeline.cli import main
 
 torch.set_num_threads(1)
-Once = Callable[[str, Callable[[Path], object]], Path]
+# What they make takes many seconds; a test that asks for one of them is no test for while one edits.
+SLOW_FIXTURES = {"tiny_run", "small_onnx", "chain", "ready", "networks", "whole", "predict_run", "finished", "place"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what uses a slow fixture; other slow tests say so themselves."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """`once(name, make)`: a folder of this test run that `make(folder)` filled, a single time for all workers and files.
-
-    Whoever reads it leaves it as it is.
-    """
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
-    shared.mkdir(exist_ok=True)
-
-    def make_once(name: str, make: Callable[[Path], object]) -> Path:
-        folder, whole = shared / name, shared / f"{name}.whole"
-        with FileLock(shared / f"{name}.lock"):
-            if not whole.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed in the middle
-                folder.mkdir()
-                make(folder)
-                whole.touch()
-        return folder
-
-    return make_once
+    """See `made_once`."""
+    return made_once(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +55,13 @@ def photographs() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def image_root(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, np.ndarray]) -> Path:
+def image_root(once: Once, photographs: dict[str, np.ndarray]) -> Path:
     """An image folder of three classes: 20 train and 10 val photographs each."""
-    root = tmp_path_factory.mktemp("images")
+    return once("images", lambda root: write_images(root, photographs))
+
+
+def write_images(root: Path, photographs: dict[str, np.ndarray]) -> None:
+    """See `image_root`."""
     for split, count in (("train", 20), ("val", 10)):
         for label in range(3):
             folder = root / split / f"class_{label}"
@@ -75,7 +69,6 @@ def image_root(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, 
             chosen = photographs[f"{split}_images"][photographs[f"{split}_labels"] == label][:count]
             for index, image in enumerate(chosen):
                 cv2.imwrite(str(folder / f"{index:03d}.png"), image)
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pipeline.training.train", "pipeline.stages", "pipeline.cli"])
+_CONTEXT.set_forkserver_preload(["pipeline.stages", "pipeline.cli", "trainings"])
 
 
 class Forked:

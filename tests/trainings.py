@@ -5,22 +5,29 @@ import csv
 import json
 import os
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from processes import Forked
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from calib.calibration import load_calibration_set
+from pipeline.quantize.qat_stage import make_student
+from pipeline.quantize.qat_training import train_student
 from pipeline.recipe import Recipe
 from pipeline.training import checkpoint
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.distributed import open_world
 from pipeline.training.train import train
 from pipeline.training.trainer import Trainer
+from pipeline.training.weights import build_model
 
 ROOT = Path(__file__).parents[1]
 EVERYTHING = {  # every random part is on: a continuation must repeat all of them
@@ -132,47 +139,44 @@ def drive(work: Path) -> None:
     train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
 
 
-def launch(work: Path, processes: int, restarts: int) -> None:
-    """What torchrun does, by its own code, with ranks that are forked."""
+def train_quantized(ready: Path, work: Path) -> None:
+    """Quantization-aware training of the network in `ready`, by each rank; leaves `<rank>.pt` in `work`."""
+    torch.set_num_threads(1)
+    recipe = Recipe.model_validate(json.loads((work / "recipe.json").read_text()))
+    before = read_checkpoint(ready / "checkpoint.pt")
+    calibration = load_calibration_set(ready / "calibration.npz", recipe.preprocess_spec())
+    student, _ = make_student(recipe, before, onnx.load(ready / "fp32.onnx"), calibration)
+    with open_world() as world:
+        world.wait()
+    with open_world() as world:  # as after the training stage: a second time in the same processes
+        if world.rank == 1:  # what another machine's rounding may do: rank 0's ranges are everybody's
+            for _, buffer in student.named_buffers():
+                buffer.mul_(1.5)
+        trained = train_student(recipe, student, build_model(before, recipe.model), work, world)
+    torch.save({"state": student.state_dict(), "top1": trained.after_top1}, work / f"{os.environ['RANK']}.pt")
+
+
+def launch(call: Callable[..., None], processes: int, restarts: int, *arguments: Any) -> None:
+    """What torchrun does, by its own code: `call(*arguments)` in each of so many ranks, which are forked."""
     place = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=work.parent.name, rdzv_backend="c10d",
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=call.__name__, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", max_restarts=restarts, start_method="fork", monitor_interval=0.1, local_addr="localhost",
     )  # fmt: skip
-    elastic_launch(place, drive)(work)
+    elastic_launch(place, call)(*arguments)
 
 
 class Training:
-    """One training in `folder`/work; `told` is for `drive`. Several processes are started as torchrun does.
+    """One training in `folder`/work; `told` is for `drive`. Several processes are started as torchrun starts them."""
 
-    With `torchrun` it is the command itself, in fresh processes.
-    """
-
-    def __init__(
-        self, folder: Path, recipe: Recipe, processes: int, restarts: int = 0, torchrun: bool = False, **told: str
-    ):
-        self.folder, self.work = folder, folder / "work"
+    def __init__(self, folder: Path, recipe: Recipe, processes: int, restarts: int = 0, **told: str):
+        self.folder, self.work, self.log = folder, folder / "work", folder / "log.txt"
         self.work.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json", by_alias=True)))
-        self.log = folder / "log.txt"
         self.log.write_text("")
-        self.process: Forked | subprocess.Popen[bytes]
-        if torchrun:
-            self.process = self._torchrun(processes, restarts, told)
-        elif processes > 1:
-            self.process = Forked(launch, self.work, processes, restarts, log=self.log, environment=told)
+        if processes > 1:
+            self.process = Forked(launch, drive, processes, restarts, self.work, log=self.log, environment=told)
         else:
             self.process = Forked(drive, self.work, log=self.log, environment=told)
-
-    def _torchrun(self, processes: int, restarts: int, told: dict[str, str]) -> "subprocess.Popen[bytes]":
-        driver = self.folder / "driver.py"
-        driver.write_text(
-            "import sys\nfrom pathlib import Path\nfrom trainings import drive\ndrive(Path(sys.argv[1]))\n"
-        )
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += [f"--max-restarts={restarts}", str(driver), str(self.work)]
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | told
-        with self.log.open("w") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def wait_for_stop(self) -> int:
         """The id of the process that has stopped where it was told to."""

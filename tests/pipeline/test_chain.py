@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from bench.numerics import compare
+from once import Once
 from processes import Forked
 
 from calib.images import read_split
@@ -64,12 +65,14 @@ def write_recipe(path: Path, values: dict) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chain(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chain(image_root: Path, once: Once) -> Path:
     """A folder with `recipe.yaml` and a finished run `runs/small`."""
-    folder = tmp_path_factory.mktemp("chain")
-    write_recipe(folder / "recipe.yaml", recipe_values(image_root))
-    assert run(folder, "run") == DONE
-    return folder
+
+    def make(folder: Path) -> None:
+        write_recipe(folder / "recipe.yaml", recipe_values(image_root))
+        assert run(folder, "run") == DONE
+
+    return once("chain", make)
 
 
 def run(folder: Path, command: str, *more: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import Once
 from torch import Tensor
 from trainings import EVERYTHING, PLAIN, Training, assert_same_training, folder, recipe, rows, tensors, write_images
 
@@ -41,16 +42,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("fault") / "images")
+def images(once: Once) -> Path:
+    return once("fault_images", write_images)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+def whole(once: Once, images: Path) -> Path:
     """A training in two processes that nothing interrupts."""
-    training = Training(tmp_path_factory.mktemp("whole"), recipe(images, OFTEN), 2)
-    training.finish()
-    return training.work
+    return once("fault_whole", lambda folder: Training(folder, recipe(images, OFTEN), 2).finish()) / "work"
 
 
 @pytest.mark.parametrize(
@@ -61,8 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     ],
 )
 def test_torchrun_brings_a_killed_process_back(tmp_path: Path, images: Path, whole: Path, stop: str) -> None:
-    torchrun = stop == "1 update 4"  # once by the command itself
-    training = Training(tmp_path / "killed", recipe(images, OFTEN), 2, restarts=2, torchrun=torchrun, STOP=stop)
+    training = Training(tmp_path / "killed", recipe(images, OFTEN), 2, restarts=2, STOP=stop)
     os.kill(training.wait_for_stop(), signal.SIGKILL)
     training.finish()
     assert_same_training(whole, training.work)

@@ -14,7 +14,7 @@ import yaml
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, GATE_FAILED
 
-RESNET = {"name": "resnet50", "image_size": 32}
+RESNET = {"name": "resnet18", "image_size": 32}
 BROUGHT = {
     "factory": "vit_pytorch.t2t:T2TViT", "image_size": 32,
     "args": {
@@ -64,8 +64,8 @@ def check(report: dict[str, Any], label: str, unfolds: int, int8: int) -> None:
     assert bool(counted) != ("none of its" in rows["onnxruntime-int8"]["reason"]), rows["onnxruntime-int8"]
 
 
-def test_resnet50(tmp_path: Path, image_root: Path) -> None:
-    check(run_chain(tmp_path, image_root, RESNET), "resnet50", unfolds=0, int8=53)
+def test_resnet(tmp_path: Path, image_root: Path) -> None:
+    check(run_chain(tmp_path, image_root, RESNET), "resnet18", unfolds=0, int8=20)
 
 
 def test_vit_pytorchs_t2t(tmp_path: Path, image_root: Path) -> None:

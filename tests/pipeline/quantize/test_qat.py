@@ -3,9 +3,6 @@
 import copy
 import csv
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,10 @@ import onnx
 import pytest
 import timm
 import torch
+from once import Once
 from onnx import numpy_helper
+from processes import Forked
+from trainings import launch, train_quantized
 
 from calib.calibration import CalibrationSet, load_calibration_set, make_calibration_set
 from calib.errors import InputError
@@ -87,15 +87,18 @@ class Ready:
 
 
 @pytest.fixture(scope="module")
-def ready(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
+def ready(image_root: Path, once: Once) -> Ready:
     """A small network trained on photographs, its graph and its calibration set."""
-    folder, chosen = tmp_path_factory.mktemp("ready"), recipe(image_root)
-    train(chosen, folder)
-    spec, checkpoint = chosen.preprocess_spec(), read_checkpoint(folder / "checkpoint.pt")
-    calibration = make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
-    export_onnx(build_model(checkpoint, chosen.model), spec, checkpoint.classes, folder / "raw.onnx")
-    assert simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.images[:4]).accepted
-    return Ready(folder, image_root)
+
+    def make(folder: Path) -> None:
+        chosen = recipe(image_root)
+        train(chosen, folder)
+        spec, checkpoint = chosen.preprocess_spec(), read_checkpoint(folder / "checkpoint.pt")
+        calibration = make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
+        export_onnx(build_model(checkpoint, chosen.model), spec, checkpoint.classes, folder / "raw.onnx")
+        assert simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.images[:4]).accepted
+
+    return Ready(once("qat", make), image_root)
 
 
 @pytest.mark.parametrize("policy", ["weights", "+attention", "+residual", "full"])
@@ -348,46 +351,13 @@ def test_wrong_values_and_a_lost_loss(ready: Ready, tmp_path: Path) -> None:
         ready.train(lost, ready.student(lost), tmp_path / "lost")
 
 
-DRIVER = """
-import json, os, sys
-from pathlib import Path
-import onnx, torch
-from calib.calibration import load_calibration_set
-from pipeline.training.checkpoint import read_checkpoint
-from pipeline.training.distributed import open_world
-from pipeline.quantize.qat_training import train_student
-from pipeline.quantize.qat_stage import make_student
-from pipeline.recipe import Recipe
-from pipeline.training.weights import build_model
-torch.set_num_threads(1)
-ready, work = Path(sys.argv[1]), Path(sys.argv[2])
-recipe = Recipe.model_validate(json.loads((work / "recipe.json").read_text()))
-checkpoint = read_checkpoint(ready / "checkpoint.pt")
-calibration = load_calibration_set(ready / "calibration.npz", recipe.preprocess_spec())
-student, _ = make_student(recipe, checkpoint, onnx.load(ready / "fp32.onnx"), calibration)
-with open_world() as world:
-    world.wait()
-with open_world() as world:  # as after the training stage: a second time in the same processes
-    if world.rank == 1:  # what another machine's rounding may do: rank 0's ranges are everybody's
-        for name, buffer in student.named_buffers():
-            buffer.mul_(1.5)
-    trained = train_student(recipe, student, build_model(checkpoint, recipe.model), work, world)
-torch.save({"state": student.state_dict(), "top1": trained.after_top1}, work / f"{os.environ['RANK']}.pt")
-"""
-
-
 def test_two_processes(ready: Ready, tmp_path: Path) -> None:
-    """torchrun with gloo: the same weights and ranges in both, one log, every evaluation image counted once."""
+    """As torchrun starts them, with gloo: the same weights and ranges in both, one log, every evaluation image counted once."""
     chosen = recipe(ready.root, qat={"epochs": 1})
     (tmp_path / "recipe.json").write_text(json.dumps(chosen.model_dump(mode="json", by_alias=True)))
-    (tmp_path / "driver.py").write_text(DRIVER)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran = subprocess.run(
-        [*torchrun, tmp_path / "driver.py", ready.folder, tmp_path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    log = tmp_path / "log.txt"
+    process = Forked(launch, train_quantized, 2, 0, ready.folder, tmp_path, log=log)
+    assert process.wait(200) == 0, log.read_text()
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     differing = [name for name, value in one["state"].items() if not torch.equal(value, two["state"][name])]
     assert not differing and one["top1"] == two["top1"]
@@ -395,4 +365,4 @@ def test_two_processes(ready: Ready, tmp_path: Path) -> None:
     begun = ready.student(chosen).state_dict()
     moved = [name for name, value in one["state"].items() if not torch.equal(value, begun[name])]
     assert len(moved) > 50 and not any("_amax" in name for name in moved), "weights are trained, ranges are not"
-    assert ran.stdout.count("epoch 1/1") == 1, "only rank 0 speaks"
+    assert log.read_text().count("epoch 1/1") == 1, "only rank 0 speaks"

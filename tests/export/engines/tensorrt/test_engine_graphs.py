@@ -4,13 +4,15 @@
 """
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-import torch
 from engine_graphs import (
     broken_promises,
     build_network,
@@ -23,6 +25,7 @@ from engine_graphs import (
     photographs,
     write_precision,
 )
+from once import Once
 
 from calib.calibration import CalibrationSet
 from export.onnx_export import CLASS_KEY, MODULE_KEY
@@ -57,33 +60,40 @@ MOST_ENTRIES = {
 class Network:
     """One exported network, and its graphs as they are asked for."""
 
-    def __init__(self, name: str, folder: Path):
-        torch.set_num_threads(1)
-        self.name, self._folder = name, folder
+    def __init__(self, name: str, once: Once):
+        self.name, self._once = name, once
         self._calibration: CalibrationSet = photographs(DATA, image_size(name), 2)
-        model = build_network(name, NETWORKS[name][0])
-        self._proto = export_network(model, folder / "fp32.onnx", self._calibration)
+        self._proto = onnx.load(once(f"{name}-fp32", self._export) / "fp32.onnx")
         self.attentions, self.fusable = count_attentions(self._proto), count_fusable(self._proto)
 
-    def graph(self, precision: str) -> Path:
-        path = self._folder / f"{precision}.onnx"
-        if not path.is_file():
-            write_precision(self._proto, precision, path, self._calibration)
-        return path
+    def _export(self, folder: Path) -> None:
+        export_network(build_network(self.name, NETWORKS[self.name][0]), folder / "fp32.onnx", self._calibration)
+
+    def graph(self, precision: str, folder: Path) -> Path:
+        """A copy in `folder`, where an engine may be built beside it."""
+
+        def write(place: Path) -> None:
+            write_precision(self._proto, precision, place / "graph.onnx", self._calibration)
+
+        return shutil.copy(self._once(f"{self.name}-{precision}", write) / "graph.onnx", folder / f"{precision}.onnx")
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Network]:
-    return {name: Network(name, tmp_path_factory.mktemp(name)) for name in NETWORKS}
+def networks(once: Once) -> Callable[[str], Network]:
+    return cache(lambda name: Network(name, once))
 
 
 @needs_rtx
 @pytest.mark.parametrize(("name", "precision", "batch"), list(MOST_ENTRIES))
-def test_an_engine_keeps_its_promises(networks: dict[str, Network], name: str, precision: str, batch: str) -> None:
-    network = networks[name]
+def test_an_engine_keeps_its_promises(
+    networks: Callable[[str], Network], tmp_path: Path, name: str, precision: str, batch: str
+) -> None:
+    network = networks(name)
     assert network.fusable == network.attentions, "every attention of these networks has a fused kernel"
     target = FP8_TARGET if precision == "fp8" else TARGET
-    row = build_row(network.graph(precision), target, BATCHES[batch]) | {"attentions_fusable": network.fusable}
+    row = build_row(network.graph(precision, tmp_path), target, BATCHES[batch]) | {
+        "attentions_fusable": network.fusable
+    }
     assert broken_promises(row, precision) == [], row
     depth, kind = NETWORKS[name]
     if depth is None:
