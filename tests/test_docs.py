@@ -23,8 +23,10 @@ from pipeline.cli import main
 from pipeline.console.exit_status import DONE
 from pipeline.device.triton_repository import VERSION_COMPATIBLE, batching
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = cli.make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 # What is only parsed, and why. Everything else of `t2t-edge` runs, on a network that is hardly trained.
 ONLY_PARSED = {

@@ -6,6 +6,7 @@ product, and its normaliser as one more column of its values. Its exponentials a
 network's own form has them, because these nodes compute in FP32: `check_pins` holds that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,8 @@ from export.forms.token_nodes import (
 from export.graph.node_writer import NodeWriter
 
 Floats = NDArray[np.float64]
+# Forms of what is not a token attention, each a function of a file here that rewrites a graph in place, in this order.
+IN_PLACE: tuple[Callable[[onnx.ModelProto], object], ...] = (halve_single_heads, move_heads_once)
 MANY_CHANNELS = 16  # from here on a window varies mostly between channels, and E[u²] − μ² does not cancel
 
 
@@ -53,8 +56,8 @@ def few_kernels(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Rewritten]:
             continue
         _rewrite(copy, soft_split, performer)
         done.append(module)
-    halve_single_heads(copy)
-    move_heads_once(copy)
+    for form in IN_PLACE:
+        form(copy)
     del copy.graph.value_info[:]
     onnx.checker.check_model(copy, full_check=True)
     return copy, Rewritten(tuple(done), tuple(skipped))

@@ -7,10 +7,16 @@ from typing import Any
 from pipeline.artifact import Artifact
 
 _NEXT = {
-    "train": "export", "export": "calibrate", "calibrate": "quantize", "sensitivity": "search", "search": "quantize",
-    "qat": "quantize", "quantize": "build", "build": "evaluate", "evaluate": "benchmark", "visualize": "report",
-    "benchmark": "report",
-}  # fmt: skip
+    "train": "export",
+    "export": "calibrate",
+    "calibrate": "quantize",
+    "sensitivity": "search",
+    "search": "quantize",
+    "qat": "quantize",
+    "quantize": "build",
+    "build": "evaluate",
+    "evaluate": "benchmark",
+}  # fmt: skip  (after any other stage: report)
 _SHOWN = 6  # files named in the text
 
 
@@ -24,8 +30,8 @@ def stage_outcome(options: argparse.Namespace, stage: str, artifact: Artifact) -
 
 def next_command(options: argparse.Namespace, stage: str) -> str:
     """What to run after `stage`."""
-    if stage in _NEXT:
-        return f"t2t-edge {_NEXT[stage]} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
+    if stage != "report":
+        return f"t2t-edge {_NEXT.get(stage, 'report')} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
     return f"t2t-edge predict {where(options)} IMAGE"
 
 

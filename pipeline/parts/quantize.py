@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from calib.precision.policy import PolicyName
 from pipeline.parts.part import Fraction, Part, Pattern, Positive, Precision, Seed
 
 
@@ -34,7 +35,7 @@ class QuantizePart(Part):
     """
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp16")
-    policy: Literal["weights", "+attention", "+residual", "full"] = "weights"
+    policy: PolicyName = "weights"
     method: Literal["max", "entropy", "percentile", "mse", "smoothquant"] = "max"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     smooth_alphas: tuple[Fraction, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

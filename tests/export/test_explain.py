@@ -63,6 +63,7 @@ def test_a_module_of_many_inputs_is_not_blamed() -> None:
     assert (name, type(module)) == ("1.1.layers.1", Deciding)
 
 
+@pytest.mark.slow
 def test_the_exporter_says_it(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"(?s)cannot be exported.*its module 1\.layers\.1 \(Deciding\): .*data-dependent"

@@ -17,6 +17,8 @@ from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx, read
 from export.simplify import simplify_onnx
 from export.unfold import GroupedConvUnfold, replace_unfolds
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["class_0", "class_1", "class_2"]
 
 

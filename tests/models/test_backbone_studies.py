@@ -108,6 +108,7 @@ def test_dense_widths() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_exported_graph_equals_pytorch(spec: Preprocess, tmp_path: Path) -> None:
     torch.manual_seed(0)
     blocks = [block for kind in ("se", "ghost") for block in small(kind).blocks[:1]] + list(small("dense").blocks[:2])

@@ -316,6 +316,7 @@ def run_exported(model: nn.Module, size: int, path: Path, photographs: dict[str,
     return [layer.classes[-1] for layer in read_layers(onnx.load(path)) if layer.operator == "Softmax"]
 
 
+@pytest.mark.slow
 def test_onnx_equals_pytorch(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
     torch.manual_seed(0)
     model = timm.create_model("vt_resnet18", img_size=64, num_classes=3).eval()
@@ -343,6 +344,7 @@ class SmallStage(nn.Module):
         return self.head(tokens.mean(1))
 
 
+@pytest.mark.slow
 def test_onnx_of_the_other_tokenizers_equals_pytorch(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
     torch.manual_seed(0)
     made_by = run_exported(SmallStage().eval(), 80, tmp_path / "model.onnx", photographs)

@@ -34,6 +34,8 @@ from pipeline.report.values.schema import check_report
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,6 +19,8 @@ from pipeline.commands import models
 from pipeline.commands.completion import SHELLS
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 
+pytestmark = pytest.mark.slow
+
 Printed = pytest.CaptureFixture[str]
 COMMANDS = cli.make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 

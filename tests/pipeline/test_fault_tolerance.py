@@ -26,6 +26,8 @@ from pipeline.training.not_finite import NotFinite
 from pipeline.training.train import train
 from pipeline.training.trainer import Trainer, accumulation, fit_batch
 
+pytestmark = pytest.mark.slow
+
 # seven updates an epoch in one process, three in two; last.pt after every second
 OFTEN = EVERYTHING | {"batch_size": 2, "save_every": 2, "keep_last": 3, "keep_best": True, "epochs": 2}
 

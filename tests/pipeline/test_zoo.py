@@ -14,6 +14,8 @@ import yaml
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, GATE_FAILED
 
+pytestmark = pytest.mark.slow
+
 RESNET = {"name": "resnet18", "image_size": 32}
 BROUGHT = {
     "factory": "vit_pytorch.t2t:T2TViT", "image_size": 32,

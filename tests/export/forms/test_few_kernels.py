@@ -27,6 +27,8 @@ from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
 from export.simplify import simplify_onnx
 from models.t2t_vit import MINI_SPLITS
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("t2t_vit_mini", "t2t_vit_t_mini")
 FIRST, SECOND = (f"model.tokens_to_token.attention{number}" for number in (1, 2))
 

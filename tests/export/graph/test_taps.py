@@ -19,6 +19,8 @@ from export.onnx_export import INPUT, MODULE_KEY, OUTPUT, NormalisedModel, expor
 from export.quantize.cast_fp16 import cast_fp16
 from export.simplify import simplify_onnx
 
+pytestmark = pytest.mark.slow
+
 MAPS = ["batch", 4, 8, 8]
 
 

@@ -37,6 +37,8 @@ from export.quantize.int8 import (
 from export.quantize.qdq import FP16_NORMAL, Weights, insert_qdq, to_fp8, weight_range
 from export.quantize.ranges import STRIDE, Range, RangeMethod, collect_ranges
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["class_0", "class_1", "class_2"]
 BLOCKS = 4  # of t2t_vit_mini
 

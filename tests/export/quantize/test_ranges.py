@@ -19,6 +19,8 @@ from export.quantize.ranges import (
     percentile_amax,
 )
 
+pytestmark = pytest.mark.slow
+
 Floats32 = NDArray[np.float32]
 CHOOSING: list[RangeMethod] = ["entropy", "percentile", "mse"]
 

@@ -39,6 +39,8 @@ from export.quantize.smooth import (
 )
 from export.simplify import simplify_onnx
 
+pytestmark = pytest.mark.slow
+
 HEADS, TOKENS, WIDTH = 2, 3, 8
 CLASSES = ["a", "b", "c"]
 

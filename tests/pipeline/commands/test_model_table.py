@@ -18,6 +18,8 @@ from pipeline.cli import main
 from pipeline.commands.model_table import DIFFERS, HEAD, ROWS, count_cost, differs, text_table, timm_cost
 from pipeline.console.exit_status import DONE
 
+pytestmark = pytest.mark.slow
+
 DOC = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
 TOKENS_1, TOKENS_2, PATCHES = 56**2, 28**2, 14**2  # of a 224 px image after each soft split
 

@@ -79,6 +79,7 @@ def test_the_bare_environment_is_bare(bare_python: Path) -> None:
     assert done.stdout.strip() == "[] True"
 
 
+@pytest.mark.slow
 def test_end_to_end_in_a_bare_environment(copied: Path, bare_python: Path) -> None:
     """Build → evaluate → benchmark → report → predict, ONNX Runtime in TensorRT's place."""
     for step in ("build", "evaluate", "benchmark", "report"):

@@ -40,6 +40,8 @@ from pipeline.training.distributed import World
 from pipeline.training.train import train
 from pipeline.training.weights import build_model
 
+pytestmark = pytest.mark.slow
+
 ALONE = World(0, 1, torch.device("cpu"))
 
 

@@ -14,6 +14,8 @@ from pipeline.console.exit_status import DONE, WRONG_INPUT
 from pipeline.report.values.compared import read_compared
 from pipeline.report.values.results import BEGIN, END, results_table, save_results, write_table
 
+pytestmark = pytest.mark.slow
+
 
 def write_run(runs: Path, name: str, **changes: Any) -> Path:
     """A run's folder with its report."""

@@ -17,6 +17,8 @@ from pipeline.parts.model import ModelPart
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.weights import Loaded, build_model, load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("bag", "coat", "shoe")
 NAME, SIZE = "t2t_vit_mini", 16
 MODEL = ModelPart(name=NAME, image_size=SIZE)

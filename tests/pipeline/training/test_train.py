@@ -27,6 +27,8 @@ from pipeline.training.state import new_state
 from pipeline.training.train import train
 from pipeline.training.weights import build_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:

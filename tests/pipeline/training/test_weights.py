@@ -17,6 +17,8 @@ from pipeline.parts.model import ModelPart
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 from pipeline.training.weights import Loaded, load_checkpoint, nearest_model
 
+pytestmark = pytest.mark.slow
+
 SPEC = Preprocess(32, 32, 1.0, "bilinear", (0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
 CLASSES = tuple(f"class {index:04d}" for index in range(1000))
 

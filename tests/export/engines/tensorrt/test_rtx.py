@@ -21,6 +21,8 @@ from export.engines.tensorrt.progress import Progress
 from export.onnx_export import MODULE_KEY
 from export.runner import Unavailable
 
+pytestmark = pytest.mark.slow
+
 BATCHES = (1, 1, 4)
 PRODUCTS = 3  # two Conv and one MatMul
 
@@ -272,7 +274,7 @@ def test_missing_tensorrt_is_unavailable_with_the_way_to_install_it() -> None:
         pytest.skip("TensorRT is installed")
     assert tensorrt_backend.version() is None
     for call in (tensorrt_backend.check_available_to_build, tensorrt_backend.check_available_to_run):
-        with pytest.raises(Unavailable, match=r"pip install 't2t-edge\[tensorrt\]'"):
+        with pytest.raises(Unavailable, match=r"pip install -e '\.\[tensorrt\]'"):
             call()
 
 

@@ -29,6 +29,8 @@ from pipeline.recipe import Recipe
 from pipeline.report.page.search import read_search, search_section
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("class_0", "class_1", "class_2")
 
 

@@ -28,6 +28,8 @@ from pipeline.quantize.search import sensitivity_stage
 from pipeline.quantize.search.sensitivity_picture import draw_sensitivity, sections, shorten
 from pipeline.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 NODES = {  # node: (operator, inputs, output, module)
     "first": ("MatMul", ["patches", "w0"], "a", "blocks.0.fc"),
     "relu": ("Relu", ["a"], "b", "blocks.0"),
