@@ -11,12 +11,13 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from chromium import Page, open_browser
+from browser import open_browser, settle
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from pipeline.report.compare import write_comparison
 from pipeline.report.values.compared import read_compared
 
-PAPER = (1032, 720)  # A4 landscape less the margins, in CSS pixels
+PAPER: ViewportSize = {"width": 1032, "height": 720}  # A4 landscape less the margins, in CSS pixels
 
 
 def main() -> None:
@@ -25,63 +26,55 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the pictures go; default: %(default)s")
     options = parser.parse_args()
-    report = options.runs[0] / "report" / "report.html"
-    with open_browser() as page:
-        draw_report(page, report, options.docs)
+    report = (options.runs[0] / "report" / "report.html").resolve()
+    with open_browser() as browser:
+        draw_report(browser, report, options.docs)
         if len(options.runs) > 1:
-            draw_comparison(page, options.runs, options.docs / "report-compare.png")
+            draw_comparison(browser, options.runs, options.docs / "report-compare.png")
     print(f"drawn: {options.docs}/report-*.png")
 
 
-def draw_report(page: Page, report: Path, docs: Path) -> None:
+def draw_report(browser: Browser, report: Path, docs: Path) -> None:
     """Desktop in light, its chart with a budget, what changed in dark, a phone, and paper."""
-    page.media(prefers_color_scheme="light")
-    page.size(1180, 1330)
-    page.open(report)
-    page.picture(docs / "report-light.png", whole=False)
-    show_budget(page)
-    page.size(1180, 640)
-    to_section(page, "Accuracy against latency")
-    page.picture(docs / "report-budget.png", whole=False)
-    page.media(prefers_color_scheme="dark")
-    page.size(1180, 1100)
-    page.run("{ const first = document.querySelector('details.changes'); if (first) first.open = true; }")
-    to_section(page, "What the engines change")
-    page.picture(docs / "report-dark.png", whole=False)
-    page.media(prefers_color_scheme="light")
-    page.size(360, 900, phone=True, scale=1.5)
-    page.open(report)
-    to_section(page, "Accuracy against latency")
-    page.picture(docs / "report-phone.png", whole=False)
-    page.size(*PAPER)
-    page.open(report)
-    page.media("print")
-    page.picture(docs / "report-print.png", whole=False)
+    with browser.new_page(viewport={"width": 1180, "height": 1330}, color_scheme="light") as page:
+        page.goto(report.as_uri())
+        page.screenshot(path=docs / "report-light.png")
+        page.fill("#budget", "500")  # the middle of the slider, so that some engines are late
+        page.set_viewport_size({"width": 1180, "height": 640})
+        to_section(page, "Accuracy against latency")
+        page.screenshot(path=docs / "report-budget.png")
+    with browser.new_page(viewport={"width": 1180, "height": 1100}, color_scheme="dark") as page:
+        page.goto(report.as_uri())
+        page.evaluate("document.querySelectorAll('details.changes').forEach((d, i) => d.open = i === 0)")
+        to_section(page, "What the engines change")
+        page.screenshot(path=docs / "report-dark.png")
+    phone = {"width": 360, "height": 900}
+    with browser.new_page(viewport=phone, is_mobile=True, device_scale_factor=1.5, color_scheme="light") as page:
+        page.goto(report.as_uri())
+        to_section(page, "Accuracy against latency")
+        page.screenshot(path=docs / "report-phone.png")
+    with browser.new_page(viewport=PAPER) as page:
+        page.goto(report.as_uri())
+        page.emulate_media(media="print")
+        page.screenshot(path=docs / "report-print.png")
 
 
-def draw_comparison(page: Page, runs: list[Path], place: Path) -> None:
+def draw_comparison(browser: Browser, runs: list[Path], place: Path) -> None:
     """The top of the page that `t2t-edge report --compare` writes."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, browser.new_page(color_scheme="light") as page:
         write_comparison(read_compared(runs), Path(folder))
-        page.media(prefers_color_scheme="light")
-        page.size(1180, 860)
-        page.open(Path(folder) / "compare.html")
-        page.picture(place, whole=False)
-
-
-def show_budget(page: Page) -> None:
-    """Set the budget to the middle of the slider, so that some engines are late."""
-    page.run("{ const s = document.getElementById('budget'); s.value = 500; s.dispatchEvent(new Event('input')); }")
-    page.settle()
+        page.set_viewport_size({"width": 1180, "height": 860})
+        page.goto((Path(folder) / "compare.html").as_uri())
+        page.screenshot(path=place)
 
 
 def to_section(page: Page, heading: str) -> None:
     """Scroll a section's heading to the top of the window."""
-    page.run(
+    page.evaluate(
         "document.documentElement.style.scrollBehavior = 'auto';"
         f"[...document.querySelectorAll('h2')].find(h => h.textContent === {heading!r}).scrollIntoView()"
     )
-    page.settle()
+    settle(page)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
-from chromium import Page, find_chromium, open_browser
+from browser import find_chromium, settle, violations, watch
 from matplotlib.image import imsave
+from playwright.sync_api import Browser, Page
 from reports import MODE, detailed
 
 from pipeline.report.values.details import flipped
@@ -39,21 +40,20 @@ def folder(report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     return place
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    with open_browser() as page:
+@pytest.fixture
+def page(browser: Browser, folder: Path) -> Iterator[Page]:
+    """The report, freshly loaded in a desktop's window."""
+    with browser.new_page(viewport={"width": 1280, "height": 900}) as page:
+        page.goto((folder / "report.html").as_uri())
         yield page
 
 
 @pytest.fixture
-def page(browser: Page, folder: Path) -> Page:
-    """The report, freshly loaded in a desktop's window."""
-    browser.media()
-    browser.size(1280, 900)
-    browser.problems.clear()
-    browser.requests.clear()
-    browser.open(folder / "report.html")
-    return browser
+def phone(browser: Browser, folder: Path) -> Iterator[Page]:
+    """The report on a phone."""
+    with browser.new_page(viewport={"width": 360, "height": 780}, is_mobile=True) as page:
+        page.goto((folder / "report.html").as_uri())
+        yield page
 
 
 def row(report: dict[str, Any], name: str) -> dict[str, Any]:
@@ -62,39 +62,42 @@ def row(report: dict[str, Any], name: str) -> dict[str, Any]:
 
 def budget(page: Page, ms: float) -> str:
     """Type a budget; the winner's name."""
-    page.run(
+    page.evaluate(
         f"{{ const e = document.getElementById('budget-ms'); e.value = {ms}; e.dispatchEvent(new Event('change')); }}"
     )
-    return str(page.run("document.getElementById('winner').dataset.winner"))
+    return str(page.evaluate("document.getElementById('winner').dataset.winner"))
 
 
 def points(page: Page) -> list[str]:
-    return list(page.run("[...document.querySelectorAll('#plot .point')].map(p => p.dataset.name)"))
+    return list(page.evaluate("[...document.querySelectorAll('#plot .point')].map(p => p.dataset.name)"))
 
 
 def choose(page: Page, name: str, value: str) -> None:
-    page.run(f"document.querySelector('#chart input[name={name}][value=\"{value}\"]').click()")
+    page.evaluate(f"document.querySelector('#chart input[name={name}][value=\"{value}\"]').click()")
 
 
 def test_nothing_is_loaded_and_the_console_is_silent(page: Page, folder: Path) -> None:
+    seen = watch(page)
+    page.reload()
     budget(page, 2)
-    assert page.problems == []
-    assert {url for url in page.requests if not url.startswith("data:")} == {(folder / "report.html").as_uri()}
-    assert page.run("document.querySelectorAll('img[src=x]').length") == 0, "texts of the report are no markup"
+    assert seen.problems == []
+    assert {url for url in seen.requests if not url.startswith("data:")} == {(folder / "report.html").as_uri()}
+    assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0, "texts of the report are no markup"
 
 
 def test_a_script_that_is_not_ours_does_not_run(page: Page) -> None:
-    page.run(
+    seen = watch(page)
+    page.evaluate(
         "{ const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s); }"
     )
-    assert page.run("window.ran === undefined")
-    assert any("Content Security Policy" in text for text in page.problems)
+    assert page.evaluate("window.ran === undefined")
+    assert any("Content Security Policy" in text for text in seen.problems)
 
 
 def test_the_table_holds_report_json_unrounded(page: Page, report: dict[str, Any], folder: Path) -> None:
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert stored == report
-    cells = page.run("""[...document.querySelectorAll('.engines tbody')].map(body => Object.fromEntries(
+    cells = page.evaluate("""[...document.querySelectorAll('.engines tbody')].map(body => Object.fromEntries(
         [['name', body.rows[0].cells[0].dataset.value], ...[...body.rows[0].cells].filter(c => c.dataset.label)
         .map(c => [c.dataset.label, c.dataset.value === undefined ? null : Number(c.dataset.value)])]))""")
     assert [values["name"] for values in cells] == [variant["name"] for variant in stored["variants"]]
@@ -110,34 +113,34 @@ def test_the_table_holds_report_json_unrounded(page: Page, report: dict[str, Any
 
 
 def test_failures_are_kept_and_every_section_is_there(page: Page) -> None:
-    assert page.run("document.querySelectorAll('.engines tbody.fail').length") == 1
-    assert page.run("document.querySelectorAll('.engines tbody.unavailable').length") == 1
-    assert "under the gate </script>" in page.run("document.querySelector('.engines .fail .reason').textContent")
-    headings = page.run("[...document.querySelectorAll('h2')].map(h => h.textContent)")
+    assert page.evaluate("document.querySelectorAll('.engines tbody.fail').length") == 1
+    assert page.evaluate("document.querySelectorAll('.engines tbody.unavailable').length") == 1
+    assert "under the gate </script>" in page.evaluate("document.querySelector('.engines .fail .reason').textContent")
+    headings = page.evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)")
     assert headings == [
         "Accuracy against latency", "Engines", "What the engines change", "How latency spreads",
             "On the GPU",
         "How this was measured, and how to reproduce it", "Machine", "Files",
     ]  # fmt: skip
-    assert page.run(
+    assert page.evaluate(
         "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.getAttribute('href')))"
     )
 
 
 def test_changes_are_those_of_report_json_and_flips_have_their_pictures(page: Page, report: dict[str, Any]) -> None:
-    shown = page.run("""Object.fromEntries([...document.querySelectorAll('#section-3 > .scroll tbody tr')].map(r =>
+    shown = page.evaluate("""Object.fromEntries([...document.querySelectorAll('#section-3 > .scroll tbody tr')].map(r =>
         [r.cells[0].textContent, [...r.cells].filter(c => c.dataset.value).map(c => Number(c.dataset.value))]))""")
     for name in ("openvino-int8", "tensorrt-int8"):
         found = row(report, name)["comparison"]
         assert shown[name] == [found["gained"], found["lost"], found["mcnemar_p"], found["smallest_drop_pp"]]
-    assert "onnxruntime-fp32" not in shown and "exactly the same images" in page.run("document.body.textContent")
-    assert page.run("document.querySelectorAll('.changes figure').length") == sum(
+    assert "onnxruntime-fp32" not in shown and "exactly the same images" in page.evaluate("document.body.textContent")
+    assert page.evaluate("document.querySelectorAll('.changes figure').length") == sum(
         len(v["comparison"]["flips"]) for v in report["variants"] if "comparison" in v
     )
-    assert page.run(
+    assert page.evaluate(
         "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth > 0 && i.alt)"
     )
-    assert "Not enough images" in page.run("document.getElementById('enough-images').textContent")
+    assert "Not enough images" in page.evaluate("document.getElementById('enough-images').textContent")
 
 
 def test_the_slider_names_the_winner(page: Page, report: dict[str, Any]) -> None:
@@ -147,9 +150,9 @@ def test_the_slider_names_the_winner(page: Page, report: dict[str, Any]) -> None
         inside = [v for v in passing if v["latency_ms"]["p50"] <= ms]
         best = max(inside, key=lambda v: (v["top1"], -v["latency_ms"]["p50"]), default=None)
         assert budget(page, ms) == (best["name"] if best else ""), ms
-        said = page.run("document.getElementById('winner').textContent")
+        said = page.evaluate("document.getElementById('winner').textContent")
         assert (best["name"] in said and f"{best['top1']:.2f} %" in said) if best else "no engine that passes" in said
-    moved = page.run("""(() => { const s = document.getElementById('budget'), seen = new Set();
+    moved = page.evaluate("""(() => { const s = document.getElementById('budget'), seen = new Set();
         for (let v = 0; v <= 1000; v += 5) { s.value = v; s.dispatchEvent(new Event('input')); seen.add(document.getElementById('winner').dataset.winner); }
         return [...seen]; })()""")  # noqa: E501
     fastest = min(passing, key=lambda v: v["latency_ms"]["p50"])["name"]
@@ -157,12 +160,12 @@ def test_the_slider_names_the_winner(page: Page, report: dict[str, Any]) -> None
 
 
 def test_the_slider_moves_by_key(page: Page) -> None:
-    page.run("document.getElementById('budget').focus()")
-    page.press("Home", 36)
-    assert page.run("document.getElementById('winner').dataset.winner") == ""
-    page.press("End", 35)
-    assert page.run("document.getElementById('winner').dataset.winner") != ""
-    assert page.run("document.getElementById('budget').getAttribute('aria-valuetext')") == "no budget"
+    page.evaluate("document.getElementById('budget').focus()")
+    page.keyboard.press("Home")
+    assert page.evaluate("document.getElementById('winner').dataset.winner") == ""
+    page.keyboard.press("End")
+    assert page.evaluate("document.getElementById('winner').dataset.winner") != ""
+    assert page.evaluate("document.getElementById('budget').getAttribute('aria-valuetext')") == "no budget"
 
 
 def test_backend_batch_and_percentile_switches(page: Page, report: dict[str, Any]) -> None:
@@ -172,8 +175,8 @@ def test_backend_batch_and_percentile_switches(page: Page, report: dict[str, Any
     assert budget(page, 100) == "onnxruntime-fp32"
     choose(page, "series", "openvino")
     choose(page, "batch", "8")
-    assert "batch 8" in page.run("document.querySelector('#plot svg').textContent")
-    said = page.run("document.querySelector('.point[data-name=openvino-int8]').getAttribute('aria-label')")
+    assert "batch 8" in page.evaluate("document.querySelector('#plot svg').textContent")
+    said = page.evaluate("document.querySelector('.point[data-name=openvino-int8]').getAttribute('aria-label')")
     measured = row(report, "openvino-int8")
     assert (
         f"batch 8: p50 {8e3 / measured['images_per_s']['8']:.2f}" in said
@@ -187,69 +190,72 @@ def test_backend_batch_and_percentile_switches(page: Page, report: dict[str, Any
 
 def test_the_front_is_that_of_report_json(page: Page, report: dict[str, Any]) -> None:
     front = sorted((v for v in report["variants"] if v["pareto"]), key=lambda v: v["latency_ms"]["p50"])
-    path = page.run("document.querySelector('#plot path.front').getAttribute('d')")
+    path = page.evaluate("document.querySelector('#plot path.front').getAttribute('d')")
     assert len(front) >= 2 and path.count("V") == len(front) - 1
-    first = page.run(f"document.querySelector('.point[data-name=\"{front[0]['name']}\"]').getAttribute('transform')")
+    first = page.evaluate(
+        f"document.querySelector('.point[data-name=\"{front[0]['name']}\"]').getAttribute('transform')"
+    )
     start = re.findall(r"[\d.]+", path)[:2]
     assert start == re.findall(r"[\d.]+", first)
 
 
 def test_points_tell_themselves_by_pointer_and_by_key(page: Page, report: dict[str, Any]) -> None:
-    page.run("document.querySelector('#plot').scrollIntoView()")
-    where = page.run(
+    page.evaluate("document.querySelector('#plot').scrollIntoView()")
+    where = page.evaluate(
         "(r => [r.x + r.width / 2, r.y + r.height / 2])"
         "(document.querySelector('.point[data-name=openvino-int8] .mark').getBoundingClientRect())"
     )
-    page.hover(*where)
-    text = page.run("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
+    page.mouse.move(*where)
+    text = page.evaluate("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
     assert "openvino-int8" in text and f"{row(report, 'openvino-int8')['top1']:.2f} %" in text
-    page.hover(2, 2)
-    assert page.run("document.getElementById('tip').hidden")
-    order = page.run(
+    page.mouse.move(2, 2)
+    assert page.evaluate("document.getElementById('tip').hidden")
+    order = page.evaluate(
         "[...document.querySelectorAll('#plot .point')].map(p => "
         "{ p.focus(); return document.querySelector('#tip b').textContent; })"
     )
     timed = [v for v in report["variants"] if v["latency_ms"]]
     assert order == [v["name"] for v in sorted(timed, key=lambda v: v["latency_ms"]["p50"])]
-    page.press("Escape", 27)
-    assert page.run("document.getElementById('tip').hidden")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.getElementById('tip').hidden")
 
 
 def test_columns_sort_with_what_was_not_measured_last(page: Page, report: dict[str, Any]) -> None:
     def press(column: str) -> list[str]:
-        page.run(
+        page.evaluate(
             f"[...document.querySelectorAll('.engines thead button')].find(b => b.textContent === '{column}').click()"
         )
         return list(
-            page.run("[...document.querySelectorAll('.engines tbody')].map(b => b.rows[0].cells[0].dataset.value)")
+            page.evaluate("[...document.querySelectorAll('.engines tbody')].map(b => b.rows[0].cells[0].dataset.value)")
         )
 
     timed = sorted((v for v in report["variants"] if v["latency_ms"]), key=lambda v: v["latency_ms"]["p50"])
     names = [v["name"] for v in timed]
     assert press("p50 ms") == [*names, "tensorrt_rtx-int8-fp16-sm86"]
     assert press("p50 ms") == [*names[::-1], "tensorrt_rtx-int8-fp16-sm86"]
-    assert page.run("document.querySelector('.engines th[aria-sort]').getAttribute('aria-sort')") == "descending"
+    assert page.evaluate("document.querySelector('.engines th[aria-sort]').getAttribute('aria-sort')") == "descending"
     assert press("Top‑1 %")[-2:] == ["tensorrt-int8", "tensorrt_rtx-int8-fp16-sm86"], "the most accurate first"
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_of_360_pixels_has_no_sideways_scroll(page: Page, dark: bool) -> None:
-    page.media(prefers_color_scheme="dark" if dark else "light")
-    page.size(360, 780, phone=True)
-    page.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    page.settle()
-    assert page.run("[document.documentElement.scrollWidth, document.body.scrollWidth]") == [360, 360]
-    outside = page.run("""[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, .picture, .columns, pre') &&
-        e.getBoundingClientRect().right > 361).map(e => e.outerHTML.slice(0, 80))""")
+def test_a_phone_of_360_pixels_has_no_sideways_scroll(phone: Page, dark: bool) -> None:
+    page = phone
+    page.emulate_media(color_scheme="dark" if dark else "light")
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    settle(page)
+    assert page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]") == [360, 360]
+    outside = page.evaluate("""[...document.querySelectorAll('main *')].filter(
+        e => !e.closest('.scroll, .picture, .columns, pre') && e.getBoundingClientRect().right > 361
+    ).map(e => e.outerHTML.slice(0, 80))""")
     assert outside == []
-    assert page.run("document.querySelectorAll('#plot .point').length") == 4
-    assert page.run("getComputedStyle(document.querySelector('.sorter')).display") == "block"
+    assert page.evaluate("document.querySelectorAll('#plot .point').length") == 4
+    assert page.evaluate("getComputedStyle(document.querySelector('.sorter')).display") == "block"
 
 
 def contrast(page: Page, selector: str) -> float:
     """WCAG's contrast ratio of a text and what is behind it."""
     return float(
-        page.run(f"""(() => {{
+        page.evaluate(f"""(() => {{
         const rgb = text => text.match(/[\\d.]+/g).map(Number);
         const light = c => c.slice(0, 3).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
             .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
@@ -263,8 +269,8 @@ def contrast(page: Page, selector: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_have_contrast_in_light_and_dark(page: Page, scheme: str) -> None:
-    page.media(prefers_color_scheme=scheme)
+def test_texts_have_contrast_in_light_and_dark(page: Page, scheme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=scheme)
     selectors = [
         ".verdict p",
         "#winner",
@@ -280,22 +286,42 @@ def test_texts_have_contrast_in_light_and_dark(page: Page, scheme: str) -> None:
 
 
 def test_print_shows_the_chart_without_its_controls_on_white(page: Page, folder: Path) -> None:
-    page.media("print", prefers_color_scheme="dark")
-    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for selector in (".controls", "nav"):
-        assert page.run(f"getComputedStyle(document.querySelector('{selector}')).display") == "none"
-    assert page.run("document.querySelector('#plot svg').getBoundingClientRect().height") > 200
-    page.pdf(folder / "report.pdf")
+        assert page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).display") == "none"
+    assert page.evaluate("document.querySelector('#plot svg').getBoundingClientRect().height") > 200
+    page.pdf(path=folder / "report.pdf", prefer_css_page_size=True)
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF-")
-    assert page.run("[...document.querySelectorAll('details.changes')].every(d => d.open)"), "paper cannot be opened"
+    assert page.evaluate("[...document.querySelectorAll('details.changes')].every(d => d.open)"), (
+        "paper cannot be opened"
+    )
 
 
 def test_names_roles_and_labels_for_a_screen_reader(page: Page) -> None:
-    assert page.run("document.documentElement.lang") == "en"
-    assert page.run("[...document.querySelectorAll('input, select')].every(i => i.labels.length || i.ariaLabel)")
-    assert page.run(
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.evaluate("[...document.querySelectorAll('input, select')].every(i => i.labels.length || i.ariaLabel)")
+    assert page.evaluate(
         "[...document.querySelectorAll('section')].every(s => document.getElementById(s.getAttribute('aria-labelledby')))"
     )
-    assert page.run("document.getElementById('winner').getAttribute('role')") == "status"
-    assert page.run("[...document.querySelectorAll('img')].every(i => i.alt)")
-    assert page.run("[...document.querySelectorAll('table th')].every(t => t.scope)")
+    assert page.evaluate("document.getElementById('winner').getAttribute('role')") == "status"
+    assert page.evaluate("[...document.querySelectorAll('img')].every(i => i.alt)")
+    assert page.evaluate("[...document.querySelectorAll('table th')].every(t => t.scope)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_people_out(page: Page, phone: Page, scheme: Literal["light", "dark"]) -> None:
+    """axe-core on the whole page, on a desktop and on a phone, with every part opened."""
+    for shown in (page, phone):
+        shown.emulate_media(color_scheme=scheme)
+        shown.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        settle(shown)
+        assert violations(shown) == []
+
+
+def test_axe_would_find_something(page: Page) -> None:
+    """The check itself: a picture without a text, and a text that nobody can read."""
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=\"data:,\">"
+                  "<p style=\"color:#eee;background:#fff\">pale</p>')")  # fmt: skip
+    found = [line.partition(":")[0] for line in violations(page)]
+    assert {"image-alt", "color-contrast"} <= set(found)
