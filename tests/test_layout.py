@@ -79,7 +79,7 @@ SEES: dict[str, set[str]] = {
         "pipeline.visualize",
     },
     "pipeline.commands": {
-        "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.device", "pipeline.machine",
+        "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.device", "pipeline.machine",
         "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report", "pipeline.report.values",
         "pipeline.stages",
     },

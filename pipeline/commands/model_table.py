@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import models  # noqa: F401  (registers our models with timm)
+from models.zoo import FAMILY
 from pipeline.console.figures import MISSING
 
 T2T, T2T_CODE, VT = "T2T-ViT", "T2T-ViT code", "VT"  # arXiv 2101.11986, its authors' repository, arXiv 2006.03677
@@ -35,7 +36,7 @@ class Row:
     image_size: int = 224
 
 
-ROWS = (
+_PUBLISHED = (
     Row("t2t_vit_14", Published("T2T-ViT-14", "81.5", "21.5", "4.8", f"{T2T}, Table 3")),
     Row("t2t_vit_19", Published("T2T-ViT-19", "81.9", "39.2", "8.5", f"{T2T}, Table 3")),
     Row("t2t_vit_24", Published("T2T-ViT-24", "82.3", "64.1", "13.8", f"{T2T}, Table 3")),
@@ -65,6 +66,8 @@ ROWS = (
     Row("mobilenetv2_100", Published("MobileNetV2 1.0x", "72.8", "3.5", "0.3", f"{T2T}, Table 4")),
     Row("mobilenetv3_large_100", Published("MobileNetV3 (Searched)", "75.2", "5.4", "0.2", f"{T2T}, Table 4")),
 )
+# Networks of the family that no paper prints, and that are not above, come last.
+ROWS = (*_PUBLISHED, *(Row(name, None) for name in FAMILY if name not in {row.model for row in _PUBLISHED}))
 HEAD = ("model", "px", "params M", "MACs G", "published as", "top-1 %", "params M", "MACs G", "where")
 TEXT_COLUMNS = (0, 4, 8)  # the others hold numbers
 

@@ -167,15 +167,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise refused(folder, "there is no such folder", str(folder), None)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        schema, files = manifest["schema"], manifest["files"]
+        schema, files, rebuild = manifest["schema"], manifest["files"], manifest["rebuild"]
         whole = isinstance(files, dict) and {RECIPE, LABELS, PREPROCESS, IMAGES, REFERENCE} <= set(files)
     except FileNotFoundError as error:
         raise refused(folder, "it was not written to its end", f"{folder / MANIFEST} is missing", None) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise refused(folder, "its manifest cannot be read", str(error), None) from error
     if schema != SCHEMA or not whole or any(".." in name.split("/") or name.startswith("/") for name in files):
-        raise refused(folder, "its manifest is not one of this release", f"schema {schema}", manifest.get("rebuild"))
-    return {"rebuild": None, **manifest}
+        raise refused(folder, "its manifest is not one of this release", f"schema {schema}", rebuild)
+    return dict(manifest)
 
 
 def _check_file(folder: Path, name: str, digest: str, rebuild: str | None) -> None:

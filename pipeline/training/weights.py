@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from models.zoo import BASELINES, FAMILY
+from pipeline.console.figures import counted
 from pipeline.parts.model import ModelPart
 from pipeline.training.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
 from pipeline.training.network import classifier_names, create_network
@@ -63,7 +64,7 @@ def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess,
     _check_fit(model, weights, str(path), fresh)
     model.load_state_dict(weights, strict=not fresh)
     if fresh:
-        notes = (f"fresh for {len(classes)} classes: {', '.join(sorted(fresh))}", *notes)
+        notes = (f"new for {counted(len(classes), 'class')}: {', '.join(sorted(fresh))}", *notes)
     return Loaded(model.eval(), notes, bool(fresh))
 
 
@@ -85,8 +86,8 @@ def _check_classes(content: dict[str, Any], path: Path, classes: tuple[str, ...]
     named = content["classes"]
     odd = sorted(set(named) ^ set(classes))
     raise InputError(
-        f"{path} was trained for other classes", got=f"{len(named)} classes: {few(named)}",
-        allowed=f"{len(classes)} classes: {few(classes)} (only in one: {few(odd)})",
+        f"{path} was trained for other classes", got=f"{counted(len(named), 'class')}: {few(named)}",
+        allowed=f"{counted(len(classes), 'class')}: {few(classes)} (only in one: {few(odd)})",
         next_step="point data.root at the images it was trained for, or set model.transfer: true and train",
     )  # fmt: skip
 
@@ -157,7 +158,7 @@ def _check_fit(model: nn.Module, weights: dict[str, Tensor], source: str, fresh:
             continue
         if name in classifier and got[1:] == want[1:]:
             raise InputError(
-                f"{source} has another number of classes", got=f"{got[0]} classes", allowed=f"{want[0]} classes",
+                f"{source} has another number of classes", got=counted(got[0], "class"), allowed=counted(want[0], "class"),
                 next_step="point data.root at the images it was trained for, or set model.transfer: true and train",
             )  # fmt: skip
         at_size = "set model.image_size to the checkpoint's, or model.transfer: true to take it to another size"
