@@ -1,5 +1,5 @@
-"""How the pipeline speaks: numbers as text, progress, exit status, one JSON document.
+"""What every command prints and returns: numbers as text, progress, error messages, exit status, one JSON document.
 
-In: values, and exceptions of a command.
+In: values, and the exceptions that a command raises.
 Out: text on the terminal and the exit status.
 """

@@ -11,11 +11,11 @@ DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
 
 
 class GateFailed(Exception):
-    """Nothing passes the accuracy gate; the text says what, and why."""
+    """No engine or graph passes the accuracy gate; the text says which were tried and why they failed."""
 
 
 def exit_status(command: Callable[[], int], interrupted: str) -> int:
-    """Run a command; what it raises becomes one message and a status. `interrupted` is what ctrl-C says."""
+    """Run a command; an exception becomes one message and a status. `interrupted` is the message for ctrl-C."""
     try:
         return command()
     except InputError as error:
@@ -26,11 +26,13 @@ def exit_status(command: Callable[[], int], interrupted: str) -> int:
         return say(f"the accuracy gate failed: {error}", GATE_FAILED)
     except KeyboardInterrupt:
         return say(interrupted, FAILED)
-    except SystemError as error:  # ctrl-C while Python code ran inside a C function that returned a result all the same
+    except SystemError as error:  # ctrl-C in Python code that a C function called, which then still returned a result
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         return say(interrupted, FAILED)
-    except BrokenPipeError:  # whoever read the output is gone (`t2t-edge doctor | head`); Python would complain at exit
+    except (
+        BrokenPipeError
+    ):  # the reader of the output has ended (`t2t-edge doctor | head`); Python would report it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
@@ -39,7 +41,9 @@ def exit_status(command: Callable[[], int], interrupted: str) -> int:
                 f"error: the disk is full\n  got: {error}\n  next: free some space (df -h .), then run the same "
                 "command: finished stages are kept", FAILED,
             )  # fmt: skip
-        if error.errno is None or os.environ.get("T2T_EDGE_TRACEBACK"):  # without one it is no file's, but a bug
+        if error.errno is None or os.environ.get(
+            "T2T_EDGE_TRACEBACK"
+        ):  # no errno: not from the system, so a bug of ours
             raise
         return say(
             f"error: {_place(error)}: {error.strerror}\n  next: check that path and who may use it (ls -ld); "
@@ -52,13 +56,13 @@ def exit_status(command: Callable[[], int], interrupted: str) -> int:
 
 
 def _place(error: OSError) -> str:
-    """The file, or the two of a renaming, that the system refused."""
+    """The file that the system refused, or both files of a rename."""
     names = [name for name in (error.filename, error.filename2) if name is not None]
     return " -> ".join(os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in names) or "the system"
 
 
 def say(text: str, status: int) -> int:
     """Print to stderr and return `status`."""
-    if int(os.environ.get("RANK", 0)) == 0:  # under torchrun one process speaks for all
+    if int(os.environ.get("RANK", 0)) == 0:  # under torchrun only rank 0 prints
         print(text, file=sys.stderr)
     return status

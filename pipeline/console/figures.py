@@ -9,7 +9,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A difference, always with its sign; what rounds to nothing has none."""
+    """A difference with its sign; one that rounds to 0 has no sign."""
     text = f"{value:+.{digits}f}"
     return (text[1:] if float(text) == 0 else text).replace("-", "−")
 
@@ -27,7 +27,7 @@ def megabytes(size: int | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """White space, line ends included, as single spaces."""
+    """`text` with every run of white space, line ends included, as one space."""
     return " ".join(text.split())
 
 

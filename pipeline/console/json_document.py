@@ -12,9 +12,9 @@ from calib.errors import InputError
 
 @contextmanager
 def one_document(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """`options.document`, to be filled by the command; printed at the end where --json was given.
+    """Yield `options.document`, which the command fills; it is printed at the end where --json was given.
 
-    Commands that print JSON of their own (`predict` a line for each image) are not touched.
+    Commands that print JSON themselves (`predict`: one line for each image) print nothing more.
     """
     options.document = {"command": options.command}
     if not (getattr(options, "one_document", False) and options.json):
@@ -26,7 +26,7 @@ def one_document(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def run_noted(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """`run(options)`; what it raises is noted in the document as `error`, and raised on."""
+    """`run(options)`; an exception is recorded in the document as `error` and raised again."""
     try:
         return run(options)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Progress of a long step: a bar on a terminal, a line now and then in a log."""
+"""Progress of a long step: a bar on a terminal, otherwise a line every 15 seconds."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ _LOG_SECONDS = 15.0
 
 
 def track(items: Sequence[Item], title: str) -> Iterator[Item]:
-    """Yield `items`, showing how far along they are; under torchrun one process speaks for all."""
+    """Yield `items`, showing how many are done; under torchrun only rank 0 prints."""
     if int(os.environ.get("RANK", 0)) > 0:
         yield from items
         return
@@ -34,7 +34,7 @@ def track(items: Sequence[Item], title: str) -> Iterator[Item]:
 
 @contextmanager
 def show_build(title: str) -> Iterator[Progress]:
-    """Shows a builder's own progress; the bar appears with the first step, so a backend that tells none shows none."""
+    """Show the progress that a backend's builder reports; the bar appears at its first report, so not every backend has one."""
     if not sys.stdout.isatty() or find_spec("rich") is None:
         yield Progress(_Log(title).step, _say)
         return
@@ -54,7 +54,7 @@ def show_build(title: str) -> Iterator[Progress]:
 
 
 class _Log:
-    """A line now and then, for where there is no terminal."""
+    """A line every `_LOG_SECONDS`, for output that is not a terminal."""
 
     def __init__(self, title: str) -> None:
         self.title, self.said = title, time.monotonic()
