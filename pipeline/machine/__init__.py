@@ -1,5 +1,5 @@
-"""What this machine is and has: CPU, GPU, Jetson, installed versions, power, memory, and the doctor's table of them.
+"""What this machine is and has: CPU, GPU, Jetson, installed versions, power, memory, and `doctor`, which prints them.
 
-In: nothing but the machine itself.
+In: the machine itself, and an engine that runs on it.
 Out: facts for reports, and readings of power and memory while an engine runs.
 """

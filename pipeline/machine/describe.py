@@ -13,7 +13,7 @@ from pipeline.machine.jetson import jetson_model, l4t_release
 
 
 def cpu_name() -> str:
-    """The CPU's model name, cores and INT8 instructions, as the operating system tells them."""
+    """The CPU's model name, cores and INT8 instructions, as the operating system reports them."""
     facts = cpu_facts()
     name = facts.get("model name") or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores, INT8 instructions: {', '.join(int8_instructions()) or 'none'}"

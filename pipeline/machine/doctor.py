@@ -1,4 +1,4 @@
-"""`doctor`, on a host and on a device: what is here, what is missing, versions known to be bad, and how to mend each."""
+"""`doctor`, on a host and on a device: what is here, what is missing, versions known to be bad, and the fix for each."""
 
 import json
 import platform
@@ -23,7 +23,8 @@ Check = Callable[[], None]
 
 @dataclass(frozen=True)
 class Finding:
-    """A row: `status` is ok, missing, bad (known to fail or mislead), or note; `fix` is a command or an edit."""
+    """A row of the table. `status` is ok, missing, bad (known to fail or to give wrong results) or note; `fix` is a command
+    or advice."""
 
     group: str
     item: str
@@ -34,12 +35,12 @@ class Finding:
 
 
 def examine(device: bool) -> list[Finding]:
-    """Everything there is to say; on a `device` nothing of the training side is asked for."""
+    """Every row of the table; on a `device` without the packages that only training and export need."""
     return [*_machine(), *_jetson(), *_packages(device), *_backends(device)]
 
 
 def print_doctor(as_json: bool, device: bool = False) -> bool:
-    """Print the table; False where not even one engine can run here."""
+    """Print the table; False where no engine can run here."""
     findings = examine(device)
     runs = any(row.group == "engine" and row.status in ("ok", "bad") for row in findings)
     if as_json:
@@ -136,7 +137,7 @@ def _judge(group: str, name: str, version: str, others: dict[str, str | None]) -
 def _opencv() -> Finding:
     try:
         return Finding("package", "opencv", opencv_version(), "ok")
-    except ImportError as error:  # none, or one that needs a display's libraries, or another numpy
+    except ImportError as error:  # not installed, or it lacks the display libraries it links to, or needs another numpy
         return Finding(
             "package", "opencv", "-", "missing", " ".join(str(error).split()), "pip install opencv-python-headless"
         )

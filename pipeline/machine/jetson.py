@@ -1,4 +1,4 @@
-"""What a Jetson tells of itself: model, L4T and JetPack release, power mode, memory and swap. None or 0 elsewhere."""
+"""What a Jetson reports: model, L4T and JetPack release, power mode, memory and swap. None on other machines."""
 
 import re
 import shutil
@@ -39,7 +39,7 @@ def jetpack_release(l4t: str | None) -> str | None:
 
 
 def power_mode() -> str | None:
-    """`MAXN`, as nvpmodel tells: clocks, and so every latency, depend on it."""
+    """`MAXN`, as nvpmodel reports it: clocks, and so every latency, depend on it. None without nvpmodel."""
     if shutil.which("nvpmodel") is None:
         return None
     answer = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, check=False)
@@ -48,7 +48,7 @@ def power_mode() -> str | None:
 
 
 def memory_bytes(root: Path = _ROOT) -> dict[str, int]:
-    """`MemTotal`, `MemAvailable` and `SwapTotal`, which on a Jetson CPU and GPU share; what is not told is left out."""
+    """`MemTotal`, `MemAvailable` and `SwapTotal`, as far as the system reports them; a Jetson's CPU and GPU share them."""
     path = root / "proc/meminfo"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}

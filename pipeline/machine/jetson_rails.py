@@ -1,6 +1,6 @@
 """A Jetson's power rails: INA3221 sensors that Linux shows under hwmon, sampled while a load runs.
 
-Of each channel n: `in<n>_label` is the rail's name, `in<n>_input` its millivolts, `curr<n>_input` its milliamperes.
+For each channel n, `in<n>_label` is the rail's name, `in<n>_input` its millivolts, `curr<n>_input` its milliamperes.
 """
 
 import itertools
@@ -12,22 +12,22 @@ from pathlib import Path
 
 from export.runner import Unavailable
 
-# Rails through which the whole module is fed (Orin Nano and NX, Xavier NX; TX2 and Nano). Where there is none (AGX), the
-# rails there are lie side by side, and their sum is the module.
+# Rails that feed the whole module (Orin Nano and NX, Xavier NX; TX2 and Nano). Where there is none of them (AGX), each
+# rail feeds its own part, and their sum is the whole module.
 _WHOLE_MODULE = ("VDD_IN", "POM_5V_IN")
 _SAMPLE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Rail:
-    """One measured supply."""
+    """One measured power supply."""
 
     label: str
     millivolts: Path
     milliamperes: Path
 
     def watts(self) -> float:
-        """Now. OSError where the sensor does not answer."""
+        """Power at this moment. OSError where the sensor does not answer."""
         volts, amperes = (
             float(path.read_text(encoding="ascii")) * 1e-3 for path in (self.millivolts, self.milliamperes)
         )
@@ -63,7 +63,7 @@ def _rails(folder: Path) -> list[Rail]:
 
 @dataclass(frozen=True)
 class RailEnergy:
-    """`joules` of the module over `seconds`; `watts`: each rail's mean."""
+    """`joules` of the whole module in `seconds`; `watts` are the mean power of each rail."""
 
     joules: float
     seconds: float
@@ -84,7 +84,7 @@ class RailMeter:
         self.source = f"INA3221 {' + '.join(self._counted)}, the whole module"
 
     def measure(self, load: Callable[[], None]) -> RailEnergy:
-        """Run `load` and add up power over its time (trapezoids between samples). OSError where a sensor fails."""
+        """Run `load` and integrate the power over its time (trapezoidal rule). OSError where a sensor fails."""
         samples: list[tuple[float, list[float]]] = [self._sample()]
         failures: list[OSError] = []
         done = threading.Event()

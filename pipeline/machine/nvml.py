@@ -12,7 +12,7 @@ from export.runner import Unavailable
 
 @dataclass(frozen=True)
 class GpuEnergy:
-    """`joules` of the GPU board over `seconds`. Nothing is subtracted: an idle GPU's share is in it."""
+    """`joules` of the GPU board in `seconds`, idle power included."""
 
     joules: float
     seconds: float
@@ -33,7 +33,7 @@ class Nvml:
         except pynvml.NVMLError as error:
             raise Unavailable(f"NVML cannot be used: {error}") from error
         try:
-            # By bus id: NVML counts all GPUs, CUDA those of CUDA_VISIBLE_DEVICES.
+            # By bus id, because NVML numbers all GPUs and CUDA only those of CUDA_VISIBLE_DEVICES.
             bus = Cuda().pci_bus_id()
             self._device = pynvml.nvmlDeviceGetHandleByPciBusId(bus)
             self._millijoules()
@@ -43,7 +43,7 @@ class Nvml:
         self.source = f"NVML energy counter of GPU {bus}, the whole board"
 
     def measure(self, load: Callable[[], None]) -> GpuEnergy:
-        """Run `load`; the counter moves every 20 to 100 ms, so `load` takes seconds."""
+        """Run `load`, which should take seconds: the counter is updated only every 20 to 100 ms."""
         before, start = self._millijoules(), time.monotonic()
         load()
         return GpuEnergy((self._millijoules() - before) * 1e-3, time.monotonic() - start)
@@ -60,7 +60,7 @@ class Nvml:
         return found
 
     def power_limit_watts(self) -> float | None:
-        """The limit in force; None where the GPU does not tell."""
+        """The power limit in force; None where the GPU does not report it."""
         value = self._optional(self._nvml.nvmlDeviceGetEnforcedPowerLimit)
         return None if value is None else float(value) * 1e-3
 

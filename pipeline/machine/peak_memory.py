@@ -16,10 +16,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def engine_memory(folder: Path, runner: Runner, images: NDArray[np.uint8], threads: int) -> int | None:
-    """Bytes for the engine in `folder` and batches like `images`; None where the system does not tell (not Linux).
+    """Bytes for the engine in `folder` and batches like `images`; None where the system does not report them (not Linux).
 
-    On a GPU: what `runner`, after its calls, took of device memory. On a CPU: the highest resident memory of a fresh
-    process that loads the engine and runs it, less what the process had before: the backend's libraries are in it.
+    On a GPU: the device memory that `runner` holds after its calls. On a CPU: the highest resident memory of a new
+    process that loads and runs the engine, less what that process had before; the backend's libraries are counted.
     """
     if isinstance(runner, TensorRtRunner):
         return runner.device_memory_bytes
@@ -39,9 +39,9 @@ def _peak_ram(folder: Path, images: NDArray[np.uint8], threads: int, progress: P
 
 
 def own_memory(key: str) -> int:
-    """Bytes of one line of /proc/self/status, which counts in kB: `VmRSS` now, `VmHWM` at most.
+    """One line of /proc/self/status in bytes: `VmRSS` is this process's memory now, `VmHWM` its highest so far.
 
-    Of this process alone: `ru_maxrss` begins at what the process that started it held.
+    `ru_maxrss` would not do: it starts at the memory of the parent process.
     """
     match = re.search(rf"^{key}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
     assert match is not None, f"{_STATUS} has no {key}"

@@ -1,4 +1,4 @@
-"""Energy of an image, and what clocks and power mode a number was measured at."""
+"""Energy of an image, and the clocks and power mode at which it was measured."""
 
 import time
 from contextlib import ExitStack
@@ -13,7 +13,12 @@ from pipeline.machine.jetson import power_mode
 from pipeline.machine.jetson_rails import RailMeter
 from pipeline.machine.nvml import Nvml
 
-_GPU_NAMES = ("gpu", "gv11b", "ga10b", "gb10b")  # of a Jetson's GPU among devfreq devices, by release
+_GPU_NAMES = (
+    "gpu",
+    "gv11b",
+    "ga10b",
+    "gb10b",
+)  # a Jetson's GPU among the devfreq devices; the name depends on the release
 
 
 class EnergyMeter:
@@ -33,7 +38,8 @@ class EnergyMeter:
                 self.reason = f"{no_rails}; {no_nvml}"
 
     def measure(self, runner: Runner, images: NDArray[np.uint8], seconds: float, *, on_gpu: bool) -> dict[str, Any]:
-        """`mj_per_image` of calls with `images` for `seconds`, how it was measured and at which clocks; nulls where not."""
+        """Call the engine with `images` for `seconds`: `mj_per_image`, its source and the clocks; None with a reason where
+        it cannot be measured."""
         meter = self._rails or (self.nvml if on_gpu else None)
         if meter is None:
             reason = self.reason or "NVML measures the GPU, this engine runs on the CPU"
@@ -48,7 +54,7 @@ class EnergyMeter:
                 calls += 1
 
         energy = meter.measure(load)
-        clocks = read_clocks(self._root, self.nvml)  # at once: they are still those of the load
+        clocks = read_clocks(self._root, self.nvml)  # at once, while they are still those of the load
         return {
             "mj_per_image": 1e3 * energy.joules / (calls * len(images)), "source": meter.source, "reason": "",
             "watts": energy.joules / energy.seconds, "rails_watts": getattr(energy, "watts", None),
@@ -57,7 +63,7 @@ class EnergyMeter:
 
 
 def read_clocks(root: Path, nvml: Nvml | None) -> dict[str, int]:
-    """GPU clocks in MHz: NVML's, or a Jetson's from devfreq; none on other machines."""
+    """GPU clocks in MHz, from NVML or on a Jetson from devfreq; empty on other machines."""
     if nvml is not None:
         return nvml.clocks_mhz()
     for device in sorted(root.glob("sys/class/devfreq/*")):
@@ -68,7 +74,7 @@ def read_clocks(root: Path, nvml: Nvml | None) -> dict[str, int]:
 
 
 def describe_power(nvml: Nvml | None, root: Path = Path("/")) -> dict[str, Any]:
-    """What bounds this machine's speed: Jetson power mode, GPU power limit, CPU governor; null where there is none."""
+    """What limits this machine's speed: Jetson power mode, GPU power limit, CPU governor; each None where there is none."""
     governor = root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
     return {
         "power_mode": power_mode(),
