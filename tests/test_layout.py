@@ -94,7 +94,7 @@ OWNERS = {
     "modelopt": {"export/quantize/ranges.py", "export/quantize/cast_fp16.py", "export/quantize/fake_quantize.py"},
     "cv2": {
         "calib/preprocess.py",
-        "pipeline/data/dataset.py",
+        "pipeline/data/archive.py",
         "pipeline/training/loader.py",
         "pipeline/predict/sources.py",
         "pipeline/predict/annotate.py",

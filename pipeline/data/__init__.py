@@ -1,5 +1,5 @@
-"""What a recipe's images are: embedded sets, folders, Hugging Face; and how they are read in batches.
+"""The images of a recipe: folders, an npz archive, WebDataset shards or a Hugging Face data set; and batches of them.
 
 In: the recipe's part `data`.
-Out: image splits with their classes, and preprocessed batches.
+Out: image folders, the splits `train` and `val` with their classes, and preprocessed batches.
 """

@@ -1,4 +1,4 @@
-"""Read a split in preprocessed batches, with progress, and know which images evaluation uses."""
+"""The evaluation images, and preprocessed batches of a split."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

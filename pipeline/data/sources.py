@@ -1,9 +1,9 @@
-"""WebDataset shards and Hugging Face data sets, written out as image folders once.
+"""WebDataset shards and Hugging Face data sets, written out once as image folders.
 
-Every stage reads images by name: training in an order that follows from seed and epoch, so that it can go on from any
-update and count every validation image once; calibration, search and evaluation by choice. Shards are streams, whose
-shares of several processes are uneven. timm's reader of shards also leaves out what it cannot decode and gives pixels, not
-files; hence shards are read as what they are, tar files. Hugging Face data sets come through timm's factory.
+Why folders: every stage picks single images. Training visits them in an order made from seed and epoch, so that it can
+resume at any update; calibration and search draw subsets. A shard can only be read from its start, and several processes
+would get unequal shares. Shards are read as tar files, because timm's reader drops images that it cannot decode and gives
+pixels instead of files. Hugging Face data sets are read through timm's factory.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from calib.errors import InputError
 from calib.preprocess import IMAGE_SUFFIXES
+from pipeline.console.figures import counted
 from pipeline.console.progress import track
 from pipeline.parts.data import DataPart
 
@@ -21,7 +22,7 @@ Item = tuple[int, bytes]  # label, the image file's bytes
 _SHARD_SPLITS = ("train*.tar", "val*.tar")
 _HUB_SPLITS = ("train", "validation")
 CLASSES = "classes.txt"
-_KINDS = (
+_SUFFIXES = (  # by the first bytes of a file
     (b"\xff\xd8", ".jpg"),
     (b"\x89PNG", ".png"),
     (b"RIFF", ".webp"),
@@ -32,12 +33,12 @@ _KINDS = (
 
 
 def write_folders(data: DataPart, root: Path) -> None:
-    """Write `root/{train,val}/<class>/<number>.<kind>`: the very bytes of the source, in its order."""
+    """Write `root/{train,val}/<class>/<number>.<suffix>`: the source's own bytes, numbered in its order."""
     for split, chosen in zip(("train", "val"), _splits(data), strict=True):
         if data.source == "webdataset":
             shards = _find_shards(data, chosen)
             names = _class_names(Path(str(data.origin)))
-            named = partial(_folder_name, names, CLASSES, f"mend {CLASSES} beside the shards")
+            named = partial(_folder_name, names, CLASSES, f"correct {CLASSES} beside the shards")
             _write(_read_shards(shards), named, root / split, len(shards))
         else:
             _write_hub_split(data, chosen, root / split)
@@ -60,9 +61,9 @@ def _find_shards(data: DataPart, pattern: str) -> list[Path]:
 
 
 def _class_names(folder: Path) -> list[str] | None:
-    """A line for each label of `classes.txt`; without that file, classes are called by their numbers.
+    """The lines of `classes.txt`, one for each label; None without that file, then the classes are numbers.
 
-    InputError for a name that two labels have: their images would come into one folder.
+    InputError where two labels have the same name: their images would be written to one folder.
     """
     path = folder / CLASSES
     if not path.is_file():
@@ -71,14 +72,14 @@ def _class_names(folder: Path) -> list[str] | None:
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise InputError(
-            f"{path} gives several labels one name", got=", ".join(twice[:5]), allowed="a name of its own for each label",
-            next_step=f"mend {path}",
+            f"{path} gives several labels one name", got=", ".join(twice[:5]), allowed="a different name for each label",
+            next_step=f"edit {path}",
         )  # fmt: skip
     return names
 
 
 def _read_shards(shards: list[Path]) -> Iterator[Item]:
-    """Every sample of every shard: the files of one key, which stand together, are an image and its label."""
+    """Every sample of every shard: the consecutive files with the same key are an image and its label."""
     for shard in shards:
         key, files = "", dict[str, bytes]()
         try:
@@ -110,23 +111,23 @@ def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Item:
             raise ValueError(f"label {label}, images {images}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"sample {key} of {shard} is no labelled image", got=f"{sorted(files)}: {error}",
+            f"sample {key} of {shard} is not a labelled image", got=f"{sorted(files)}: {error}",
             allowed=f"one image ({', '.join(IMAGE_SUFFIXES)}) and .cls with a number, or .json with \"label\"",
             next_step="make the shard again",
         ) from error  # fmt: skip
     return label, files[images[0]]
 
 
-def _folder_name(names: list[str] | None, source: str, mend: str, label: int) -> str:
-    """What the class `label` (0 or more) is called. InputError where `source`, which gives the names, has none that
-    fits a folder; `mend` says what to do then."""
+def _folder_name(names: list[str] | None, source: str, next_step: str, label: int) -> str:
+    """The folder of class `label` (0 or more). InputError, with `next_step`, where `source`, which gives the names, has
+    none for it or one that cannot be a folder's."""
     if names is None:
-        return f"{label:05d}"  # of one width, so that folders sorted by name are in the order of labels
-    if label >= len(names) or not _fits(names[label]):
+        return f"{label:05d}"  # leading zeros keep folders sorted by name in the order of their labels
+    if label >= len(names) or not fits_folder(names[label]):
         raise InputError(
             f"{source} has no usable name for label {label}",
-            got=repr(names[label]) if label < len(names) else f"{len(names)} names",
-            allowed="a name for each label, fit for a folder: no / in it and no . at its start", next_step=mend,
+            got=repr(names[label]) if label < len(names) else counted(len(names), "name"),
+            allowed="a folder name for each label: no / in it and no . at its start", next_step=next_step,
         )  # fmt: skip
     return names[label]
 
@@ -140,25 +141,26 @@ def _write(items: Iterator[Item], named: Callable[[int], str], folder: Path, sha
             made.add(label)
         (target / f"{count:08d}{_suffix(content)}").write_bytes(content)
         if count % 10_000 == 9_999:
-            print(f"           {folder.name}: {count + 1} images of {shards} shard(s)", flush=True)
+            print(f"           {folder.name}: {counted(count + 1, 'image')} of {counted(shards, 'shard')}", flush=True)
 
 
-def _fits(name: str) -> bool:
+def fits_folder(name: str) -> bool:
+    """Whether a class name can be a folder's: not empty, not hidden, without separators."""
     return bool(name) and name not in (".", "..") and not name.startswith(".") and not set(name) & set("/\\\0")
 
 
 def _suffix(content: bytes) -> str:
-    """By the first bytes; what is none of these is written as .jpg, and named by whoever cannot decode it."""
-    return next((suffix for start, suffix in _KINDS if content.startswith(start)), ".jpg")
+    """By the first bytes. Anything else is written as .jpg: the stage that cannot decode it will name the file."""
+    return next((suffix for start, suffix in _SUFFIXES if content.startswith(start)), ".jpg")
 
 
 def _write_hub_split(data: DataPart, split: str, folder: Path) -> None:
     """One split of a Hugging Face data set, through timm's reader, which gives the files' own bytes."""
     try:
-        import datasets  # noqa: F401  (timm's message would be a print and a traceback)
+        import datasets  # noqa: F401  (without it timm prints a line and raises an error that does not name it)
     except ImportError as error:
         raise InputError(
-            "data.source huggingface needs the package datasets", got=data.origin, allowed="folders and webdataset go "
+            "data.source huggingface needs the package datasets", got=data.origin, allowed="folders and webdataset work "
             "without it", next_step="pip install datasets",
         ) from error  # fmt: skip
     from timm.data import create_dataset
@@ -167,7 +169,7 @@ def _write_hub_split(data: DataPart, split: str, folder: Path) -> None:
     try:
         reader = create_dataset(f"hfds/{data.origin}", root=None, split=split, input_key=image, target_key=label).reader
         if len(reader) > 0:
-            reader[0][0].close()  # a column that is not there is found out only here
+            reader[0][0].close()  # a missing column is an error only here
     except (TypeError, ValueError, KeyError, FileNotFoundError) as error:
         raise InputError(
             f"the Hugging Face data set {data.origin} cannot be opened", got=f"{type(error).__name__}: {error}",
@@ -186,12 +188,12 @@ def _write_hub_split(data: DataPart, split: str, folder: Path) -> None:
                     content.read(),
                 )
 
-    mend = "rename the class in the data set, or write image folders yourself (data.source: folders)"
-    _write(items(), partial(_folder_name, names or None, f"the data set {data.origin}", mend), folder, 1)
+    next_step = "rename the class in the data set, or write image folders yourself (data.source: folders)"
+    _write(items(), partial(_folder_name, names or None, f"the data set {data.origin}", next_step), folder, 1)
 
 
 def _hub_label(value: object, place: str) -> int:
-    """A label as the data set has it, as a number. -1 is the hub's word for none: it must not become the last class."""
+    """The data set's `value` as a number. InputError for -1, which means "no label" there and not the last class."""
     try:
         label = int(value)  # type: ignore[call-overload]
         if label < 0 or label != float(value):  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from calib.errors import InputError
 from calib.images import ImageSplit
-from pipeline.data.dataset import check_no_overlap, open_dataset
+from pipeline.data.dataset import open_dataset
+from pipeline.data.overlap import check_no_overlap
 from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint

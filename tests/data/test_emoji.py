@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.data.dataset import check_no_overlap, open_dataset
+from pipeline.data.dataset import open_dataset
+from pipeline.data.overlap import check_no_overlap
 from pipeline.parts.data import DataPart
 
 DATA = Path(__file__).parents[2] / "data"

@@ -10,8 +10,9 @@ from PIL import Image
 
 from calib.errors import InputError
 from calib.preprocess import load_image
-from pipeline.data import dataset
-from pipeline.data.dataset import check_no_overlap, open_dataset
+from pipeline.data import overlap
+from pipeline.data.dataset import open_dataset
+from pipeline.data.overlap import check_no_overlap
 from pipeline.parts.data import DataPart
 
 
@@ -154,7 +155,7 @@ def test_overlap_of_large_files(tmp_path: Path) -> None:
     """Same size and same last 4 KiB are not enough; the same bytes under another name and class are."""
     train, val = open_dataset(part(tmp_path, arrays()))
     generator = np.random.default_rng(1)
-    tail = generator.bytes(dataset._TAIL)
+    tail = generator.bytes(overlap._TAIL)
     train.paths[0].write_bytes(generator.bytes(5000) + tail)
     val.paths[0].write_bytes(generator.bytes(5000) + tail)
     check_no_overlap(train, val)

@@ -80,11 +80,11 @@ def test_names_and_json_labels(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([("1.png", b"x")], r"sample 1 of .*train-000.tar is no labelled image"),
-        ([("1.cls", b"0")], r"no labelled image"),
-        ([("1.png", b"x"), ("1.cls", b"cat")], r"no labelled image"),
+        ([("1.png", b"x")], r"sample 1 of .*train-000.tar is not a labelled image"),
+        ([("1.cls", b"0")], r"not a labelled image"),
+        ([("1.png", b"x"), ("1.cls", b"cat")], r"not a labelled image"),
         ([("1.png", b"x"), ("1.cls", b"-1")], r"label -1"),
-        ([("1.png", b"x"), ("1.json", b"[]")], r"no labelled image"),
+        ([("1.png", b"x"), ("1.json", b"[]")], r"not a labelled image"),
     ],
 )
 def test_wrong_samples(shards: Path, files: Files, message: str) -> None:

@@ -1,0 +1,73 @@
+"""An npz archive of images, written out as image folders."""
+
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.errors import InputError
+from pipeline.console.figures import one_line
+from pipeline.console.progress import track
+from pipeline.data.sources import fits_folder
+
+SPLITS = ("train", "val")
+
+
+def unpack_archive(archive: Path, root: Path) -> None:
+    """Write `archive` out as `root/{train,val}/<class>/<index>.png`, whole or not at all."""
+    import cv2
+
+    partial = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
+    arrays = _read_archive(archive)
+    classes = [str(name) for name in arrays["classes"]]
+    for split in SPLITS:
+        for name in classes:
+            (partial / split / name).mkdir(parents=True)
+        labels, images = arrays[f"{split}_labels"], arrays[f"{split}_images"]
+        for index in track(range(len(labels)), f"writing {root}/{split}"):
+            path = partial / split / classes[labels[index]] / f"{index:06d}.png"
+            image = images[index]
+            if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image):
+                raise OSError(f"cannot write {path}")
+    partial.replace(root)
+
+
+def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
+    """Read and check the arrays: images (N, H, W) or RGB (N, H, W, 3) uint8, labels (N,) integers, classes (C,) text."""
+    names = ("classes", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")))
+    try:
+        with np.load(archive, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in names}
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _bad_archive(archive, one_line(str(error))) from error
+    classes = arrays["classes"]
+    if classes.ndim != 1 or classes.dtype.kind != "U" or len(set(classes)) != len(classes):
+        raise _bad_archive(archive, f"classes {classes.shape} {classes.dtype}, or the same name twice")
+    unfit = [str(name) for name in classes if not fits_folder(str(name))]
+    if unfit:
+        raise _bad_archive(archive, f"class names that cannot be folders: {unfit[:5]}")
+    for split in SPLITS:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+        fits = shaped and images.dtype == np.uint8 and labels.dtype.kind in "iu"
+        if not fits or labels.shape != images.shape[:1]:
+            raise _bad_archive(
+                archive, f"{split}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}"
+            )
+        if not np.isin(labels, np.arange(len(classes))).all():
+            found = f"{split}: labels from {labels.min()} to {labels.max()}, {len(classes)} classes"
+            raise _bad_archive(archive, found)
+    return arrays
+
+
+def _bad_archive(archive: Path, got: str) -> InputError:
+    return InputError(
+        f"the image archive {archive} cannot be used", got=got,
+        allowed="npz with {train,val}_images (N, H, W) grey or (N, H, W, 3) RGB uint8, {train,val}_labels (N,) integers, "
+        "classes (C,) text",
+        next_step=f"restore it (git checkout -- '{archive}'), or make it again (data/README.md)",
+    )  # fmt: skip
