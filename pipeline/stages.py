@@ -21,7 +21,7 @@ from pipeline.quantize.search import stage as search_stage
 from pipeline.recipe import Recipe, keys_of
 from pipeline.report import stage as report_stage
 from pipeline.training import stage as train_stage
-from pipeline.training.files import LAST, decisive
+from pipeline.training.resume import LAST, decisive
 from pipeline.visualize import stage as visualize_stage
 
 Inputs = Mapping[str, Artifact]

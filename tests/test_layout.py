@@ -39,7 +39,7 @@ SEES: dict[str, set[str]] = {
     "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
     "pipeline.data": {"calib", "pipeline.console", "pipeline.parts", "pipeline.recipe"},
     "pipeline.training": {
-        "models", "calib", "pipeline.artifact", "pipeline.data", "pipeline.parts", "pipeline.recipe",
+        "models", "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.parts", "pipeline.recipe",
     },
     "pipeline.measure": {
         "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",

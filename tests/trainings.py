@@ -25,7 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import open_world
-from pipeline.training.train import train
+from pipeline.training.stage import train
 from pipeline.training.trainer import Trainer
 from pipeline.training.weights import build_model
 

@@ -1,5 +1,5 @@
-"""Train a network on one process or many, go on after an interruption, and write its checkpoint.
+"""Train a network in one process or several, resume an interrupted training, read and write checkpoints.
 
-In: a recipe and the image splits.
-Out: `checkpoint.pt`, `metrics.csv` and the network that they hold.
+In: a recipe and its images, or a checkpoint file.
+Out: `checkpoint.pt`, `last.pt` to resume from, `metrics.csv`, and the network of a checkpoint.
 """

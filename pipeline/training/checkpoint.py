@@ -1,4 +1,4 @@
-"""Checkpoint files: ours carry model, image size, classes and preprocessing beside the weights; others are read too."""
+"""Checkpoint files: ours hold model, image size, classes and preprocessing beside the weights; others' are read too."""
 
 import argparse
 import os
@@ -17,19 +17,19 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 
 FORMAT = 1
-# Where other training programs keep the weights, the moving average first: timm's, the T2T-ViT authors', and others'.
+# The keys under which other training programs keep the weights, their moving average first: timm, T2T-ViT, others.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "net")
 # Plain values that older training programs keep beside the weights (timm's `args`, a metric); none of them runs code.
 _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType, scalar,
     (scalar, "numpy.core.multiarray.scalar"),
 ]  # fmt: skip
-_SHOWN = 4  # names of an error message
+_SHOWN = 4  # names in an error message
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training hands on, on the CPU. `model` is `ModelPart.label`, `preprocess` is `Preprocess.to_dict()`."""
+    """A trained network, on the CPU. `model` is `ModelPart.label`, `preprocess` is `Preprocess.to_dict()`."""
 
     model: str
     image_size: int
@@ -91,7 +91,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} holds more than tensors and plain values, or is damaged", got=_first_line(error),
             allowed="what torch.load(weights_only=True) reads, or .safetensors",
-            next_step="where it came from, save the weights alone: torch.save(model.state_dict(), 'weights.pt')",
+            next_step="in the program that wrote it, save only the weights: torch.save(model.state_dict(), 'weights.pt')",
         ) from error  # fmt: skip
     except Exception as error:  # safetensors and torch raise many kinds on a damaged file; the cause stays attached
         if isinstance(error, (MemoryError, PermissionError)):
@@ -106,7 +106,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def weights_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict inside what `read_file` gave, without the `module.` of DataParallel."""
+    """The state dict inside what `read_file` returned, with names that have no `module.` of DataParallel."""
     found: Any = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(

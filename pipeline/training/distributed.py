@@ -1,4 +1,4 @@
-"""One process, or the several that `torchrun` starts: which one this is, and what they do together."""
+"""One process, or several that `torchrun` started: which one this is, and what they exchange."""
 
 import os
 import secrets
@@ -14,7 +14,9 @@ from torch import distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-PATIENCE = timedelta(hours=2)  # the others wait while rank 0 checks a large set on a slow disk; torchrun ends the lost
+# How long processes wait for each other: rank 0 may check a large data set on a slow disk. When one dies, torchrun ends
+# the others.
+PATIENCE = timedelta(hours=2)
 _POLL_SECONDS = 0.05
 
 
@@ -33,36 +35,37 @@ class World:
         return values
 
     def gather(self, value: Tensor) -> list[float]:
-        """One number of each process, in order of rank, to the last bit."""
+        """One number from each process, exactly, in order of rank."""
         values = torch.zeros(self.size, dtype=value.dtype, device=value.device)
         values[self.rank] = value
         return [float(found) for found in self.total(values)]
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process rank 0's buffers (batch-norm statistics): all measure the network that is saved."""
+        """Give every process rank 0's buffers (batch-norm statistics), so that all evaluate the network that is saved."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
 
 def _fresh_store(rank: int, size: int) -> Store:
-    """torchrun's store under a name of its own for each time that processes join.
+    """torchrun's store, under a new prefix each time that processes join.
 
-    The store outlives a group, and processes that were killed: those that join would find the others' old addresses.
+    The store outlives processes that were killed: those that torchrun starts again would find the old ones' addresses.
     """
     store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
     return PrefixStore(_agree(store, rank, size), store)
 
 
 def _agree(store: Store, rank: int, size: int) -> str:
-    """A name that these very processes agree on, whatever earlier ones left in the store.
+    """A prefix that exactly these processes agree on, whatever earlier ones left in the store.
 
-    Rank 0 offers a new name, the others answer under it with a word of their own, and take it once rank 0 repeats theirs.
+    Rank 0 offers a new name. Each other process answers under that name with a random word, and accepts the name once
+    rank 0 has repeated its word.
     """
     mine = secrets.token_hex(8)
     if rank == 0:

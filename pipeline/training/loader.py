@@ -1,8 +1,8 @@
 """Batches for training and validation: uint8 from the workers, normalised on the device.
 
-Every image's augmentation is drawn from (seed, epoch, index) and every step's mixing and dropping from (seed, epoch,
-step, rank): nothing depends on what ran before, on the number of workers or on how they are started. That is why an
-interrupted training can be continued exactly.
+An image's augmentation depends only on (seed, epoch, index), and a step's mixing and dropout only on (seed, epoch, step,
+rank): not on what ran before, on the number of workers or on how they are started. That is why an interrupted training
+can resume exactly.
 """
 
 import random
@@ -39,14 +39,16 @@ def seed_all(seed: int, epoch: int, *, image: int | None = None, step: int = 0, 
     words = [int(word) for word in np.random.SeedSequence(position).generate_state(3)]
     random.seed(words[0])
     np.random.seed(words[1])
-    torch.default_generator.manual_seed(words[2])  # torch.manual_seed queues a call per image where CUDA is not in use
+    torch.default_generator.manual_seed(
+        words[2]
+    )  # torch.manual_seed would queue a call per image while CUDA is not in use
     if image is None and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed(words[2])
 
 
 class TrainImages(Dataset[Sample | InputError]):
-    """Augmented training images. An unreadable one is returned as its InputError, for `device_batches` to raise in the
-    main process: raised here, in a worker, a person would see the worker's traceback instead of the message."""
+    """Augmented training images. An unreadable one is returned as its InputError, which `device_batches` raises in the
+    main process: raised here, in a worker, the user would see the worker's traceback instead of the message."""
 
     def __init__(self, split: ImageSplit, spec: Preprocess, part: TrainPart):
         self.split, self.seed = split, part.seed
@@ -56,7 +58,7 @@ class TrainImages(Dataset[Sample | InputError]):
                 hflip=part.horizontal_flip, color_jitter=None, auto_augment=part.auto_augment,
                 interpolation=spec.interpolation, mean=spec.mean, std=spec.std, normalize=False,
             )  # fmt: skip
-        except (AssertionError, ValueError, KeyError) as error:  # how timm refuses an augmentation it cannot read
+        except (AssertionError, ValueError, KeyError) as error:  # timm raises these for an augmentation it cannot read
             raise InputError(
                 "timm cannot read train.auto_augment", got=f"{part.auto_augment!r} {error}",
                 allowed="such as rand-m9-mstd0.5-inc1, augmix-m3-w3, original, or null for none",
@@ -79,7 +81,7 @@ class TrainImages(Dataset[Sample | InputError]):
 
 
 def _padded_crop(spec: Preprocess, padding: float) -> transforms.Compose:
-    """The CIFAR augmentation: the shorter side resized, then a crop of the image with black borders of `padding` sides."""
+    """The CIFAR augmentation: resize the shorter side, add black borders of `padding` times the height, crop at random."""
     mode = transforms.InterpolationMode(spec.interpolation)
     return transforms.Compose([
         transforms.Resize(spec.height, mode),
@@ -88,7 +90,7 @@ def _padded_crop(spec: Preprocess, padding: float) -> transforms.Compose:
 
 
 def _keep_one_bit(transform: Any) -> None:
-    """Let timm's Posterize keep at least one bit: it asks for 0 at the ends of its range, which Pillow 13 refuses."""
+    """Let timm's Posterize keep at least one bit: it also asks for 0 bits, which Pillow 13 refuses."""
     for part in transform.transforms:
         if isinstance(part, (RandAugment, AugMixAugment)):
             for operation in part.ops:
@@ -104,12 +106,12 @@ def _limit_posterize(operation: AugmentOp) -> None:
 
 
 def _posterize(image: "Image", bits: int, **_: object) -> "Image":
-    """timm calls this with options of other operations too."""
+    """timm passes options of other operations too; they are ignored."""
     return posterize(image, max(bits, 1))
 
 
 class ValImages(Dataset[Sample | InputError]):
-    """Images as every engine will see them: the one preprocessing function."""
+    """Validation images, preprocessed by the same function as for engines."""
 
     def __init__(self, split: ImageSplit, spec: Preprocess):
         self.split, self.spec = split, spec
@@ -123,8 +125,8 @@ class ValImages(Dataset[Sample | InputError]):
 
 
 class EpochSampler(Sampler[Key]):
-    """This process's share of a fresh shuffle per epoch, the same length in every process: what does not divide is left
-    out, and is other images every epoch. Yields (epoch, index), so that workers that live on know the epoch."""
+    """This process's share of a new shuffle for each epoch, equally long in every process: the remainder of the division is
+    left out, other images in each epoch. Yields (epoch, index), because workers outlive an epoch and must know which it is."""
 
     def __init__(self, count: int, seed: int, world: World):
         self.count, self.seed, self.world = count, seed, world
@@ -148,16 +150,16 @@ class EpochSampler(Sampler[Key]):
 
 @dataclass(frozen=True)
 class Loaders:
-    """`train` leaves out the last, short batch; `val` is this process's share, each image in exactly one process."""
+    """`train` drops the last, incomplete batch; `val` is this process's share: each image is in exactly one process."""
 
     train: DataLoader[Sample | InputError]
     val: DataLoader[Sample | InputError]
     sampler: EpochSampler
 
     def close(self) -> None:
-        """Stop the workers now. Left to the garbage collector, they keep a failed program waiting for ten seconds."""
+        """Stop the workers now: left to the garbage collector, they delay the end of a failed program by ten seconds."""
         for loader in (self.train, self.val):
-            loader._iterator = None  # torch has no public way to end persistent workers; unreferenced, they end
+            loader._iterator = None  # torch has no public way to end persistent workers; they end with their iterator
 
 
 def make_loaders(train: ImageSplit, val: ImageSplit, spec: Preprocess, part: TrainPart, world: World) -> Loaders:
@@ -180,7 +182,7 @@ def make_loaders(train: ImageSplit, val: ImageSplit, spec: Preprocess, part: Tra
 
 
 def collate(samples: list[Sample | InputError]) -> Batch | InputError:
-    """Stack samples; the first unreadable image stands for the batch."""
+    """Stack samples; where an image is unreadable, its InputError is returned in place of the batch."""
     good: list[Sample] = []
     for sample in samples:
         if isinstance(sample, InputError):
@@ -199,7 +201,7 @@ def device_batches(loader: DataLoader[Any], device: torch.device) -> Iterator[Ba
 
 
 class Normalise:
-    """uint8 (N, 3, H, W) → float32 of mean 0 and deviation 1, as the exported graph does it."""
+    """uint8 (N, 3, H, W) → float32, (x − 255 mean) / (255 std) of the spec, as the exported graph computes it."""
 
     def __init__(self, spec: Preprocess, device: torch.device):
         self.mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255
@@ -210,7 +212,7 @@ class Normalise:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker: OpenCV's own threads hang in forked processes and would compete with training."""
+    """Turn off OpenCV's own threads: they hang in forked processes and would take cores from training."""
     import cv2
 
     cv2.setNumThreads(0)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class EpochMetrics:
     """One row of `metrics.csv`. `epoch` counts from 1, top-1 is in percent and None where it was not measured.
 
-    `images_per_s` is training alone, over all processes, since this process started; `seconds` is the whole epoch;
-    `skipped` counts updates left out because the loss was not finite.
+    `images_per_s` is of training without evaluation, over all processes, since this process started; `seconds` is the whole
+    epoch; `skipped` counts updates that were not made because the loss or its gradient was not finite.
     """
 
     epoch: int
@@ -32,16 +32,16 @@ class EpochMetrics:
     ema_top1: float | None
     images_per_s: float
     seconds: float
-    skipped: int = 0
+    skipped: int
 
     @property
     def top1(self) -> float | None:
-        """Of the weights that training hands on."""
+        """Top-1 of the weights that the checkpoint gets: the moving average where there is one."""
         return self.val_top1 if self.ema_top1 is None else self.ema_top1
 
 
 class TrainingLog:
-    """`history` holds one row per finished epoch; it comes from `last.pt`, so that no epoch is ever listed twice."""
+    """`history` holds one row per finished epoch. When training resumes it comes from `last.pt`, so no epoch is listed twice."""
 
     def __init__(
         self, folder: Path, epochs: int, steps: int, history: list[EpochMetrics], writer: "SummaryWriter | None",
@@ -61,7 +61,7 @@ class TrainingLog:
             self._bar.update(self._task, completed=epoch * self.steps + step + 1, description=f"           {text}")
 
     def show_skipped(self, epoch: int, step: int, loss: float) -> None:
-        """Say that an update was left out: epoch and step count from 0."""
+        """Print that an update was left out: epoch and step count from 0."""
         if self.writer is not None:
             self._print(f"           epoch {epoch + 1}/{self.epochs}  step {step + 1} left out: loss {loss}")
 
@@ -91,7 +91,7 @@ class TrainingLog:
 
 
 class WandbRun(Protocol):
-    """What is used of a run of Weights & Biases."""
+    """The part of a Weights & Biases run that is used here."""
 
     def log(self, values: dict[str, Any], *, step: int) -> None: ...
 
@@ -100,9 +100,9 @@ class WandbRun(Protocol):
 def open_log(
     folder: Path, epochs: int, steps: int, history: list[EpochMetrics], world: World, project: str | None = None
 ) -> Iterator[TrainingLog]:
-    """A log that goes on after `history`; `steps` is the number of steps of an epoch. Silent but on rank 0.
+    """A log that continues after `history`; `steps` is the number of steps in an epoch. Only rank 0 prints and writes.
 
-    With `project`, also a run of Weights & Biases of that project; InputError where the package is missing.
+    With `project` it also logs to a run of that Weights & Biases project; InputError where the package is missing.
     """
     if world.rank > 0:
         yield TrainingLog(folder, epochs, steps, history, None)
@@ -125,7 +125,7 @@ def open_log(
 
 @contextmanager
 def _open_wandb(folder: Path, project: str | None) -> "Iterator[WandbRun | None]":
-    """A run of `project` that an interrupted training goes on with: its id is kept in `folder`."""
+    """A run of `project`. Its id is kept in `folder`, so that a training that resumes continues the same run."""
     if project is None:
         yield None
         return
@@ -151,7 +151,7 @@ def metrics_to_dicts(history: list[EpochMetrics]) -> list[dict[str, Any]]:
 
 
 def _accuracy(row: EpochMetrics) -> str:
-    """`84.1 %`, with the average of the weights where there is one; `–` where it was not measured."""
+    """`84.1 %`, followed by that of the weights' moving average where there is one; `–` where it was not measured."""
     if row.val_top1 is None:
         return "–"
     return f"{row.val_top1:.2f} %" + (f" (EMA {row.ema_top1:.2f} %)" if row.ema_top1 is not None else "")

@@ -21,15 +21,15 @@ from pipeline.parts.model import ModelPart
 def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) -> nn.Module:
     """The network of `part`: normalised images (B, 3, size, size) → logits (B, num_classes), on the CPU.
 
-    A timm model has fresh weights; a factory's have those it gave them. InputError where there is no such model, where
-    the factory fails, or where what it makes is no classifier of `num_classes` classes.
+    A timm model has new weights; a factory's model has those that the factory gave it. InputError where there is no such
+    model, where the factory fails, or where it does not return a classifier of `num_classes` classes.
     """
     if part.factory is None:
         return _from_timm(part, num_classes, drop_path)
     if drop_path > 0:
         raise InputError(
-            "drop path is a timm model's option, a factory has its own", got=drop_path,
-            next_step="set train.drop_path: 0, and what the factory calls it in model.args",
+            "train.drop_path works with timm's models only, not with model.factory", got=drop_path, allowed="0",
+            next_step="set train.drop_path: 0, and the factory's own option for it in model.args",
         )  # fmt: skip
     model = _from_factory(part.factory, part.args)
     _check_logits(model, part, num_classes)
@@ -37,9 +37,9 @@ def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) ->
 
 
 def classifier_names(model: nn.Module) -> set[str]:
-    """Names of the last layer's weights, which hang on the number of classes.
+    """Names of the classifier's weights, whose shape depends on the number of classes.
 
-    timm's models say which layer that is; of another model it is the last Linear or convolution it defines.
+    timm's models name that layer; in another model it is the last Linear or Conv2d that it defines.
     """
     found = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     if not isinstance(found, nn.Module):
@@ -50,7 +50,7 @@ def classifier_names(model: nn.Module) -> set[str]:
 
 
 def _from_timm(part: ModelPart, num_classes: int, drop_path: float) -> nn.Module:
-    """A timm model with fresh weights. Networks without a fixed input size (ResNet) take any and are not told it."""
+    """A timm model with new weights. Networks without a fixed input size (ResNet) have no argument `img_size`."""
     name = str(part.name)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
@@ -72,13 +72,14 @@ def _from_timm(part: ModelPart, num_classes: int, drop_path: float) -> nn.Module
         if "drop_path_rate" in str(error):
             raise InputError(f"{name} has no drop path", got=drop_path, next_step="set train.drop_path: 0") from error
         raise InputError(
-            f"{name} cannot be made as the recipe says", got=f"{error}", allowed=f"model.args {part.args}, image_size "
-            f"{part.image_size} must be what the model takes", next_step="change model.args or model.image_size",
+            f"{name} cannot be made with model.args {part.args} and model.image_size {part.image_size}", got=error,
+            allowed="arguments and an image size that this model takes",
+            next_step="change model.args or model.image_size in the recipe",
         ) from error  # fmt: skip
 
 
 def _from_factory(factory: str, args: dict[str, Any]) -> nn.Module:
-    """Import `package.module:callable` and call it with `args`. The recipe's owner says what code that runs."""
+    """Import `package.module:callable` and call it with `args`: it is the recipe's own code, run without restriction."""
     make = _find_callable(factory)
     try:
         model = make(**args)
@@ -89,15 +90,16 @@ def _from_factory(factory: str, args: dict[str, Any]) -> nn.Module:
         ) from error  # fmt: skip
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"model.factory {factory} makes no network", got=type(model).__name__, allowed="torch.nn.Module"
-        )
+            f"model.factory {factory} does not return a network", got=type(model).__name__, allowed="torch.nn.Module",
+            next_step="return the network from the factory, or change model.factory in the recipe",
+        )  # fmt: skip
     return model
 
 
 def _find_callable(factory: str) -> Callable[..., Any]:
     module_name, _, attribute = factory.partition(":")
     here = str(Path.cwd())
-    if here not in sys.path:  # the installed command does not look in the current folder, `python -m pipeline` does
+    if here not in sys.path:  # `python -m pipeline` imports from the current folder, the installed command does not
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
@@ -106,7 +108,7 @@ def _find_callable(factory: str) -> Callable[..., Any]:
         raise InputError(
             f"model.factory names a module that cannot be imported: {module_name}", got=error,
             allowed="an installed package, or a .py file in this folder",
-            next_step=f"pip install what holds {module_name}, or run from the folder of {module_name}.py",
+            next_step=f"pip install the package that holds {module_name}, or run from the folder of {module_name}.py",
         ) from error  # fmt: skip
     except AttributeError as error:
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -116,7 +118,10 @@ def _find_callable(factory: str) -> Callable[..., Any]:
             next_step="change model.factory in the recipe",
         ) from error  # fmt: skip
     if not callable(found):
-        raise InputError("model.factory names something that cannot be called", got=type(found).__name__)
+        raise InputError(
+            f"model.factory {factory} cannot be called", got=type(found).__name__, allowed="a function or a class",
+            next_step="change model.factory in the recipe",
+        )  # fmt: skip
     return found
 
 
@@ -128,12 +133,12 @@ def _signature(make: Callable[..., Any]) -> str:
 
 
 def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
-    """One image through the network: it must give one logit per class."""
+    """InputError unless the network gives one logit per class for one image."""
     size, training = part.image_size, model.training
     try:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, 3, size, size))
-    except Exception as error:  # as above
+    except Exception as error:  # the user's code again
         raise InputError(
             f"the network of {part.label} does not take images (1, 3, {size}, {size})",
             got=f"{type(error).__name__}: {error}", next_step="check model.image_size and model.args in the recipe",
@@ -142,6 +147,6 @@ def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (1, num_classes):
         raise InputError(
-            f"the network of {part.label} gives no logits for {num_classes} classes", got=shape,
+            f"the network of {part.label} does not give {num_classes} logits, one for each class", got=shape,
             allowed=f"a tensor (1, {num_classes})", next_step="set its number of classes in model.args",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A loss that is not finite: training stops and keeps the batch, or leaves the update out (`train.on_nan`)."""
+"""NaN or Inf in the loss: training stops and saves the batch, or leaves the update out (`train.on_nan`)."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from pipeline.training.log import TrainingLog
 
 
 class NotFinite(RuntimeError):
-    """The loss or the weights are not finite; the message says where, and what is kept."""
+    """The loss or the weights are not finite; the message says where, and which files are kept."""
 
 
 @dataclass
 class _Update:
-    """One update of this process: `loss` is still on the device, `batches` are uint8 images and labels."""
+    """One update in this process: `loss` is still on the device, `batches` are uint8 images and labels."""
 
     epoch: int
     index: int
@@ -30,10 +30,10 @@ class _Update:
 
 
 class Watch:
-    """Looks at every loss, shows it, and stops training where one is not finite.
+    """Checks every loss, shows it, and stops training where one is not finite.
 
-    It looks one update late, because reading the newest loss would stall a GPU: the weights may be lost by then, and
-    `last.pt` holds those before.
+    It checks one update late, because reading the newest loss would make the GPU wait. The weights may be lost by then;
+    `last.pt` holds earlier ones.
     """
 
     def __init__(self, log: TrainingLog, sampler: EpochSampler, part: TrainPart, world: World, advice: str):
@@ -42,13 +42,13 @@ class Watch:
         self.skipped_in_a_row = 0
 
     def follow(self, epoch: int, index: int, loss: Tensor, batches: Sequence[Batch]) -> None:
-        """An update was made: look at the one before it."""
+        """An update was made: check the loss of the one before it."""
         self.settle()
         self.skipped_in_a_row = 0
         self.pending = _Update(epoch, index, loss, batches)
 
     def settle(self) -> None:
-        """Look at the newest update, too."""
+        """Check the newest update as well."""
         if self.pending is not None:
             update, self.pending = self.pending, None
             value = float(update.loss)
@@ -57,7 +57,7 @@ class Watch:
             self.log.show_step(update.epoch, update.index, value)
 
     def skip(self, epoch: int, index: int, loss: Tensor, batches: Sequence[Batch]) -> None:
-        """An update was left out in all processes: say so, and stop after too many in a row."""
+        """An update was left out in all processes: show that, and stop after `train.max_skipped` in a row."""
         self.settle()
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row > self.part.max_skipped:
@@ -68,22 +68,22 @@ class Watch:
         self.log.show_skipped(epoch, index, float(loss))
 
     def check_weights(self, model: nn.Module, epoch: int, index: int) -> None:
-        """Before they are saved: `last.pt` never holds weights that are not finite."""
+        """Raise NotFinite before such weights are saved: `last.pt` always holds finite ones."""
         if not finite([tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]):
             raise NotFinite(
                 f"the weights are not finite after update {index} of epoch {epoch + 1}, though the loss was.\n"
-                f"  next: {self.advice}; last.pt, where there is one, holds the weights before"
+                f"  next: {self.advice}; last.pt, where there is one, holds earlier, finite ones"
             )
 
     def _stop(self, update: _Update, what: str) -> NotFinite:
         kept = self._keep(update)
         return NotFinite(
             f"{what} in epoch {update.epoch + 1}, step {update.index + 1}: the weights are lost.\n"
-            f"  next: {self.advice}; the batch is in {kept}; last.pt, where there is one, holds the weights before"
+            f"  next: {self.advice}; the batch is in {kept}; last.pt, where there is one, holds earlier, finite ones"
         )
 
     def _keep(self, update: _Update) -> Path:
-        """The batch as it came from the loader. What was mixed and erased on the device follows from seed and place."""
+        """Save the batch as the loader gave it. Mixing and erasing, done on the device, depend only on seed, epoch and step."""
         rank = self.world.rank
         path = self.log.folder / f"not-finite-epoch{update.epoch + 1}-step{update.index + 1}-process{rank}.pt"
         images = sum(len(labels) for _, labels in update.batches)
@@ -101,5 +101,5 @@ class Watch:
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every value is finite; one look at the device for all."""
+    """Whether every value is finite; the device is asked only once."""
     return not tensors or bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())

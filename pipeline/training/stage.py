@@ -1,14 +1,170 @@
-"""Stage 1: train, or take over a checkpoint; `checkpoint.pt` carries model name, classes and preprocessing."""
+"""The train stage: train a classifier on a CPU, a GPU or the processes that `torchrun` starts, or take given weights.
 
+An interrupted training resumes with exactly the result it would have had. Augmentation, mixing, optimizer, schedule and
+moving average are timm's; the recipe says which.
+"""
+
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import torch
+from torch import nn
+
+from calib.errors import InputError
+from calib.images import ImageSplit
 from pipeline.artifact import Artifact
+from pipeline.console.figures import counted
+from pipeline.data.dataset import open_dataset
+from pipeline.data.overlap import check_no_overlap
+from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
-from pipeline.training.train import train
+from pipeline.training.checkpoint import Checkpoint, write_checkpoint
+from pipeline.training.distributed import World, open_world
+from pipeline.training.epochs import run_epochs
+from pipeline.training.loader import make_loaders
+from pipeline.training.log import EpochMetrics
+from pipeline.training.network import create_network
+from pipeline.training.resume import BEST, training_identity
+from pipeline.training.state import new_state
+from pipeline.training.trainer import Trainer, accumulation, fit_batch
+from pipeline.training.weights import load_checkpoint, say_loaded
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `checkpoint.pt`, `last.pt`, `metrics.csv` and TensorBoard events into `folder`."""
+    """Write `checkpoint.pt`, `last.pt`, `metrics.csv` and TensorBoard events into `folder`; see `train`."""
     return train(recipe, folder)
+
+
+def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Train, or take over given weights where `train.epochs` is 0, and write `folder/checkpoint.pt`.
+
+    `folder` exists (on rank 0). Also writes `last.pt`, `metrics.csv` and `tensorboard/` there, and where the recipe asks
+    for them `best.pt` and `kept/`. The checkpoint holds the weights of the last epoch: their moving average where
+    `train.ema_decay` is above 0. Returns notes for the manifest: top1 in percent, epochs, seconds, images_per_s (None if
+    not trained) and which weights.
+    """
+    torch.set_flush_denormal(True)  # the performer's exponentials make subnormal numbers: 1.3 times slower on a CPU
+    with open_world() as world:
+        train_split, val_split = open_dataset(recipe.data)
+        if world.rank == 0:
+            check_no_overlap(train_split, val_split)
+        recipe = _with_fitting_batch(recipe, world)
+        _check(recipe.train, len(train_split), world)
+        spec = recipe.preprocess_spec()
+        with closing(make_loaders(train_split, val_split, spec, recipe.train, world)) as loaders:
+            trainer = Trainer(recipe, loaders, len(train_split.classes), world)
+            if recipe.train.epochs == 0:
+                model, notes = _take_over(recipe, train_split, trainer)
+            else:
+                model, notes = _train(recipe, train_split, trainer, folder)
+        if world.rank == 0:
+            _write(model, recipe, train_split.classes, folder / "checkpoint.pt")
+        world.wait()  # until the checkpoint is written
+        return notes
+
+
+def _with_fitting_batch(recipe: Recipe, world: World) -> Recipe:
+    """`recipe` with a `batch_size` that fits its `global_batch` (see `fit_batch`); prints a line where that changed it."""
+    part = fit_batch(recipe.train, world)
+    if part is recipe.train:
+        return recipe
+    if world.rank == 0:
+        print(
+            f"           {counted(world.size, 'process')}: {counted(part.batch_size, 'image')} each instead of "
+            f"train.batch_size {recipe.train.batch_size}, so that an update has train.global_batch {part.global_batch}",
+            flush=True,
+        )  # fmt: skip
+    return recipe.model_copy(update={"train": part})
+
+
+def _check(part: TrainPart, images: int, world: World) -> None:
+    """InputError for values that do not fit the number of images, the number of processes or each other."""
+    if part.epochs == 0:
+        return
+    share = images // world.size
+    if part.batch_size * accumulation(part, world) > share:
+        if part.global_batch is not None:
+            raise InputError(
+                "train.global_batch is larger than the training set", got=part.global_batch, allowed=f"at most {images}",
+                next_step="lower train.global_batch",
+            )  # fmt: skip
+        raise InputError(
+            "train.batch_size is larger than a process's share of the training images", got=part.batch_size,
+            allowed=f"at most {share} ({counted(images, 'image')}, {counted(world.size, 'process')})",
+            next_step="lower train.batch_size",
+        )  # fmt: skip
+    if (part.mixup > 0 or part.cutmix > 0) and part.batch_size % 2:
+        raise InputError(
+            "mixup and cutmix pair the images of a batch",
+            got=f"{counted(part.batch_size, 'image')} in the batch, {counted(world.size, 'process')}",
+            allowed="an even number",
+            next_step="change train.batch_size, train.global_batch or the number of processes, or set train.mixup and "
+            "train.cutmix to 0",
+        )  # fmt: skip
+    if part.warmup_epochs + part.cooldown_epochs >= part.epochs:
+        raise InputError(
+            "warm-up and cool-down take the whole training",
+            got=f"train.warmup_epochs {part.warmup_epochs}, train.cooldown_epochs {part.cooldown_epochs}",
+            allowed=f"together less than train.epochs ({part.epochs})",
+            next_step="lower train.warmup_epochs or train.cooldown_epochs",
+        )  # fmt: skip
+
+
+def _take_over(recipe: Recipe, split: ImageSplit, trainer: Trainer) -> tuple[nn.Module, dict[str, Any]]:
+    """The weights of `model.checkpoint`, or of `model.factory`, evaluated but not trained."""
+    started = time.monotonic()
+    model, weights = _given_weights(recipe, split, trainer.world)
+    (top1,) = trainer.measure([model.to(trainer.world.device)])
+    seconds = time.monotonic() - started
+    return model, {"top1": top1, "epochs": 0, "seconds": seconds, "images_per_s": None, "weights": weights}
+
+
+def _given_weights(recipe: Recipe, split: ImageSplit, world: World) -> tuple[nn.Module, str]:
+    if recipe.model.checkpoint is None:  # then there is a factory: the recipe was checked for that
+        return create_network(recipe.model, len(split.classes)), "model.factory"
+    loaded = load_checkpoint(recipe.model, split.classes, recipe.preprocess_spec())
+    if world.rank == 0:
+        say_loaded(loaded)
+    if loaded.fresh_classifier:
+        raise InputError(
+            "the checkpoint is for other classes, so its classifier has to be trained", got="train.epochs: 0",
+            allowed="at least 1", next_step="set train.epochs, or take a checkpoint for these classes",
+        )  # fmt: skip
+    return loaded.model, "model.checkpoint"
+
+
+def _train(recipe: Recipe, split: ImageSplit, trainer: Trainer, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    part, world = recipe.train, trainer.world
+    state = new_state(recipe, split.classes, trainer.updates, world)
+
+    def keep_best() -> None:
+        if part.keep_best and world.rank == 0 and _is_best(state.history):
+            _write(state.result(), recipe, split.classes, folder / BEST)
+
+    run_epochs(trainer, state, training_identity(recipe, split.classes, len(split), world), folder, keep_best)
+    rates = [row.images_per_s for row in state.history]
+    notes = {
+        "top1": state.history[-1].top1, "epochs": part.epochs,
+        "seconds": sum(row.seconds for row in state.history), "images_per_s": median(rates),
+        "weights": "moving average" if state.ema is not None else "last epoch",
+    }  # fmt: skip
+    if part.keep_best:
+        best = max((row for row in state.history if row.top1 is not None), key=lambda row: (row.top1, -row.epoch))
+        notes |= {"best_top1": best.top1, "best_epoch": best.epoch}
+    return state.result(), notes
+
+
+def _is_best(history: list[EpochMetrics]) -> bool:
+    """Whether the last epoch was evaluated and is better than all before."""
+    *before, last = (row.top1 for row in history)
+    return last is not None and all(top1 is None or top1 < last for top1 in before)
+
+
+def _write(model: nn.Module, recipe: Recipe, classes: tuple[str, ...], path: Path) -> None:
+    part, weights = recipe.model, dict(model.state_dict())
+    spec = recipe.preprocess_spec().to_dict()
+    write_checkpoint(Checkpoint(part.label, part.image_size, classes, spec, weights), path)

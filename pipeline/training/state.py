@@ -1,4 +1,4 @@
-"""Everything that changes during training, and how it begins."""
+"""Everything that changes during training, and its start values: network, optimizer, schedule, moving average."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ from pipeline.training.weights import load_checkpoint, say_loaded
 
 @dataclass(frozen=True)
 class Position:
-    """How far the running epoch is: updates done, each process's sum of losses, updates left out, seconds so far."""
+    """Progress within an epoch: updates done, the sum of losses of each process, updates left out, seconds."""
 
     update: int = 0
     loss_sums: tuple[float, ...] = ()
@@ -37,11 +37,11 @@ class Position:
 
     @property
     def loss_sum(self) -> float:
-        """Over all processes."""
+        """The sum over all processes."""
         return sum(self.loss_sums, 0.0)
 
     def loss_of(self, world: World) -> float:
-        """What this process goes on from; with another number of processes than before, the first takes it all."""
+        """The sum from which this process continues; with another number of processes than before, rank 0 takes all of it."""
         if len(self.loss_sums) == world.size:
             return self.loss_sums[world.rank]
         return self.loss_sum if world.rank == 0 else 0.0
@@ -51,7 +51,7 @@ class Position:
 class TrainingState:
     """`model` is the bare network (not DDP, not compiled) on the device, `ema` the moving average of its weights.
 
-    Neither the schedule nor any random state is kept: both follow from epoch and step (see `pipeline.training.loader`).
+    Schedule and random numbers need not be saved: both depend only on epoch and step (see `pipeline.training.loader`).
     """
 
     model: nn.Module
@@ -67,18 +67,18 @@ class TrainingState:
         return len(self.history)
 
     def result(self) -> nn.Module:
-        """The network that training hands on: the average where there is one."""
+        """The network for the checkpoint: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.model
 
 
 def new_state(recipe: Recipe, classes: tuple[str, ...], updates_per_epoch: int, world: World) -> TrainingState:
-    """A network with fresh weights, or those of `model.checkpoint`, and what trains it."""
-    torch.manual_seed(recipe.train.seed)  # the same first weights in every process
+    """A network with new weights, or those of `model.checkpoint`, with its optimizer, schedule and moving average."""
+    torch.manual_seed(recipe.train.seed)  # the same start weights in every process
     return make_state(_first_weights(recipe, classes, world), recipe.train, updates_per_epoch, world)
 
 
 def make_state(model: nn.Module, part: TrainPart, updates_per_epoch: int, world: World) -> TrainingState:
-    """What trains `model`, which is moved to the device."""
+    """`model`, moved to the device, with its optimizer, schedule and moving average."""
     layout = torch.channels_last if part.channels_last else torch.preserve_format
     model = model.to(world.device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = _make_optimizer(model, part)
@@ -92,7 +92,7 @@ def make_state(model: nn.Module, part: TrainPart, updates_per_epoch: int, world:
 
 
 def _first_weights(recipe: Recipe, classes: tuple[str, ...], world: World) -> nn.Module:
-    """The network that training starts with: fresh, or with the weights of `model.checkpoint`."""
+    """The network that training starts with: with new weights, or those of `model.checkpoint`."""
     drop_path = recipe.train.drop_path
     if recipe.model.checkpoint is None:
         return create_network(recipe.model, len(classes), drop_path)
@@ -103,19 +103,19 @@ def _first_weights(recipe: Recipe, classes: tuple[str, ...], world: World) -> nn
 
 
 def _make_optimizer(model: nn.Module, part: TrainPart) -> torch.optim.Optimizer:
-    """timm's optimizer; it leaves biases, norms and what the model's `no_weight_decay` names without decay.
+    """timm's optimizer, without weight decay for biases, norms and what the model's `no_weight_decay` names.
 
-    InputError for one that there is not, or that cannot be used here.
+    InputError for one that does not exist or cannot be used here.
     """
-    name = part.optimizer.lower().split("_")[-1]  # as timm reads it: without `lookahead_`
+    name = part.optimizer.lower().split("_")[-1]  # without `lookahead_`, as timm reads it
     if name in list_optimizers() and get_optimizer_info(name).second_order:
         raise _other_optimizer("train.optimizer needs second derivatives, which are not computed", part.optimizer)
-    # torch's fused kernels: a small network's update costs a fifth of the step without them. Other optimizers have none.
+    # Without torch's fused kernels, which only these two have, a small network's update takes a fifth of the step.
     options = {"fused": True} if part.optimizer in ("adam", "adamw") else {}
     groups = model if part.backbone_lr_ratio == 1 else _split_groups(model, part)
     try:
         return create_optimizer_v2(groups, opt=part.optimizer, lr=part.lr, weight_decay=part.weight_decay, **options)
-    except (ValueError, ImportError, AssertionError) as error:  # the last two are how timm says what is missing
+    except (ValueError, ImportError, AssertionError) as error:  # timm raises the last two for a missing package or GPU
         if name not in list_optimizers():
             raise _other_optimizer("timm has no such optimizer", part.optimizer) from error
         if _works_here(name):
@@ -129,7 +129,7 @@ def _other_optimizer(what: str, got: str) -> InputError:
 
 
 def _works_here(name: str) -> bool:
-    """Whether one of timm's optimizers needs nothing that is missing: some want a GPU with apex or bitsandbytes."""
+    """Whether one of timm's optimizers can be used here: some need a GPU with apex or bitsandbytes."""
     try:
         get_optimizer_class(name)
     except (ImportError, AssertionError):
@@ -138,9 +138,9 @@ def _works_here(name: str) -> bool:
 
 
 def _split_groups(model: nn.Module, part: TrainPart) -> list[dict[str, Any]]:
-    """timm's groups, each split in classifier and the rest; the rest learns `backbone_lr_ratio` as fast.
+    """timm's parameter groups, each split into the classifier and the rest, whose rate is `backbone_lr_ratio` times `lr`.
 
-    `lr_scale` is what timm's schedulers multiply a group's learning rate with.
+    timm's schedulers multiply a group's learning rate by its `lr_scale`.
     """
     skip: set[str] = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     groups = param_groups_weight_decay(model, part.weight_decay, skip)
@@ -156,6 +156,7 @@ def _split_groups(model: nn.Module, part: TrainPart) -> list[dict[str, Any]]:
 
 
 def _moving_average(model: nn.Module, decay: float) -> ModelEmaV3 | None:
-    """Decay 0 means none. It rises as 1 − (1 + step)^−¾: 0.994 after 1,000 steps, 0.99996 after 775,000 (310 epochs of
-    ImageNet in batches of 512), so that a short training is not averaged with its first weights."""
+    """The moving average of the weights; None for decay 0. The decay rises to `decay` as 1 − (1 + step)^−¾: 0.994 after
+    1,000 steps, 0.99996 after 775,000 (310 epochs of ImageNet in batches of 512). So the start weights of a short training
+    do not stay in its average."""
     return ModelEmaV3(model, decay=decay, use_warmup=True, warmup_power=3 / 4) if decay > 0 else None

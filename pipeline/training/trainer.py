@@ -1,4 +1,4 @@
-"""The loop over one epoch, and the measurement after it."""
+"""The loop over one epoch, and the evaluation after it."""
 
 import sys
 import time
@@ -14,6 +14,7 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
 from calib.errors import InputError
+from pipeline.console.figures import counted
 from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
@@ -26,10 +27,10 @@ _AMP = {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def fit_batch(part: TrainPart, world: World) -> TrainPart:
-    """`part` with as small a `batch_size` as the processes need to make no more than `global_batch` images together.
+    """`part` with a smaller `batch_size` where all processes together would take more than `global_batch` images.
 
-    More processes than the recipe was written for take fewer images each: updates are of the same images. What
-    `global_batch` does not divide into stays as it is, for `accumulation` to refuse.
+    So more processes than the recipe was written for take fewer images each, and an update still has the same images. A
+    `global_batch` that the number of processes does not divide is left for `accumulation` to refuse.
     """
     batch = part.global_batch
     if batch is None or part.batch_size * world.size <= batch or batch % world.size:
@@ -38,14 +39,14 @@ def fit_batch(part: TrainPart, world: World) -> TrainPart:
 
 
 def accumulation(part: TrainPart, world: World) -> int:
-    """How many batches of each process make one update. InputError where `global_batch` does not divide so."""
+    """How many batches of each process make one update. InputError where that is not a whole number."""
     together = part.batch_size * world.size
     batch = part.global_batch or together
     if batch % together:
-        smaller = f", or of {world.size}, for smaller batches" if together > batch else ""
+        smaller = f", or of {world.size} with smaller batches" if together > batch else ""
         raise InputError(
             "train.global_batch does not divide into the processes' batches",
-            got=f"{batch}, with {world.size} process(es) of train.batch_size {part.batch_size}",
+            got=f"{batch}, with {counted(world.size, 'process')} of train.batch_size {part.batch_size}",
             allowed=f"a multiple of {together}{smaller}",
             next_step="change train.batch_size, train.global_batch or the number of processes",
         )  # fmt: skip
@@ -53,7 +54,7 @@ def accumulation(part: TrainPart, world: World) -> int:
 
 
 class Trainer:
-    """Updates over one epoch, and the measurement after it. `updates` is how many an epoch has."""
+    """The updates of one epoch, and the evaluation after it. `updates` is their number in an epoch."""
 
     advice = "lower train.lr, set train.clip_grad: 1.0, train.amp: off, or train.on_nan: skip"  # against NaN
 
@@ -70,9 +71,10 @@ class Trainer:
     def run_epoch(
         self, epoch: int, network: nn.Module, state: TrainingState, log: TrainingLog, save: Callable[[], None]
     ) -> None:
-        """What is left of a pass over the training images and, when it is due, a measurement; adds a row to the log.
+        """The rest of a pass over the training images from `state.position` on, then the evaluation when it is due; adds a
+        row to the log.
 
-        Calls `save` in every process after every `save_every` updates, with `state.position` there.
+        After every `save_every` updates it sets `state.position` and calls `save`, in every process.
         """
         started, first = time.monotonic(), state.position
         try:
@@ -82,7 +84,7 @@ class Trainer:
             models = [state.model] if state.ema is None else [state.model, state.ema.module]
             top1: list[float] = self.measure(models) if due else []
         except (InputError, NotFinite) as error:
-            if self.world.rank > 0:  # the command speaks for rank 0, which knows nothing of this image or loss
+            if self.world.rank > 0:  # the command prints only rank 0's errors, and rank 0 does not know of this one
                 print(f"process {self.world.rank} of {self.world.size}: error: {error}", file=sys.stderr, flush=True)
             raise
         images = (self.updates - first.update) * self.accumulate * self.part.batch_size * self.world.size
@@ -99,9 +101,9 @@ class Trainer:
         self, epoch: int, network: nn.Module, state: TrainingState, log: TrainingLog, save: Callable[[], None],
         started: float,
     ) -> None:  # fmt: skip
-        """The updates from `state.position` on; the position is then the epoch's end."""
+        """The updates from `state.position` to the end of the epoch, where `state.position` is afterwards."""
         first = state.position
-        images = self.accumulate * self.part.batch_size  # of this process in an update
+        images = self.accumulate * self.part.batch_size  # in an update of this process
         self.loaders.sampler.start(epoch, first.update * images, self.updates * images)
         network.train()
         watch = Watch(log, self.loaders.sampler, self.part, self.world, self.advice)
@@ -135,7 +137,7 @@ class Trainer:
     ) -> tuple[Tensor, bool]:
         """One update of the weights from the gradients of all `batches`.
 
-        Returns their mean loss, still on the device, and whether the update was made (`on_nan: skip` may leave it out).
+        Returns their mean loss, still on the device, and whether the update was made: `on_nan: skip` may leave it out.
         """
         total = epoch * self.updates + update
         state.scheduler.step_update(total)
@@ -144,7 +146,7 @@ class Trainer:
         losses = []
         for index, batch in enumerate(batches):
             last = index + 1 == len(batches)
-            # the processes' gradients are averaged once, with the last batch
+            # average the gradients over the processes only once, with the last batch
             with nullcontext() if last else getattr(network, "no_sync", nullcontext)():
                 loss = self._loss_of(epoch, update * len(batches) + index, batch, network)
                 state.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
@@ -179,13 +181,14 @@ class Trainer:
             return self.compute_loss(network, images, targets)
 
     def compute_loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch: normalised images (N, 3, H, W), labels (N,) or what mixing made of them."""
+        """The loss of a batch: normalised images (N, 3, H, W), labels (N,) or, after mixing, soft targets (N, classes)."""
         return self.loss(network(images), targets)
 
     def _all_finite(self, loss: Tensor, state: TrainingState) -> bool:
-        """Whether the loss is finite in every process, and so is the gradient. All come to the same answer.
+        """Whether loss and gradient are finite in every process; the answer is the same in all of them.
 
-        With float16 a gradient that overflows is the scaler's business: it leaves the update out and scales less.
+        With float16 only the loss is checked: the scaler handles a gradient that overflows, by leaving the update out and
+        scaling less.
         """
         sound = torch.isfinite(loss).all()
         if not state.scaler.is_enabled():
@@ -199,11 +202,12 @@ class Trainer:
 
     @torch.inference_mode()
     def measure(self, models: list[nn.Module]) -> list[float]:
-        """Top-1 in percent of each model on all val images, each counted once, in float32 as the gate measures it."""
+        """Top-1 in percent of each model on all val images, each counted once, in float32 as at the accuracy gate."""
         for model in models:
             model.eval()
             self.world.share_buffers(model)
-        counts = torch.zeros(len(models) + 1, dtype=torch.int64, device=self.world.device)  # right ones, then images
+        # correct images of each model, then all images
+        counts = torch.zeros(len(models) + 1, dtype=torch.int64, device=self.world.device)
         for images, labels in device_batches(self.loaders.val, self.world.device):
             normalised = self.normalise(images)
             for index, model in enumerate(models):
@@ -220,7 +224,7 @@ def _mixing(part: TrainPart, classes: int) -> Mixup | None:
 
 
 def _loss(part: TrainPart) -> Callable[[Tensor, Tensor], Tensor]:
-    """Mixing makes soft targets, smoothed already."""
+    """The loss for the targets: after mixing these are soft and already smoothed."""
     if part.mixup > 0 or part.cutmix > 0:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(part.label_smoothing) if part.label_smoothing > 0 else nn.CrossEntropyLoss()

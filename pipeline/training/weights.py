@@ -1,4 +1,4 @@
-"""Weights from a checkpoint file into the network of a recipe: strictly, or as the start of a transfer."""
+"""Load a checkpoint file into the network of a recipe: strictly, or as the start of a transfer."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -20,12 +20,12 @@ from pipeline.training.checkpoint import FORMAT, Checkpoint, few, read_file, wei
 from pipeline.training.network import classifier_names, create_network
 
 POSITIONS = "pos_embed"  # timm's and upstream's name
-MIN_LIKENESS = 0.5  # share of a checkpoint's tensors that a model must hold to be called the nearest
+MIN_LIKENESS = 0.5  # see `nearest_model`; a model less like the checkpoint is not suggested
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """`notes` say what was not taken over as it is, a line each; `fresh_classifier` when it has to be trained."""
+    """`notes` name, a line each, the weights that are not the file's; `fresh_classifier`: the classifier is one of them."""
 
     model: nn.Module
     notes: tuple[str, ...]
@@ -33,7 +33,7 @@ class Loaded:
 
 
 def build_model(checkpoint: Checkpoint, part: ModelPart) -> nn.Module:
-    """The network of one of our checkpoints, on the CPU, in eval mode. `part` says how it is made, never the file."""
+    """The network of one of our checkpoints, on the CPU, in eval mode, created as `part` says and not as the file says."""
     model = create_network(part, len(checkpoint.classes))
     _check_fit(model, checkpoint.state_dict, f"the checkpoint of {checkpoint.model}", set())
     model.load_state_dict(checkpoint.state_dict)
@@ -43,10 +43,10 @@ def build_model(checkpoint: Checkpoint, part: ModelPart) -> nn.Module:
 def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess, drop_path: float = 0.0) -> Loaded:
     """The network of `part` with the weights of `part.checkpoint`, on the CPU, in eval mode.
 
-    Takes ours, a plain state dict, or one wrapped as timm, the T2T-ViT authors and others do, with or without the
-    `module.` of DataParallel; .pt/.pth/.pth.tar or .safetensors. Every key must fit, and what ours say of classes and
-    preprocessing be `classes` and `spec`; with `part.transfer` these may be others, the classifier of another number of
-    classes and the position embedding of another image size.
+    Reads our checkpoints, a plain state dict, or one wrapped as timm, the T2T-ViT authors and others do, with or without
+    the `module.` of DataParallel; .pt/.pth/.pth.tar or .safetensors. Every key must fit, and classes and preprocessing
+    that our checkpoints name must equal `classes` and `spec`. With `part.transfer` classes, preprocessing and image size
+    may differ: the classifier is then new, and the position embedding resampled.
     """
     path = part.checkpoint
     assert path is not None, "asked for the weights of a recipe without model.checkpoint"
@@ -69,13 +69,13 @@ def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess,
 
 
 def say_loaded(loaded: Loaded) -> None:
-    """Print what was not taken over as it is."""
+    """Print which weights are not the file's."""
     for note in loaded.notes:
         print(f"           {note}")
 
 
 def _other_classes(content: dict[str, Any], classes: tuple[str, ...]) -> bool:
-    """Whether the file names its classes, and they are others (or the same in another order)."""
+    """Whether the file names its classes and they differ, if only in their order."""
     named = content.get("classes") if content.get("format") == FORMAT else None
     return named is not None and tuple(named) != classes
 
@@ -93,7 +93,7 @@ def _check_classes(content: dict[str, Any], path: Path, classes: tuple[str, ...]
 
 
 def _check_preprocess(content: dict[str, Any], path: Path, spec: Preprocess) -> None:
-    """Ours say how their images were prepared; prepared otherwise, accuracy would be lost for no reason anyone sees."""
+    """InputError where one of our checkpoints was trained with other preprocessing: accuracy would be lost silently."""
     trained = content.get("preprocess") if content.get("format") == FORMAT else None
     wanted = spec.to_dict()
     if trained is None or trained == wanted:
@@ -107,7 +107,7 @@ def _check_preprocess(content: dict[str, Any], path: Path, spec: Preprocess) -> 
 
 
 def _drop_other_classifier(model: nn.Module, weights: dict[str, Tensor], other_classes: bool) -> set[str]:
-    """Take the classifier out of `weights` where it is for other classes; returns the names that stay fresh."""
+    """Remove the classifier from `weights` where it is for other classes; returns the names of the weights to be trained."""
     wanted, names = model.state_dict(), classifier_names(model)
     differs = any(name not in weights or weights[name].shape != wanted[name].shape for name in names)
     if not (differs or other_classes):
@@ -118,31 +118,31 @@ def _drop_other_classifier(model: nn.Module, weights: dict[str, Tensor], other_c
 
 
 def _resample_positions(model: nn.Module, weights: dict[str, Tensor], positions: str) -> tuple[str, ...]:
-    """Fit `weights`' position embedding to the model's image size; returns a note where it changed."""
+    """Resample the position embedding in `weights` to the model's image size; returns a note where it changed."""
     wanted, given = model.state_dict().get(POSITIONS), weights.get(POSITIONS)
     if wanted is None or given is None or given.ndim != 3 or given.shape[1] == wanted.shape[1]:
         return ()
     old, new = isqrt(given.shape[1]), isqrt(wanted.shape[1])
     prefix = given.shape[1] - old * old  # the class token, or none
     if given.shape[2] != wanted.shape[2] or prefix != wanted.shape[1] - new * new:
-        return ()  # another kind of embedding: `_check_fit` says so
+        return ()  # another kind of embedding, which `_check_fit` refuses
     grids = f"{POSITIONS} from {old}×{old} to {new}×{new} tokens"
     if positions == "sinusoid":
         if model.get_parameter(POSITIONS).requires_grad:
             raise InputError(
-                "this model learns its position embedding, so there is no sinusoid to compute", got="positions: sinusoid",
-                allowed="positions: interpolate", next_step="change model.positions in the recipe",
+                "this model learns its position embedding, so there is no sinusoid to compute",
+                got="model.positions: sinusoid", allowed="interpolate", next_step="change model.positions in the recipe",
             )  # fmt: skip
         weights[POSITIONS] = wanted
         return (f"{grids}: the sinusoid of the new size",)
     weights[POSITIONS] = resample_abs_pos_embed(
         given.float(), [new, new], num_prefix_tokens=prefix, interpolation="bicubic", antialias=False
-    )  # upstream's way (its `resize_pos_embed`)
+    )  # as upstream's `resize_pos_embed`
     return (f"{grids}: interpolated",)
 
 
 def _check_fit(model: nn.Module, weights: dict[str, Tensor], source: str, fresh: set[str]) -> None:
-    """InputError unless `weights` are exactly the model's but for the `fresh` ones."""
+    """InputError unless names and shapes of `weights` are exactly the model's, apart from the `fresh` ones."""
     wanted = model.state_dict()
     missing, unexpected = sorted(wanted.keys() - weights.keys() - fresh), sorted(weights.keys() - wanted.keys())
     if missing or unexpected:
@@ -152,7 +152,8 @@ def _check_fit(model: nn.Module, weights: dict[str, Tensor], source: str, fresh:
             allowed=f"the {len(wanted)} of {type(model).__name__}", next_step=_advice(weights),
         )  # fmt: skip
     classifier = classifier_names(model)
-    for name in sorted(weights, key=lambda name: (name in classifier, name == POSITIONS)):  # the telling ones first
+    # classifier and positions last: they also differ where only classes or image size do
+    for name in sorted(weights, key=lambda name: (name in classifier, name == POSITIONS)):
         got, want = tuple(weights[name].shape), tuple(wanted[name].shape)
         if got == want:
             continue
@@ -169,19 +170,20 @@ def _check_fit(model: nn.Module, weights: dict[str, Tensor], source: str, fresh:
 
 
 def _advice(weights: dict[str, Tensor]) -> str:
-    """Which model of the family (or baseline) these weights are of, or are nearest to."""
+    """The next step for weights that do not fit: the model of the family, or baseline, that they are of or most like."""
     name, likeness = nearest_model(weights)
     if likeness == 1:
         return f"set model.name: {name} in the recipe, whose weights these are"
     if likeness >= MIN_LIKENESS:
         return f"check model.name in the recipe; nearest is {name} ({100 * likeness:.0f} % of the weights)"
-    return "check model.name in the recipe; none of `t2t-edge models` is near"
+    return "check model.name in the recipe; the weights are like none of `t2t-edge models`"
 
 
 def nearest_model(weights: dict[str, Tensor]) -> tuple[str, float]:
-    """The model most like `weights`, and the share of names and shapes (of both) that agree: 1 is a fit.
+    """The model most like `weights` among T2T-ViT, VT-ResNet and the baselines, and how like it is, 0–1; 1 fits exactly.
 
-    Looks among T2T-ViT, VT-ResNet and the baselines. Classes and image size may differ: those tensors count by name.
+    That is the share of tensors, of both together, whose name and shape agree. Of tensors whose shape depends on the number
+    of classes or the image size only the name counts.
     """
     return max(((name, _likeness(name, weights)) for name in (*FAMILY, *BASELINES)), key=lambda pair: pair[1])
 
@@ -195,7 +197,7 @@ def _likeness(name: str, weights: dict[str, Tensor]) -> float:
 
 @cache
 def _layout(name: str) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Shapes of a model's weights by name, and the names of those that hang on classes or image size."""
+    """Shapes of a model's weights by name, and the names of those whose shape depends on classes or image size."""
     with torch.device("meta"):
         model = timm.create_model(name)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}, classifier_names(model) | {POSITIONS}

@@ -23,7 +23,7 @@ from pipeline.training.distributed import World
 from pipeline.training.loader import EpochSampler
 from pipeline.training.network import create_network
 from pipeline.training.not_finite import NotFinite
-from pipeline.training.train import train
+from pipeline.training.stage import train
 from pipeline.training.trainer import Trainer, accumulation, fit_batch
 
 pytestmark = pytest.mark.slow
@@ -124,9 +124,9 @@ def test_another_number_of_processes_goes_on_with_a_global_batch(
     reached = torch.load(killed.work / "last.pt", weights_only=True)
     assert len(reached["history"]) == 1 and reached["position"][0] == 0
     assert reached["identity"]["train.batch_size"] == 2
-    assert killed.log.read_text().count("2 process(es) take 2 image(s) each, not train.batch_size 4") == 1
+    assert killed.log.read_text().count("2 processes: 2 images each instead of train.batch_size 4") == 1
     train(chosen, killed.work)
-    assert "goes on with 1 process(es) where it had 2" in capsys.readouterr().out
+    assert "resumes with 1 process, begun with 2" in capsys.readouterr().out
     assert [row["epoch"] for row in rows(killed.work)] == ["1", "2"]
     assert torch.load(killed.work / "last.pt", weights_only=True)["identity"]["processes"] == 1
     with pytest.raises(InputError, match="processes: 2"):

@@ -23,8 +23,8 @@ from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
 from pipeline.training.loader import EpochSampler, Normalise, TrainImages, device_batches, make_loaders
+from pipeline.training.stage import train
 from pipeline.training.state import new_state
-from pipeline.training.train import train
 from pipeline.training.weights import build_model
 
 pytestmark = pytest.mark.slow
@@ -307,7 +307,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from pipeline.recipe import Recipe
-from pipeline.training.train import train
+from pipeline.training.stage import train
 from pipeline.training.trainer import Trainer
 torch.set_num_threads(1)
 measure, statistics = Trainer.measure, []

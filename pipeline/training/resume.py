@@ -1,4 +1,4 @@
-"""`last.pt`, from which an interrupted training goes on, and the older ones that are kept beside it."""
+"""`last.pt`, from which an interrupted training resumes, and older copies of it in `kept/`."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
+from pipeline.console.figures import counted
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_file, save_atomically
 from pipeline.training.distributed import World
@@ -13,13 +14,14 @@ from pipeline.training.log import EpochMetrics, metrics_to_dicts
 from pipeline.training.state import Position, TrainingState
 
 LAST, BEST, KEPT = "last.pt", "best.pt", "kept"
-_COPIED_BYTES = 1 << 24  # at a time: last.pt has hundreds of MB
+_COPIED_BYTES = 1 << 24  # at a time: last.pt can have hundreds of MB
+# Keys of `train` that do not change the weights.
 _DECIDES_NOTHING = ("workers", "eval_every", "save_every", "keep_last", "keep_best", "on_nan", "max_skipped", "wandb")
-_ONE_OR_MANY = ("processes", "train.batch_size")  # with a global batch, training may go on with other numbers of these
+_ONE_OR_MANY = ("processes", "train.batch_size")  # with train.global_batch, these may differ when training resumes
 
 
 def save_last(folder: Path, state: TrainingState, identity: dict[str, Any], keep: int) -> None:
-    """Write `last.pt`, whole or not at all; `keep` counts it and the older ones in `kept/`."""
+    """Write `last.pt`, whole or not at all. With `keep` above 1 the newest `keep` states are in `kept/` as well."""
     position = state.position
     save_atomically(
         {
@@ -35,9 +37,9 @@ def save_last(folder: Path, state: TrainingState, identity: dict[str, Any], keep
 
 
 def _keep(folder: Path, name: str, keep: int) -> None:
-    """A copy of `last.pt` in `kept/`, whole or not at all; only the newest `keep` stay.
+    """Copy `last.pt` into `kept/`, whole or not at all, and delete all but the newest `keep` copies.
 
-    No link: a person goes back by copying an older one over `last.pt`, and `cp` would write that into both names.
+    Not a hard link: to go back, a person copies an older file over `last.pt`, and `cp` would overwrite the linked file too.
     """
     kept = folder / KEPT
     kept.mkdir(exist_ok=True)
@@ -52,21 +54,24 @@ def _keep(folder: Path, name: str, keep: int) -> None:
 
 
 def restore_last(folder: Path, state: TrainingState, identity: dict[str, Any], world: World) -> None:
-    """Continue from `last.pt`; one of another recipe, other images or another number of processes is an error.
+    """Load `last.pt` into `state`. InputError where it is of another recipe, other images or another number of processes.
 
-    With `train.global_batch` the number of processes may be another: updates are of the same images then.
+    With `train.global_batch` the number of processes may differ, because an update still has the same images.
     """
     path = folder / LAST
     content = read_file(path)
-    again = f"start afresh (rm '{path}'), or continue with what it was begun with"
+    again = f"start again (rm '{path}'), or continue with what it was begun with"
     found = content.get("identity")
     if not isinstance(found, dict):
         raise InputError(f"{path} is not an interrupted training", got=f"keys {sorted(content)}", next_step=again)
     changed = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
     if identity.get("train.global_batch") is not None and set(changed) <= set(_ONE_OR_MANY):
         if changed and world.rank == 0:
-            before, now = found.get("processes"), identity.get("processes")
-            print(f"           goes on with {now} process(es) where it had {before}: not the same bits", flush=True)
+            before, now = found["processes"], identity["processes"]
+            print(
+                f"           resumes with {counted(now, 'process')}, begun with {before}: weights will differ by rounding",
+                flush=True,
+            )
         changed = []
     if changed:
         raise InputError(
@@ -80,13 +85,12 @@ def restore_last(folder: Path, state: TrainingState, identity: dict[str, Any], w
     state.optimizer.load_state_dict(content["optimizer"])
     state.scaler.load_state_dict(content["scaler"])
     state.history = [EpochMetrics(**row) for row in content["history"]]
-    if "position" in content:  # older files are all of an epoch's end
-        update, loss_sums, skipped, seconds = content["position"]
-        state.position = Position(update, tuple(loss_sums), skipped, seconds)
+    update, loss_sums, skipped, seconds = content["position"]
+    state.position = Position(update, tuple(loss_sums), skipped, seconds)
 
 
 def training_identity(recipe: Recipe, classes: tuple[str, ...], images: int, world: World) -> dict[str, Any]:
-    """All that decides what the weights become, as plain values; not how fast (`workers`) nor how often measured."""
+    """Everything that the trained weights depend on, as plain values: not `workers`, nor how often they are evaluated."""
     values: dict[str, Any] = {"classes": list(classes), "train images": images, "processes": world.size}
     for name in ("model", "preprocess", "train"):
         part = getattr(recipe, name).model_dump(mode="json")
@@ -95,7 +99,7 @@ def training_identity(recipe: Recipe, classes: tuple[str, ...], images: int, wor
 
 
 def decisive(parts: dict[str, Any]) -> dict[str, Any]:
-    """Recipe parts without what may change in an interrupted training: a change of these goes on, and loses nothing."""
+    """Recipe parts without the keys that may change while a training is interrupted: it resumes all the same."""
     kept = {}
     for name, part in parts.items():
         skipped = _DECIDES_NOTHING if name in ("train", "qat") else ()
