@@ -1,7 +1,7 @@
-"""Stage 8: latency, throughput, memory and energy of every engine that runs here.
+"""The benchmark stage: latency, throughput, memory and energy of every engine that runs on this machine.
 
-Latency is the wall clock of one whole call, one ruler for all backends; engines take turns, so that drift hits all alike.
-Where an engine runs on a GPU, the GPU's own times of the same calls stand beside it.
+Latency is the wall-clock time of one whole call, for every backend alike. Engines take turns, so that a machine that slows
+down slows all of them. For an engine on a GPU, the GPU's own times of the same calls are recorded too.
 """
 
 import json
@@ -31,13 +31,13 @@ from pipeline.measure.engine_failure import Missing, close_engine, noted
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
-_REWARM = 3  # untimed calls when an engine's turn comes, so that another engine's spinning threads do not count
+_REWARM = 3  # untimed calls at the start of an engine's turn, while the previous engine's threads still spin
 _PERCENTILES = (50, 90, 99)
 
 
 @dataclass
 class Candidates:
-    """The engines that run here: runners, their largest batches and their folders, by name; and why the rest do not."""
+    """The engines that run here: their runners, largest batches and folders, by name; and why the others do not run."""
 
     runners: dict[str, Runner] = field(default_factory=dict)
     limits: dict[str, int | None] = field(default_factory=dict)
@@ -45,13 +45,13 @@ class Candidates:
     missing: Missing = field(default_factory=dict)
 
     def add(self, name: str, folder: Path, max_batch: int | None, runner: Runner, stack: ExitStack) -> None:
-        """An engine that was loaded; `stack` frees it."""
+        """Add an engine that was loaded; `stack` will free it."""
         stack.callback(close_engine, name, runner, self.missing)
         self.runners[name], self.limits[name], self.folders[name] = runner, max_batch, folder
 
 
 class Timing(Protocol):
-    """How to measure: see the recipe's `benchmark`."""
+    """How to measure: the recipe's `benchmark`, or a bundle's copy of it."""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]: ...
@@ -70,8 +70,8 @@ class Timing(Protocol):
 
 
 def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `benchmark.json` into `folder`: per engine latency at batch 1, images per second at each batch size, memory,
-    energy, and how the engine was run."""
+    """Write `benchmark.json` into `folder`: for each engine latency at batch 1, images per second at each batch size,
+    memory, energy, and on a GPU whether it ran as a CUDA graph."""
     part = recipe.benchmark
     with ExitStack() as stack:
         found = Candidates()
@@ -96,9 +96,9 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 def benchmark_engines(
     found: Candidates, images: NDArray[np.uint8], part: Timing, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What benchmark.json holds. `images` are as many as the largest batch, `rows` the engines of the build.
+    """The content of benchmark.json. `images` are as many as the largest batch, `rows` the build stage's engines.
 
-    An engine that fails is left out, `failed` says why; RuntimeError where none is left.
+    An engine that fails is left out, with its reason in `failed`; RuntimeError where none is left.
     """
     with ExitStack() as stack:
         on_device: dict[str, list[DeviceTimes]] = {}
@@ -110,7 +110,7 @@ def benchmark_engines(
                 variants[name] = _summary(times, on_device.get(name, [])) | _costs(name, found, images, part, meter)
         if not variants:
             raise none_measured(found.missing)
-        # what is only unavailable is named by the evaluation
+        # engines that are only unavailable are named by the evaluate stage
         failed = {name: why.reason for name, why in found.missing.items() if why.status == "error"}
         for name, reason in failed.items():
             print(f"{name}: not measured: {reason}", flush=True)
@@ -123,7 +123,7 @@ def benchmark_engines(
 
 
 def none_measured(missing: Missing) -> RuntimeError:
-    """The error where no engine is left to measure."""
+    """The error for when no engine is left to measure."""
     reasons = "; ".join(f"{name}: {why.reason}" for name, why in missing.items())
     return RuntimeError(f"no engine can be measured on this machine: {reasons or 'none was built'}")
 
@@ -134,8 +134,8 @@ def measure(
 ) -> dict[str, dict[int, list[float]]]:  # fmt: skip
     """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round.
 
-    `on_device`, where given, gets the GPU's times of the same calls at batch 1; `missing`, where given, why an engine
-    failed, which is then left out.
+    Where `on_device` is given, the GPU's times of the same calls at batch 1 are added to it. Where `missing` is given, an
+    engine that fails is left out and its reason added there; otherwise its error is raised.
     """
     lost = {} if missing is None else missing
     turns = [
@@ -161,7 +161,7 @@ def measure(
 
 
 def _warm_up(runner: Runner, images: NDArray[np.uint8], part: Timing) -> None:
-    """`warmup` calls, and at least `warmup_ms`: a GPU takes so long to reach its clocks."""
+    """`warmup` calls, and for at least `warmup_ms`: a GPU needs that time to reach its clocks."""
     end = time.perf_counter() + part.warmup_ms * 1e-3
     _time_calls(runner, images, part.warmup)
     while time.perf_counter() < end:
@@ -182,7 +182,7 @@ def _time_calls(
 
 
 def _mode(part: Timing) -> dict[str, Any]:
-    """How speed was measured; the report says the rest of these in its own words."""
+    """How speed was measured, for the report."""
     return {
         "threads": part.threads, "warmup": part.warmup, "rounds": part.rounds, "calls": part.calls,
         "warmup_ms_at_least": part.warmup_ms, "latency": "wall clock of one call, copies to and from a GPU in it",
@@ -200,7 +200,7 @@ def _summary(times: dict[int, list[float]], on_device: list[DeviceTimes]) -> dic
 
 
 def _device_latency(times: list[DeviceTimes]) -> dict[str, float] | None:
-    """As trtexec has it: copy in, compute and copy out by CUDA events; the parts are medians."""
+    """As trtexec reports it: copy in, compute and copy out, timed by CUDA events; each of the three as its median."""
     if not times:
         return None
     parts = {name: float(np.median([asdict(one)[name] for one in times])) for name in asdict(times[0])}
@@ -212,7 +212,7 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 
 def _costs(name: str, found: Candidates, images: NDArray[np.uint8], part: Timing, meter: EnergyMeter) -> dict[str, Any]:
-    """Memory at the largest batch measured, energy of an image at each batch size, and how a GPU ran the engine."""
+    """Memory at the largest batch size, energy of an image at each, and how a GPU ran the engine."""
     runner, limit = found.runners[name], found.limits[name]
     sizes = [size for size in part.batch_sizes if limit is None or size <= limit]
     on_gpu = isinstance(runner, TensorRtRunner)

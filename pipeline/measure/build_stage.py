@@ -1,4 +1,5 @@
-"""Stage 5: an engine for every backend, precision and target of the recipe; what cannot be built says why and the run goes on."""
+"""The build stage: an engine for every backend, precision and target of the recipe. One that cannot be built gets its
+reason into the report, and the others are built."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from export.engines.spec import EngineSpec
 from export.engines.tensorrt.options import BuildOptions
 from export.runner import Unavailable
 from pipeline.artifact import Artifact
+from pipeline.console.figures import one_line
 from pipeline.console.progress import show_build
 
 if TYPE_CHECKING:  # the device side has no pydantic
@@ -29,7 +31,7 @@ def engine_specs(recipe: "Recipe") -> list[EngineSpec]:
 
 
 def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `<engine>/` folders into `folder`; notes["engines"] has one row for each, built or not."""
+    """Write a folder `<engine>/` for each engine into `folder`; notes["engines"] has a row for each, built or not."""
     import onnx
 
     from export.onnx_export import read_metadata
@@ -47,7 +49,7 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 def build_row(
     engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, classes: list[str]
 ) -> dict[str, Any]:
-    """Build into `folder/<engine>`; the row says what it is, or why there is none."""
+    """Build into `folder/<engine>`; the row describes the engine, or has the reason why there is none."""
     row: dict[str, Any] = {
         "name": engine.name, "backend": engine.backend, "precision": engine.precision, "target": engine.target,
         "status": "built", "reason": "", "layers": None, "size_bytes": None, "sha256": None,
@@ -58,8 +60,8 @@ def build_row(
     except Unavailable as reason:
         return row | {"status": "unavailable", "reason": str(reason)}
     except (RuntimeError, InputError) as error:
-        # a builder that refuses the graph: the row says so, the other engines go on
-        return row | {"status": "error", "reason": " ".join(str(error).split())}
+        # a builder that refuses the graph: only this engine fails
+        return row | {"status": "error", "reason": one_line(str(error))}
     return row | {
         "layers": sidecar.layers,
         "sha256": sidecar.files[sidecar.engine],

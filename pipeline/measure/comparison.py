@@ -1,4 +1,4 @@
-"""What an engine changes beside the reference, image by image: which classes, which confusions, which images."""
+"""How an engine's answers differ from the reference's, image by image: which classes, which confusions, which images."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ def compare(
 ) -> dict[str, Any]:
     """`comparison` of one variant of report.json: logits (N, C) of the engine and of the reference, labels (N,).
 
-    `images` name the evaluation images in the same order. Lists hold the largest changes first, and not all of them.
+    `images` name the evaluation images in the same order. Each list holds the largest changes, largest first.
     """
     if not len(ours) == len(reference) == len(labels) == len(images) or ours.shape[1] != len(classes):
         raise ValueError(
             f"got logits {ours.shape} and {reference.shape}, {len(labels)} labels, {len(images)} images and "
-            f"{len(classes)} classes: they are not of one evaluation"
+            f"{len(classes)} classes: they do not belong to one evaluation"
         )
     right, right_before = correct_rows(ours, labels), correct_rows(reference, labels)
     gained, lost = int((right & ~right_before).sum()), int((~right & right_before).sum())
@@ -46,9 +46,10 @@ def compare(
 def enough_images(
     variants: Sequence[dict[str, Any]], images: int, reference_top1: float, share: float
 ) -> dict[str, Any]:
-    """`enough_images` of report.json: whether a drop as large as the gate allows would be seen, in every engine that passes.
+    """`enough_images` of report.json: whether these images would show a drop as large as the gate allows.
 
-    Where none passes, in every engine that was judged. `variants` have their `comparison`; `share` is the gate's.
+    Asked of every engine that passes or, where none does, of every engine that was compared. `variants` have their
+    `comparison`; `share` is the gate's.
     """
     judged = [variant for variant in variants if "comparison" in variant]
     chosen = [variant for variant in judged if variant["status"] == "pass"] or judged
@@ -58,7 +59,7 @@ def enough_images(
     smallest = None if None in drops or not drops else max(drops)
     enough = smallest is not None and smallest <= allowed
     needed = images_needed(allowed, changed) if allowed > 0 else None
-    if needed is not None and not enough:  # the formula is an approximation: what is here was seen to be too few
+    if needed is not None and not enough:  # the formula is approximate, and these images are known to be too few
         needed = max(needed, images + 1)
     return {
         "images": images, "smallest_drop_pp": smallest, "gate_drop_pp": allowed,
@@ -75,7 +76,7 @@ def _predicted(logits: Logits) -> Labels:
 def _per_class(
     right: NDArray[np.bool_], right_before: NDArray[np.bool_], labels: Labels, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Every class of which an image changed between right and wrong; p is adjusted for how many classes these are."""
+    """Every class with an image that changed between right and wrong; p is adjusted for the number of these classes."""
     rows: list[dict[str, Any]] = []
     for label, name in enumerate(classes):
         own = labels == label
@@ -113,7 +114,7 @@ def _flips(
     classes: Sequence[str],
     images: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Images the reference has right and the engine wrong, those whose true class lost most probability first."""
+    """Images that the reference gets right and the engine wrong; first those whose true class lost most probability."""
     before, after = _softmax(reference[lost]), _softmax(ours[lost])
     predicted, rows = _predicted(ours[lost]) if len(lost) else np.zeros(0, np.int64), np.arange(len(lost))
     fall = before[rows, labels[lost]] - np.nan_to_num(after[rows, labels[lost]], nan=0.0)

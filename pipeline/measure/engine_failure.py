@@ -1,4 +1,4 @@
-"""An engine that fails costs its own row of the report; the others go on."""
+"""An engine that fails gets its reason into the report; the other engines are still evaluated and measured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ Missing = dict[str, NotRun]  # by engine
 
 @contextmanager
 def noted(name: str, missing: Missing | None) -> Iterator[None]:
-    """What running the engine `name` raises here goes to `missing`, the first time; where that is None, it is raised."""
+    """Record an error of the engine `name` in `missing`, its first error only; where `missing` is None, raise it."""
     try:
         yield
     except Unavailable as reason:
@@ -36,6 +36,6 @@ def noted(name: str, missing: Missing | None) -> Iterator[None]:
 
 
 def close_engine(name: str, runner: Runner, missing: Missing) -> None:
-    """Free an engine. A CUDA error of one engine comes back at every later call, so closing others may fail, too."""
+    """Free an engine. After a CUDA error every later CUDA call fails, so freeing the other engines may fail too."""
     with noted(name, missing):
         runner.__exit__(None, None, None)

@@ -1,7 +1,7 @@
-"""Stage 6: every engine on the evaluation images, against PyTorch FP32 and against ONNX Runtime on the same graph.
+"""The evaluate stage: every engine on the evaluation images, compared with PyTorch FP32 and with ONNX Runtime.
 
-The first comparison is the gate. The second tells a wrong engine from a lossy graph: where ONNX Runtime gets the same
-graph right and the engine does not, the engine compiled it wrongly, and that is what the report says.
+The first comparison is the accuracy gate. The second uses ONNX Runtime on the engine's own graph, and tells a wrong engine
+from a graph that lost accuracy: where ONNX Runtime computes the graph well and the engine does not, the engine is at fault.
 """
 
 import json
@@ -56,9 +56,8 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 def _infer_all(
     recipe: "Recipe", inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
 ) -> tuple[dict[str, Logits], Missing, tuple[str, ...]]:
-    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the rest do not.
-
-    RuntimeError where none of them does.
+    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the other engines
+    do not run; and the classes. RuntimeError where no engine runs.
     """
     from export.engines import onnxruntime_backend
 
@@ -80,7 +79,8 @@ def _infer_all(
                 classes = sidecar.classes
         for precision in {row["precision"] for row in rows if row["name"] in runners}:
             path, fp8 = inputs["quantize"].path(f"{precision}.onnx"), precision.startswith("fp8")
-            graph = onnxruntime_backend.load(path, threads, literal=fp8)  # fusing Q/DQ of FP8, it makes invalid graphs
+            # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
+            graph = onnxruntime_backend.load(path, threads, literal=fp8)
             runners[f"graph:{precision}"] = (stack.enter_context(graph), None)
         if not specs:
             raise _none_ran(missing)
@@ -90,7 +90,7 @@ def _infer_all(
             for name, (runner, max_batch) in runners.items():
                 if name in missing:
                     continue
-                # a graph that ONNX Runtime cannot compute is no engine's fault: nothing could be judged
+                # a graph that ONNX Runtime cannot compute is an error of the stage: no engine could be compared with it
                 with noted(name, None if name.startswith("graph:") else missing):
                     collected[name] += infer_in_chunks(runner, images, max_batch)
         ran = {name: np.concatenate(parts) for name, parts in collected.items() if name not in missing}
@@ -117,9 +117,9 @@ def evaluate_variant(
     row: dict[str, Any], logits: Mapping[str, Logits], missing: Missing, reference: Logits,
     labels: NDArray[np.int64], min_relative_top1: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """One row of the report's evaluation half: `row` of the build, `logits` of its engine and of `graph:<precision>`.
+    """One engine of `evaluation.json`, from its `row` of the build stage, its `logits` and those of `graph:<precision>`.
 
-    `missing` says why an engine that was built has no logits.
+    `missing` has the reason of each engine that was built but has no logits.
     """
     variant = {
         key: row[key] for key in ("name", "backend", "precision", "target", "reason", "size_bytes", "layers", "sha256")
@@ -145,23 +145,23 @@ def evaluate_variant(
 
 
 def fallback(precision: str, layers: Mapping[str, int] | None) -> str:
-    """A note where an engine of an INT8 graph computes nothing in INT8, "" otherwise or where layers were not counted."""
+    """A note where the engine of an INT8 graph has no INT8 layer; "" otherwise, or where its layers are not known."""
     if "int8" not in precision or not layers or layers["int8"]:
         return ""
     return (
-        f"none of its {sum(layers.values())} layers computes in INT8 here: this engine wants other Q/DQ than the graph "
-        "has, and computes in floating point what it dequantizes first"
+        f"none of its {sum(layers.values())} layers computes in INT8 here: this backend needs Q/DQ in other places of the "
+        "graph, so it dequantizes and computes in floating point"
     )
 
 
 def failure_reason(
     ours: Logits, graph: Logits, reference: Logits, top1: float, reference_top1: float, min_relative_top1: float
 ) -> str:
-    """Why an engine fails, "" if it does not: not finite, another result than the graph's, or below the gate.
+    """Why an engine fails, "" if it does not: logits not finite, not the graph's result, or top-1 below the gate.
 
     `ours` are the engine's logits, `graph` ONNX Runtime's on the same graph, `reference` PyTorch's. Where quantization
-    has lost much, two right engines differ too, because they round differently: the engine is at fault only where it
-    is also further from the reference than its graph is.
+    costs much accuracy, two correct engines also differ, because they round differently. So an engine is at fault only
+    where it also agrees less with the reference than its graph does.
     """
     if finite_fraction(ours) < 1:
         return f"NaN or Inf in the logits of {100 * (1 - finite_fraction(ours)):.1f} % of the images"

@@ -1,4 +1,4 @@
-"""Is a change of accuracy more than chance, and how small a drop could this evaluation see? On the same images, paired."""
+"""Whether a change of accuracy is more than chance, and how small a drop an evaluation can detect: paired tests."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALPHA = 0.05  # two-sided
-POWER = 0.8  # the chance with which a drop is to be found
+POWER = 0.8  # the probability of detecting a drop
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
-    """Exact two-sided p of `gained` images only the engine gets right and `lost` only the reference does.
+    """Exact two-sided p-value of McNemar's test: only the engine is right on `gained` images, only the reference on `lost`.
 
-    Where neither is better each of these images is a fair coin (McNemar, Psychometrika 12, 1947), so p is twice the
-    smaller tail of Binomial(gained + lost, 1/2), at most 1. Images that both get right or wrong say nothing.
+    Where neither is better, each of these images is a fair coin toss (McNemar, Psychometrika 12, 1947), so p is twice the
+    smaller tail of Binomial(gained + lost, 1/2), at most 1. Images that both get right or both wrong do not count.
     """
     from scipy.stats import binom
 
@@ -25,7 +25,7 @@ def mcnemar_p(gained: int, lost: int) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values made larger for there being many of them, in the order given (Holm, Scand. J. Statistics 6, 1979)."""
+    """p-values adjusted for their number by Holm's method, in the order given (Scand. J. Statistics 6, 1979)."""
     adjusted, largest = [0.0] * len(values), 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
         largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
@@ -34,10 +34,10 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def detection_power(images: int, changed: float, drop: float) -> float:
-    """Chance, 0–1, that the exact McNemar test finds a true drop at level `ALPHA` on `images` images.
+    """Probability that the exact McNemar test finds a true drop at level `ALPHA` on `images` images.
 
-    `changed` is the share of images of which exactly one of the two is right, `drop` the share lost less the share
-    gained. Summed over how many images change (binomial), of the chance that so few of them are gains.
+    `changed` is the share of images on which exactly one of the two is right, `drop` the share lost less the share gained.
+    The sum runs over the number of changed images (binomial); each term is the probability that few enough are gains.
     """
     from scipy.stats import binom
 
@@ -50,7 +50,7 @@ def detection_power(images: int, changed: float, drop: float) -> float:
 
 
 def _most_gains(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of so many changed images, the most that may be gains for the test to find a drop; −1 where none is enough."""
+    """For each number of changed images, the most gains with which the test still finds a drop; −1 where it never does."""
     from scipy.stats import binom
 
     most = binom.ppf(ALPHA / 2, counts, 0.5)
@@ -58,11 +58,11 @@ def _most_gains(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def smallest_drop(images: int, changed: int) -> float | None:
-    """The smallest true drop, in percentage points, that `images` images show with 80 % chance; None if none can be.
+    """The smallest true drop, in percentage points, that `images` images show with probability `POWER`; None if they show none.
 
-    `changed` images changed between right and wrong, in either direction: the more do, the larger is the noise. A drop
-    larger than their share changes at least as many images as it loses. Found by bisection over `detection_power`; with
-    many changed images it is what Connor's formula gives (Biometrics 43, 1987; see `images_needed`).
+    `changed` images changed between right and wrong, in either direction; the more there are, the larger the noise. For a
+    drop larger than their share, as many images as the drop loses are taken to change. Found by bisection over
+    `detection_power`; with many changed images the result is that of Connor's formula (see `images_needed`).
     """
     share = changed / images
 
@@ -79,11 +79,11 @@ def smallest_drop(images: int, changed: int) -> float | None:
 
 
 def images_needed(drop_pp: float, changed: float) -> int:
-    """How many images show a drop of `drop_pp` percentage points with 80 % chance where a share `changed` changes.
+    """How many images show a drop of `drop_pp` percentage points with probability `POWER` where a share `changed` changes.
 
     Connor, Sample size for testing differences in proportions for the paired-sample design, Biometrics 43 (1987), 207-211:
-    n = ((z₁ √ψ + z₂ √(ψ − δ²)) / δ)², ψ the share changed and δ the drop. At least as many as 8 losses need where next to
-    nothing changes otherwise, because the exact test finds no fewer than 6 of 6.
+    n = ((z₁ √ψ + z₂ √(ψ − δ²)) / δ)², ψ the share changed and δ the drop. At least so many that 8 losses are expected,
+    because with no gains at all the exact test needs 6 losses to find a drop.
     """
     drop = drop_pp / 100
     share = max(changed, drop)

@@ -1,7 +1,7 @@
 """Accuracy, agreement and their uncertainty, on logits; and the Pareto front of latency against accuracy.
 
-A row of logits that holds a NaN or an infinity is an engine's fault (an overflow in FP16, say), not a prediction: it
-counts as wrong at every k and never as agreement, whatever `argmax` would have said of it.
+A row of logits with a NaN or an infinity (after an overflow in FP16, for example) is no prediction: it counts as wrong at
+every k and never as agreement, whatever its `argmax` is.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def finite_fraction(logits: ArrayLike) -> float:
 def correct_rows(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> Flags:
     """Which images have their label (integers, shape (images,)) among the k largest logits; shape (images,).
 
-    Equal logits rank in class order, as `argmax` does, so that a constant output is not right about everything.
-    With k at least the number of classes every finite row is right.
+    Equal logits rank in class order, as with `argmax`, so a constant output is right for one class only.
+    Where k is at least the number of classes, every finite row is right.
     """
     finite = finite_rows(logits)
     values, truth = np.asarray(logits), np.asarray(labels)
@@ -66,8 +66,8 @@ def paired_interval(
 
     Takes two boolean arrays of shape (images,), from `correct_rows`. Paired percentile bootstrap (Efron and Tibshirani,
     An Introduction to the Bootstrap, 1993, chapter 13). An image's difference is −1, 0 or +1, so drawing images with
-    replacement is drawing three counts from a multinomial: the same distribution, without touching an image.
-    Where no image differs the interval is (0, 0): the bootstrap cannot see what did not happen.
+    replacement has the same distribution as drawing the three counts from a multinomial, which is faster.
+    Where no image differs the interval is (0, 0): the bootstrap can only resample what was observed.
     """
     first, second = np.asarray(correct_a), np.asarray(correct_b)
     if first.dtype != np.bool_ or second.dtype != np.bool_ or first.ndim != 1 or first.shape != second.shape:
@@ -85,10 +85,10 @@ def paired_interval(
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (latency, accuracy) that no other point beats, by rising latency.
+    """The Pareto front: indices of the points (latency, accuracy) that no other point beats, by rising latency.
 
-    Lower latency and higher accuracy are better; a point is beaten by one that is no worse in both and better in one,
-    so equal points stay together.
+    Lower latency and higher accuracy are better; a point is beaten by one that is no worse in both and better in one.
+    Equal points are on the front together.
     """
     values = np.asarray(points, dtype=float).reshape(-1, 2)
     if not np.isfinite(values).all():

@@ -64,9 +64,9 @@ def test_counts_give_the_difference_of_the_accuracies() -> None:
 
 
 def test_what_is_not_of_one_evaluation_is_refused() -> None:
-    with pytest.raises(ValueError, match="not of one evaluation"):
+    with pytest.raises(ValueError, match="do not belong to one evaluation"):
         compare(logits()[:-1], logits(), labels(), CLASSES, image_names())
-    with pytest.raises(ValueError, match="not of one evaluation"):
+    with pytest.raises(ValueError, match="do not belong to one evaluation"):
         compare(logits(), logits(), labels(), CLASSES[:3], image_names())
 
 
