@@ -1,4 +1,4 @@
-"""Stage 3: draw the calibration set, class-balanced, from the training images or from the recipe's source, and audit it."""
+"""The calibrate stage: draw a class-balanced calibration set from the training images or `calibrate.source`, and audit it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from pipeline.training.checkpoint import read_checkpoint
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `calibration.npz` and `audit.json` into `folder`; InputError where the audit finds the set unfit.
 
-    The exported FP32 network, where `inputs` has it, is asked for the colour order.
+    Where `inputs` has the exported FP32 network, the audit uses it to check the colour order.
     """
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
@@ -41,7 +41,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     print(f"           calibration set from {part.source or train.root}, audited:")
     for line in audit.lines():
         print(f"           {line}")
-    if audit.problems:  # the folder of a finished calibration is not this one
+    if audit.problems:  # then `folder` is not moved to where a finished stage is
         print(f"           the audit is in {folder / 'audit.json'}")
     audit.refuse()
     return {
@@ -55,7 +55,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 
 @contextmanager
 def _network(inputs: Mapping[str, Artifact]) -> Iterator[Logits | None]:
-    """The exported FP32 network as a function from images to logits; None where the stage was not given one."""
+    """The exported FP32 network as a function from images to logits; None where `inputs` has none."""
     if "export" not in inputs:
         yield None
         return

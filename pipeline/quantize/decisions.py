@@ -1,4 +1,4 @@
-"""Why each layer is quantized or not, with its ranges: saved by the quantize stage, printed by `quantize --explain`."""
+"""Whether each layer is quantized, why, and its ranges: saved by the quantize stage, printed by `quantize --explain`."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,13 @@ from pipeline.artifact import Artifact
 
 
 def write_decisions(found: Quantized, path: Path, *, fp8: bool = False) -> None:
-    """Write one row per product and residual sum, and print how many are quantized; scales are those of the graph."""
+    """Write a row for each product and residual sum, with the graph's scales, and print how many are quantized."""
     highest = FP8_MAX if fp8 else INT8_MAX
     rows = [_row(decision, found, highest) for decision in found.decisions]
     quantized = sum(decision.int8 for decision in found.decisions)
-    print(f"           quantized: {quantized} of {len(rows)} products and sums; why, each: t2t-edge quantize --explain")
+    print(
+        f"           quantized: {quantized} of {len(rows)} products and sums; the reason for each: t2t-edge quantize --explain"
+    )
     path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
@@ -39,7 +41,7 @@ def _row(decision: Decision, found: Quantized, highest: int) -> dict[str, Any]:
 
 
 def print_explanation(quantize: Artifact) -> None:
-    """Print every layer of every quantized precision: precision, why, scale, range, saturation."""
+    """Print every layer of every quantized precision: its precision, scale, range, saturation and the reason."""
     for path in sorted(quantize.folder.glob("decisions-*.json")):
         rows = json.loads(path.read_text(encoding="utf-8"))
         base = path.stem.removeprefix("decisions-")

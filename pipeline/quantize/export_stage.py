@@ -1,4 +1,4 @@
-"""Stage 2: PyTorch → ONNX, simplified, and compared with PyTorch on the evaluation images."""
+"""The export stage: PyTorch → ONNX, simplified, and compared with PyTorch on the evaluation images."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 
-MAX_DIFFERENCE, MIN_AGREEMENT = 2e-3, 99.9  # largest logit difference and same top-1 in percent
+MAX_DIFFERENCE, MIN_AGREEMENT = (
+    2e-3,
+    99.9,
+)  # the largest logit difference, and the images with the same top-1 in percent
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def _logits(
 
 
 def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32]) -> dict[str, Any]:
-    """The measured differences; RuntimeError where they are more than float32 rounding explains."""
+    """The differences, for the manifest; RuntimeError where they are larger than float32 rounding explains."""
     difference = np.abs(reference - exported)
     same = agreement(reference, exported)
     notes = {

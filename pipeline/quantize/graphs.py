@@ -1,4 +1,4 @@
-"""What each quantized precision is made of: a floating-point graph, the decisions for it, and their ranges."""
+"""The quantized graph of each precision, as a floating-point graph with decisions for its layers and their ranges."""
 
 import json
 import tempfile
@@ -21,16 +21,16 @@ from export.quantize.sparsify import sparsify_24
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
 from pipeline.parts.quantize import QuantizePart
-from pipeline.quantize.qat_stage import read_ranges
+from pipeline.quantize.qat_ranges import read_ranges
 from pipeline.recipe import Recipe
 
-SWEEP_BATCH = 16  # images at a time in the passes of the alpha sweep
-SWEEP_IMAGES = 128  # calibration images, evenly spaced, on which channels are measured and the alphas compared
+SWEEP_BATCH = 16  # images at a time in the alpha sweep of SmoothQuant
+SWEEP_IMAGES = 128  # calibration images, evenly spaced, on which the sweep measures channels and compares alphas
 
 
 @dataclass(frozen=True)
 class QuantizedGraph:
-    """A floating-point graph and what becomes of it; `weight_amax` overrules ranges of weights, by node."""
+    """A floating-point graph and how it is quantized. `weight_amax`, by node, replaces the ranges of the weights."""
 
     proto: onnx.ModelProto
     found: Quantized
@@ -51,7 +51,7 @@ def quantize_graph(
 ) -> QuantizedGraph:
     """The quantized graph for one of `int8`, `fp8`, `int8-sparse`, `int8-qat` and `auto`."""
     part = recipe.quantize
-    if base == "fp8":  # `weight_bits` is of integers: FP8 weights have the eight bits of E4M3
+    if base == "fp8":  # `weight_bits` is for integers; FP8 weights have the eight bits of E4M3
         part = part.model_copy(update={"weight_bits": 8})
     source = inputs["export"].path("fp32.onnx")
     if base == "int8-qat":
@@ -69,20 +69,20 @@ def quantize_graph(
 
 
 def quantize_options(part: QuantizePart) -> QuantizeOptions:
-    """The recipe's options; SmoothQuant's ranges are the largest magnitudes."""
+    """The recipe's options. With SmoothQuant the ranges are the largest magnitudes."""
     method = "max" if part.method == "smoothquant" else part.method
     return QuantizeOptions(part.policy, method, part.percentile, part.include, part.exclude, part.weight_bits)
 
 
 def decisions_for(proto: onnx.ModelProto, part: QuantizePart) -> list[Decision]:
-    """What the recipe's policy says of each layer."""
+    """The recipe's policy, include and exclude applied to each layer."""
     return decide(read_layers(proto), part.policy, part.include, part.exclude)
 
 
 def smooth(
     proto: onnx.ModelProto, part: QuantizePart, calibration: CalibrationSet
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The graph smoothed with the best alpha of the sweep, which is printed; as it is where none is better."""
+    """The graph smoothed with the best alpha of a sweep, which is printed; unchanged where no alpha is better."""
     images = calibration.spread(SWEEP_IMAGES)
     with tempfile.TemporaryDirectory() as scratch:
         source, target, quantized = (Path(scratch) / f"{name}.onnx" for name in ("source", "smoothed", "int8"))
@@ -96,7 +96,7 @@ def smooth(
 
         sweep = sweep_alpha(source, target, lambda: images.batches(SWEEP_BATCH), part.smooth_alphas, quantize)
         for row in sweep.candidates:
-            mark = " ← taken" if row is sweep.best else ""
+            mark = " ← chosen" if row is sweep.best else ""
             print(
                 f"           SmoothQuant alpha {row.name:>9}: logits' MSE {row.mse:.3g}, SNR {row.snr_db:.1f} dB{mark}"
             )
@@ -104,7 +104,7 @@ def smooth(
 
 
 def _sparse(proto: onnx.ModelProto, part: QuantizePart) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The weight layers that the policy quantizes, two of four weights kept."""
+    """The graph with 2:4 sparsity, two of every four weights kept, in the weight layers that the policy quantizes."""
     names = [
         decision.layer.name for decision in decisions_for(proto, part) if decision.int8 and decision.layer.weight_shape
     ]
@@ -115,18 +115,18 @@ def _sparse(proto: onnx.ModelProto, part: QuantizePart) -> tuple[onnx.ModelProto
 
 
 def _trained(part: QuantizePart, qat: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
-    """The network of quantization-aware training with the ranges that it was trained with: those of the FP32 graph."""
+    """The network of quantization-aware training, with the ranges that were used there: those of the FP32 graph."""
     before = onnx.load(source)
     found = apply_policy(before, calibration, quantize_options(part), track)
     activations, weight_amax = read_ranges(qat.path("ranges.json"))
     if activations != {name: found_range.amax for name, found_range in found.ranges.items()}:
-        raise RuntimeError("quantization-aware training used other ranges than this calibration set has")
+        raise RuntimeError("quantization-aware training used other ranges than those of this calibration set")
     proto = onnx.load(qat.path("fp32.onnx"))
     return QuantizedGraph(proto, found, weight_bits=part.weight_bits, weight_amax=weight_amax, notes=qat.notes)
 
 
 def _searched(part: QuantizePart, search: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
-    """The mix of layers that the search found, which may be none."""
+    """The FP32 graph with the layers quantized that the search chose, which may be none."""
     proto = onnx.load(source)
     chosen = json.loads(search.path("search.json").read_text(encoding="utf-8"))["int8"]
     mix = {row["node"]: (tuple(row["inputs"]), bool(row["output"])) for row in chosen}

@@ -1,6 +1,5 @@
-"""The stage of `int8-qat`: train the network with fake quantizers where its graph will have Q/DQ, and write that graph."""
+"""The qat stage: train the network with fake quantizers where its graph will have Q/DQ, and write the graph of `int8-qat`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.quantize.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
-from export.quantize.int8 import Method, Quantized, QuantizeOptions, apply_policy, write_quantized
-from export.quantize.placement import Floats
+from export.quantize.int8 import Quantized, apply_policy, write_quantized
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
+from pipeline.console.figures import counted
 from pipeline.console.progress import track
 from pipeline.measure.statistics import agreement
-from pipeline.parts.quantize import QuantizePart
+from pipeline.quantize.graphs import quantize_options
+from pipeline.quantize.qat_ranges import write_ranges
 from pipeline.quantize.qat_training import QUANTIZE_KEYS, train_student
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -32,20 +32,21 @@ from pipeline.training.distributed import open_world
 from pipeline.training.loader import Normalise
 from pipeline.training.weights import build_model
 
-READS = (  # of the recipe; of `train` only how images are augmented
+READS = (  # parts of the recipe; of `train` only the augmentation
     "data", "model", "export", "qat", *(f"quantize.{key}" for key in QUANTIZE_KEYS),
     "train.random_resize_scale", "train.random_crop_padding", "train.horizontal_flip",
 )  # fmt: skip
-# Calibration images, evenly spaced, on which the written graph is compared with the trained network.
-COMPARED_IMAGES = 64
-MAX_SHOWN = 8
+COMPARED_IMAGES = (
+    64  # calibration images, evenly spaced, on which the written graph is compared with the trained network
+)
+MAX_SHOWN = 8  # layers that are printed
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `checkpoint.pt`, `fp32.onnx`, `int8.onnx`, `ranges.json`, `metrics.csv` and `last.pt` into `folder`.
 
-    `int8.onnx` is `fp32.onnx` with the Q/DQ that was trained; `ranges.json` holds their ranges
-    (`read_ranges`). Several processes of torchrun train together, rank 0 writes.
+    `int8.onnx` is `fp32.onnx` with the trained Q/DQ; `ranges.json` holds their ranges (`read_ranges`). The processes of
+    torchrun train together; rank 0 writes.
     """
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     spec = Preprocess.from_dict(checkpoint.preprocess)
@@ -69,12 +70,12 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 def make_student(
     recipe: Recipe, checkpoint: Checkpoint, proto: onnx.ModelProto, calibration: CalibrationSet
 ) -> tuple[FakeQuantized, Quantized]:
-    """The trained network with fake quantizers, on the CPU, and what the policy decided, with the ranges of activations.
+    """The checkpoint's network with fake quantizers, on the CPU, and the policy's decisions with the ranges of activations.
 
-    The ranges are those that quantization after training uses: of the FP32 graph `proto` on the calibration set.
+    The ranges are the same as for post-training quantization: those of the FP32 graph `proto` on the calibration set.
     """
     part = recipe.quantize
-    found = apply_policy(proto, calibration, _options(part), track)
+    found = apply_policy(proto, calibration, quantize_options(part), track)
     model = build_model(checkpoint, recipe.model)
     images = calibration.first(CHECKED_IMAGES)
     spec = Preprocess.from_dict(checkpoint.preprocess)
@@ -83,14 +84,8 @@ def make_student(
     return FakeQuantized(model, placement, calls, amax, part.weight_bits), found
 
 
-def _options(part: QuantizePart) -> QuantizeOptions:
-    """SmoothQuant's ranges are the largest magnitudes; what it moves into the weights, training can do itself."""
-    method: Method = "max" if part.method == "smoothquant" else part.method
-    return QuantizeOptions(part.policy, method, part.percentile, part.include, part.exclude, part.weight_bits)
-
-
 def normalised(images: NDArray[np.uint8], spec: Preprocess) -> torch.Tensor:
-    """uint8 images (N, H, W, 3) as the network takes them, float32 (N, 3, H, W)."""
+    """uint8 images (N, H, W, 3) as the network's input, float32 (N, 3, H, W)."""
     return Normalise(spec, torch.device("cpu"))(torch.from_numpy(images).permute(0, 3, 1, 2))
 
 
@@ -102,7 +97,7 @@ def _say(student: FakeQuantized, found: Quantized) -> None:
     for layer, reason in missed[:MAX_SHOWN]:
         print(f"           quantized after training only: {_name(layer)}: {reason}")
     if len(missed) > MAX_SHOWN:
-        print(f"           … and {len(missed) - MAX_SHOWN} more; all in the manifest")
+        print(f"           … and {len(missed) - MAX_SHOWN} more, listed in the manifest")
 
 
 def _name(layer: Layer) -> str:
@@ -122,7 +117,7 @@ def write_student(
     recipe: Recipe, checkpoint: Checkpoint, student: FakeQuantized, before: onnx.ModelProto, found: Quantized,
     calibration: CalibrationSet, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """The trained student as a checkpoint of ours, as a graph, and as a graph with Q/DQ; compares the last with it."""
+    """Write the trained student as a checkpoint, as a graph and as a graph with Q/DQ; compare the last with the student."""
     spec = Preprocess.from_dict(checkpoint.preprocess)
     snapped = student.snap_weights()
     weights = dict(student.model.state_dict())
@@ -135,7 +130,7 @@ def write_student(
     amax = weight_ranges(student, proto, normalised(images[:CHECKED_IMAGES], spec))
     quantized = write_quantized(proto, found, weight_bits=student.weight_bits, weight_amax=amax)
     onnx.save(quantized, folder / "int8.onnx")
-    _write_ranges(folder / "ranges.json", found, amax, student.weight_bits)
+    write_ranges(folder / "ranges.json", found, amax, student.weight_bits)
     return {"snapped_weights": snapped} | compare(student, folder / "int8.onnx", images, spec)
 
 
@@ -147,7 +142,7 @@ def _export(
     calibration: CalibrationSet,
     folder: Path,
 ) -> None:
-    """`fp32.onnx`, made as the export stage makes it."""
+    """Write `fp32.onnx` as the export stage does."""
     export_onnx(model, spec, classes, folder / "raw.onnx", opset=recipe.export.opset)
     if recipe.export.simplify:
         simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.first(COMPARED_IMAGES))
@@ -157,42 +152,32 @@ def _export(
 
 
 def _check_same_graph(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Other weights make no other graph; where they would, decisions and ranges by name would be of other tensors."""
+    """InputError unless both graphs have the same nodes and names: decisions and ranges are found by these names.
+
+    New weights do not change them; another torch, onnx or onnxsim than the export stage had may.
+    """
     one, two = ([(n.name, n.op_type, *n.input, *n.output) for n in proto.graph.node] for proto in (before, after))
     if one != two:
         odd = next((pair for pair in zip(one, two, strict=False) if pair[0] != pair[1]), (len(one), len(two)))
         raise InputError(
             "the trained network's graph has other nodes than the exported one", got=odd,
-            next_step="rm -r the run's export/, which an earlier version of t2t-edge wrote, and run again",
+            allowed="the same nodes and names", next_step="export again with the packages installed now: rm -r the run's "
+            "export/ and run again",
         )  # fmt: skip
-
-
-def _write_ranges(path: Path, found: Quantized, weights: Mapping[str, Floats], weight_bits: int) -> None:
-    content = {
-        "weight_bits": weight_bits,
-        "activations": {name: found_range.amax for name, found_range in found.ranges.items()},
-        "weights": {name: [float(value) for value in amax] for name, amax in weights.items()},
-    }
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def read_ranges(path: Path) -> tuple[dict[str, float], dict[str, Floats]]:
-    """The largest magnitudes in a `ranges.json`, as `export.quantize.qdq.insert_qdq` takes them: of activations by tensor, and of
-    weights by node, one for each output channel."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content["activations"], {name: np.asarray(v, np.float32) for name, v in content["weights"].items()}
 
 
 @torch.inference_mode()
 def compare(student: FakeQuantized, graph: Path, images: NDArray[np.uint8], spec: Preprocess) -> dict[str, Any]:
-    """How far the written graph is from the student on `images`: top-1 agreement in percent, logits' mean difference.
+    """How far the written graph is from the student on `images`: top-1 agreement in percent, mean difference of the logits.
 
-    The graph is computed as written: what an engine's INT8 kernels add (saturation on CPUs without INT8 instructions) is
-    not what this is about.
+    The graph is computed as written (`literal`), without the saturation of INT8 kernels on CPUs without INT8 instructions.
     """
     ours = student(normalised(images, spec)).numpy()
     with onnxruntime_backend.load(graph, torch.get_num_threads(), literal=True) as runner:
         theirs = runner.infer({INPUT: images})[OUTPUT]
     same, difference = agreement(ours, theirs), float(np.abs(ours - theirs).mean())
-    print(f"           the graph with Q/DQ against the trained network: same top-1 on {same:.2f} % of {len(images)}")
+    print(
+        f"           the graph with Q/DQ against the trained network: same top-1 on {same:.2f} % of "
+        f"{counted(len(images), 'image')}"
+    )
     return {"graph_agreement": same, "graph_difference_mean": difference, "graph_compared_images": len(images)}

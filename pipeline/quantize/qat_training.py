@@ -1,7 +1,7 @@
-"""Quantization-aware training: the fake-quantized network learns to say what the FP32 network says (docs/qat.md).
+"""Quantization-aware training: the fake-quantized network (student) learns the FP32 network's answers (docs/qat.md).
 
-It is training (`pipeline.training.train`) with another loss, few epochs and light augmentation: the same loaders, processes,
-measurement and log.
+It is the training of `pipeline.training` with another loss, few epochs and light augmentation: the same loaders, processes,
+evaluation and log.
 """
 
 from contextlib import closing
@@ -15,18 +15,19 @@ from torch import Tensor, nn
 
 from calib.errors import InputError
 from export.quantize.fake_quantize import FakeQuantized
+from pipeline.console.figures import counted
 from pipeline.data.dataset import open_dataset
 from pipeline.parts.train import QatPart, TrainPart
 from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
-from pipeline.training.files import training_identity
+from pipeline.training.epochs import run_epochs
 from pipeline.training.loader import Loaders, make_loaders
+from pipeline.training.resume import training_identity
 from pipeline.training.state import make_state
-from pipeline.training.train import run_epochs
 from pipeline.training.trainer import Trainer
 
-QUANTIZE_KEYS = ("policy", "method", "percentile", "weight_bits", "include", "exclude")  # that decide what is trained
-MIN_SCALE = 0.8  # of a random crop: a share of the image that changes what it shows only a little
+QUANTIZE_KEYS = ("policy", "method", "percentile", "weight_bits", "include", "exclude")  # the result depends on these
+MIN_SCALE = 0.8  # least share of the image in a random crop, so that a crop shows nearly what the image shows
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Trained:
 def train_student(recipe: Recipe, student: FakeQuantized, teacher: nn.Module, folder: Path, world: World) -> Trained:
     """Train `student` in place, on the device of `world`; `teacher` (eval mode) stays as it is.
 
-    Writes `last.pt`, from which an interrupted training of the same recipe goes on, `metrics.csv` (val_top1 is the
-    student's, fake-quantized) and `tensorboard/` into `folder`. RuntimeError where the loss is not finite.
+    Writes `last.pt`, from which an interrupted training of the same recipe resumes, `metrics.csv` (val_top1 is the
+    fake-quantized student's) and `tensorboard/` into `folder`. RuntimeError where the loss is not finite.
     """
     torch.set_flush_denormal(True)  # as in training
     as_training = recipe.model_copy(update={"train": training_part(recipe.qat, recipe.train)})
@@ -74,7 +75,7 @@ def train_student(recipe: Recipe, student: FakeQuantized, teacher: nn.Module, fo
 
 
 def training_part(part: QatPart, train: TrainPart) -> TrainPart:
-    """What `qat` is in the words of `train`: a cosine from `lr` to 0 without warm-up; crops of at least `MIN_SCALE`."""
+    """`qat` as a `train` part: a cosine schedule from `lr` to 0 without warm-up, and crops of at least `MIN_SCALE`."""
     low, high = train.random_resize_scale
     return TrainPart(
         epochs=part.epochs, batch_size=part.batch_size, optimizer="adamw", lr=part.lr, min_lr=0,
@@ -86,7 +87,7 @@ def training_part(part: QatPart, train: TrainPart) -> TrainPart:
 
 
 class DistillingTrainer(Trainer):
-    """Training whose loss is the distance from a teacher's answers."""
+    """A trainer whose loss is the distance from a teacher's answers."""
 
     advice = "lower qat.lr, or set qat.clip_grad: 1.0"
 
@@ -104,8 +105,8 @@ class DistillingTrainer(Trainer):
 def distillation_loss(logits: Tensor, answers: Tensor, labels: Tensor, distill: float, temperature: float) -> Tensor:
     """distill · T² · KL(teacher ‖ student) at temperature T + (1 − distill) · cross-entropy (Hinton, arXiv 1503.02531).
 
-    logits and answers (the teacher's logits) (N, classes), labels (N,) → mean over the batch. T² keeps the gradient's
-    size the same for every temperature (section 2 there).
+    logits and answers (the teacher's logits) (N, classes), labels (N,) → mean over the batch. T² keeps the size of the
+    gradient about the same at every temperature (section 2 of that paper).
     """
     log_student = F.log_softmax(logits / temperature, 1)
     log_teacher = F.log_softmax(answers / temperature, 1)
@@ -119,5 +120,6 @@ def _check(part: QatPart, images: int, world: World) -> None:
     if part.batch_size > share:
         raise InputError(
             "qat.batch_size is larger than a process's share of the training images", got=part.batch_size,
-            allowed=f"at most {share} ({images} images, {world.size} process(es))", next_step="lower qat.batch_size",
+            allowed=f"at most {share} ({counted(images, 'image')}, {counted(world.size, 'process')})",
+            next_step="lower qat.batch_size",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Stage 4: from the FP32 graph, one graph for each precision, with the casts and Q/DQ in the graph."""
+"""The quantize stage: from the FP32 graph, one graph for each precision, with its casts and Q/DQ."""
 
 import shutil
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from pipeline.quantize.decisions import write_decisions
 from pipeline.quantize.graphs import QuantizedGraph, quantize_graph
 from pipeline.recipe import Recipe
 
-FP16 = "-fp16"  # of a precision's name: the same Q/DQ, the rest in FP16
+FP16 = "-fp16"  # end of a precision's name: the same Q/DQ, everything else in FP16
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `<precision>.onnx` for each precision of the recipe, and `decisions-<precision>.json` for quantized ones."""
+    """Write `<precision>.onnx` for each precision of the recipe, and `decisions-<precision>.json` for each quantized one."""
     source = inputs["export"].path("fp32.onnx")
     proto = onnx.load(source)
     spec, _ = read_metadata(proto)
@@ -45,7 +45,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 
 
 def _tell_kinds(policy: PolicyName, graph: QuantizedGraph) -> dict[str, Any]:
-    """For each kind of layers that the policy names, how many are quantized and why the others are not; prints what is left."""
+    """For each kind of layer that the policy names: how many are quantized, and why the others are not, which is printed."""
     rows = cover(policy, graph.found.decisions)
     for row in rows:
         if row.left_out:
@@ -54,7 +54,7 @@ def _tell_kinds(policy: PolicyName, graph: QuantizedGraph) -> dict[str, Any]:
 
 
 def _write(graph: QuantizedGraph, base: str, wanted: set[str], calibration: CalibrationSet, folder: Path) -> None:
-    """The graph with FP32 around its Q/DQ for CPUs, and with FP16 for GPUs, whose builder wants weights as floats."""
+    """Write the graph with FP32 around its Q/DQ, for CPUs, and with FP16, for GPUs, whose builder needs weights as floats."""
     if base in wanted:
         onnx.save(_finish(graph.write("as they are" if graph.fp8 else "stored"), graph.fp8), folder / f"{base}.onnx")
     if base + FP16 not in wanted:
@@ -66,11 +66,12 @@ def _write(graph: QuantizedGraph, base: str, wanted: set[str], calibration: Cali
 
 
 def _cast(proto: onnx.ModelProto, target: Path, calibration: CalibrationSet, quantized: set[str]) -> None:
-    """The graph for GPUs; tells of token attentions that were quantized and so keep more kernels."""
+    """Write the graph for GPUs; print the token attentions that stay as exported because they are quantized."""
     for module, reason in write_gpu_graph(proto, target, calibration, quantized).skipped:
-        print(f"           {target.stem}: {module} is left as it is exported, with more kernels: {reason}")
+        print(f"           {target.stem}: {module} stays as it was exported, with more kernels: {reason}")
 
 
 def _finish(proto: onnx.ModelProto, fp8: bool) -> onnx.ModelProto:
-    """FP8 comes last: the tool that casts to FP16 runs the graph with ONNX Runtime, which refuses FP8 products."""
+    """Change INT8 Q/DQ to FP8 where wanted. Last, because the cast to FP16 runs the graph with ONNX Runtime, which refuses
+    FP8 products."""
     return to_fp8(proto) if fp8 else proto

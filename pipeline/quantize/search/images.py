@@ -1,6 +1,5 @@
 """The search split: training images that are neither in the calibration set nor among the evaluation images."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,16 +23,16 @@ class SearchSplit:
     labels: NDArray[np.int64]
     paths: tuple[Path, ...]
     fingerprint: str
-    left_out: int  # drawn first, then left out because their content is in another set
+    left_out: int  # images that were drawn and left out again, because another set has their content
 
 
 def draw_search_split(
     train: ImageSplit, evaluation: ImageSplit, calibration: CalibrationSet, spec: Preprocess, count: int, seed: int
 ) -> SearchSplit:
-    """Draw `count` images class-balanced from `train`, always the same for one seed.
+    """Draw `count` images class-balanced from `train`; the same seed draws the same images.
 
-    Left out are images that the calibration set names, those whose preprocessed pixels are a calibration image's or an
-    evaluation image's (or nearly: `calib.leak`), and repetitions. InputError where too few are left.
+    Left out are the calibration images, images whose preprocessed pixels equal those of a calibration image or equal or
+    nearly equal those of an evaluation image (`calib.leak`), and duplicates. InputError where too few are left.
     """
     named = set(calibration.names)
     pool = [path for path in train.paths if path.relative_to(train.root).as_posix() not in named]
@@ -44,7 +43,7 @@ def draw_search_split(
         if len(left) < count:
             raise InputError(
                 "there are too few training images for the search", allowed=f"at least search.images: {count}",
-                got=f"{len(left)} of {len(train)} are neither calibration images ({len(calibration)}) nor repetitions "
+                got=f"{len(left)} of {len(train)} are neither calibration images ({len(calibration)}) nor duplicates "
                 "of others", next_step=_advice(len(left), train),
             )  # fmt: skip
         chosen = balanced_subset(left, count, seed)
@@ -83,7 +82,7 @@ def _load(paths: list[Path], spec: Preprocess) -> tuple[Image, PixelMeter]:
 
 
 def _repeated(paths: list[Path], hashes: list[bytes]) -> set[Path]:
-    """All but the first of images with equal pixels."""
+    """Of images with equal pixels, all but the first."""
     seen: set[bytes] = set()
     repeated = set()
     for path, digest in zip(paths, hashes, strict=True):
@@ -91,8 +90,3 @@ def _repeated(paths: list[Path], hashes: list[bytes]) -> set[Path]:
             repeated.add(path)
         seen.add(digest)
     return repeated
-
-
-def fingerprint_of(*parts: str) -> str:
-    """One hash of several texts."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The rows of a search: kept in `path.jsonl` as they are finished, so that an interrupted search goes on, and printed."""
+"""The rows of a search: written to `path.jsonl` one by one, so that an interrupted search resumes, and printed."""
 
 import json
 import os
@@ -17,10 +17,11 @@ FILE = "path.jsonl"
 class Row:
     """One mix that was tried.
 
-    `nodes` are its units in INT8; `products` those that the graph has in INT8, `engine_int8` those that the engine computes
-    so, None where the backend does not tell. Accuracy is on the search split, or on `images` of it where a few were enough
-    to refuse. `latency_ms` is the median at batch 1, `ratio` that over FP32's beside it, ± `noise`; in FP32's row it is that
-    of a second copy of FP32. `refused` says why the mix is not accepted.
+    `nodes` are its layers in INT8. `products` is the number of INT8 products in the graph, `engine_int8` that in the engine,
+    None where the backend does not report it. Accuracy is on the `images` of the search split that were used: fewer than all
+    where these were enough to refuse the mix. `latency_ms` is the median at batch 1; `ratio` ± `noise` is that latency over
+    FP32's, measured in turns, and in FP32's own row that of a second copy of FP32. `refused` says why the mix is not
+    accepted.
     """
 
     label: str
@@ -38,7 +39,7 @@ class Row:
     refused: str
 
     def trial(self) -> Trial:
-        """As the algorithm sees it: FP32 is what ratios are measured against, whatever noise its own row shows."""
+        """The row for the search algorithm. FP32's ratio is 1 by definition, whatever its own row measured."""
         differing = 100.0 if self.agreement is None else 100 - self.agreement
         if not self.nodes:
             return Trial(frozenset(), True, differing, self.latency_ms, 1.0, 0.0)
@@ -50,24 +51,24 @@ class Row:
 
 
 class PathFile:
-    """`path.jsonl`: a line with the hash of all settings, then a row for each trial; other settings start it afresh."""
+    """`path.jsonl`: a line with the hash of all settings, then a row for each trial; with other settings it starts empty."""
 
     def __init__(self, folder: Path, settings: str):
         self._path = folder / FILE
         self._rows = _read(self._path, settings)
         self.kept = len(self._rows)
-        partial = self._path.with_suffix(".partial")  # without a line that was cut off
+        partial = self._path.with_suffix(".partial")  # written again without an incomplete last line
         with partial.open("w", encoding="utf-8") as file:
             for values in ({"settings": settings}, *(row.to_dict() for row in self._rows)):
                 file.write(json.dumps(values) + "\n")
         os.replace(partial, self._path)
 
     def find(self, names: frozenset[str]) -> Row | None:
-        """The row of a mix that was finished before."""
+        """The row of a mix that was tried before, None if it was not."""
         return next((row for row in self._rows if frozenset(row.nodes) == names), None)
 
     def add(self, row: Row) -> None:
-        """Write a finished row, on the disk when this returns."""
+        """Add a row; it is on the disk when this returns."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row.to_dict()) + "\n")
             file.flush()
@@ -78,7 +79,7 @@ class PathFile:
 def _read(path: Path, settings: str) -> list[Row]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what has no line end was being written
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a line without an end is incomplete
     if not lines or json.loads(lines[0]) != {"settings": settings}:
         return []
     return [row_of(json.loads(line)) for line in lines[1:]]
@@ -90,7 +91,7 @@ def row_of(values: Mapping[str, Any]) -> Row:
 
 
 def heading() -> str:
-    """The columns of `line`."""
+    """The column titles of `line`."""
     return f"{'INT8':>5} {'top-1':>6} {'drop':>6} {'same %':>6} {'ms':>6} {'× FP32':>13}  what is tried"
 
 

@@ -1,4 +1,4 @@
-"""The sensitivity picture: each layer's KL divergence in the order of the graph, groups by colour and shape."""
+"""The sensitivity picture: each layer's KL divergence in the order of the graph; colour and shape show its group."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,8 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from pipeline.console.figures import counted
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -14,19 +16,19 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Point = tuple[float, float]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, times shapes: a style for each of 24 groups.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, with three shapes: styles for 24 groups.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8C6D1F")
 _SHAPES = ("o", "s", "^")
 _OTHER = ("#AAB2BB", "o")
 _SOFT, _RULE, _BAND = "#5A6472", "#DFE3E8", "#F3F5F7"
-_DPI, _WIDTH, _LEAST_HEIGHT = 130, 12.0, 6.2  # the latter two in inches, as lengths below
+_DPI, _WIDTH, _LEAST_HEIGHT = 130, 12.0, 6.2  # lengths are in inches, here and below
 _LEFT, _PLOT, _BOTTOM, _TOP = 0.85, 6.75, 1.15, 0.75
-_KEY, _KL, _LINE = 8.0, 11.8, 0.19  # where names begin and numbers end on the right, and the height of a line there
-_LABELLED = 8  # layers
-_MOST_GROUPS = 32  # lines of groups on the right
-_SPAN = 1e-6  # of the largest KL: what is less is drawn at the lower edge
+_KEY, _KL, _LINE = 8.0, 11.8, 0.19  # in the list on the right: where names begin, where numbers end, height of a line
+_LABELLED = 8  # layers that are numbered and named
+_MOST_GROUPS = 32  # groups in the list on the right
+_SPAN = 1e-6  # of the largest KL: smaller values are drawn at the lower edge
 _MARKER = 6.0  # points
-_RANK_OFFSETS = (8.5, -8.5, 17.5, -17.5)  # points, the first that is clear
+_RANK_OFFSETS = (8.5, -8.5, 17.5, -17.5)  # points from the marker; the first that touches nothing is used
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def sections(layers: Sequence[Row]) -> list[Section]:
 
 
 def _part(row: Row) -> str:
-    """The module's path up to a number among its first three words, otherwise its first two words."""
+    """The module's path up to the first number among its first three words; without one, its first two words."""
     words = str(row["module"] or row["node"]).split(".")
     number = next((index for index, word in enumerate(words[:3]) if word.isdigit()), 1)
     return ".".join(words[: number + 1])
@@ -92,7 +94,7 @@ def _styles(groups: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 
 def _scale(axes: "Axes", values: Sequence[float]) -> float:
-    """A logarithmic axis; returns its lower edge."""
+    """Make the vertical axis logarithmic; returns its lower edge."""
     axes.set_xlim(-1, max(len(values), 1))
     positive = [value for value in values if value > 0]
     if not positive:
@@ -109,7 +111,7 @@ def _scale(axes: "Axes", values: Sequence[float]) -> float:
 
 
 def _draw_sections(axes: "Axes", parts: Sequence[Section]) -> None:
-    """A band under every second part of the network, and their names, as many as there is room for."""
+    """A grey band behind every second part of the network, and as many of the parts' names as there is room for."""
     per_inch = (axes.get_xlim()[1] - axes.get_xlim()[0]) / _PLOT
     ticks: list[tuple[float, str]] = []
     for number, part in enumerate(parts):
@@ -125,7 +127,7 @@ def _draw_sections(axes: "Axes", parts: Sequence[Section]) -> None:
 
 
 def _draw_ranks(axes: "Axes", points: Sequence[Point], top: Sequence[int]) -> None:
-    """The rank of each of the most sensitive layers over its marker, or under it where that is clearer."""
+    """The rank of each of the most sensitive layers above its marker, or below it where it touches less there."""
     from matplotlib.patheffects import withStroke
 
     scale = _DPI / 72
@@ -143,7 +145,7 @@ def _draw_ranks(axes: "Axes", points: Sequence[Point], top: Sequence[int]) -> No
 
 
 def _crowd(marker: Point, others: Sequence[Point], scale: float, offset: float) -> int:
-    """How many of `others` (pixels) a rank `offset` points over its marker would touch."""
+    """How many of `others` (in pixels) a rank `offset` points above its marker would touch."""
     x, y = marker[0], marker[1] + offset * scale
     return sum(abs(x - other[0]) < 6.5 * scale and abs(y - other[1]) < 8 * scale for other in others)
 
@@ -160,8 +162,9 @@ def _draw_titles(axes: "Axes", study: Row, model: str, hidden: int) -> None:
         f"{model}: one layer in INT8 at a time", fontsize=12, loc="left", pad=22, weight="bold", parse_math=False
     )
     note = (
-        f"{len(study['layers'])} layers in the order of the graph, {study['images']} images, method {study['method']}, "
-        f"{study['weight_bits']}-bit weights" + (f"; at the lower edge: {hidden} with even less" if hidden else "")
+        f"{counted(len(study['layers']), 'layer')} in the order of the graph, {counted(study['images'], 'image')}, method "
+        f"{study['method']}, {study['weight_bits']}-bit weights"
+        + (f"; {hidden} at the lower edge have less" if hidden else "")
     )
     axes.annotate(note, (0, 1), xycoords="axes fraction", xytext=(0, 8), textcoords="offset points", fontsize=8,
                   color=_SOFT)  # fmt: skip
@@ -172,7 +175,7 @@ def _draw_titles(axes: "Axes", study: Row, model: str, hidden: int) -> None:
 def _draw_key(
     figure: "Figure", height: float, groups: Sequence[Row], styles: Mapping[str, tuple[str, str]], top: Sequence[Row]
 ) -> None:
-    """On the right: the labelled layers by rank, then the groups in the order of their own KL, with their marker."""
+    """The list on the right: the numbered layers, then the groups by falling KL, with their markers."""
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, _WIDTH)
     axes.set_ylim(height, 0)
@@ -192,7 +195,7 @@ def _draw_key(
         line = _entry(axes, line, shorten(row["group"], 44 - len(count)) + count, row["kl"])
     if len(groups) > _MOST_GROUPS:
         axes.text(
-            _KEY + 0.22, line, f"and {len(groups) - _MOST_GROUPS} less sensitive ones", fontsize=8, va="center",
+            _KEY + 0.22, line, f"and {len(groups) - _MOST_GROUPS} less sensitive", fontsize=8, va="center",
             color=_SOFT,
         )  # fmt: skip
 
@@ -211,7 +214,7 @@ def _entry(axes: "Axes", line: float, name: str, kl: float) -> float:
 
 
 def _layer_names(layers: Sequence[Row]) -> list[str]:
-    """The module of each, with its role or operator, and the node where that leaves two the same."""
+    """The module of each with its role or operator, and with its node where two would have the same name."""
     kinds = [(row["module"], row["role"] or row["operator"]) for row in layers]
     return [
         f"{row['module'] or row['node']} ({kind}{' ' + row['node'] if kinds.count((module, kind)) > 1 else ''})"
@@ -220,7 +223,7 @@ def _layer_names(layers: Sequence[Row]) -> list[str]:
 
 
 def shorten(text: str, longest: int) -> str:
-    """The end of a name that is too long, from a dot on where one is near: the end is where names differ."""
+    """A name that is too long, without its beginning, because names differ at their end; cut at a dot where one is near."""
     if len(text) <= longest:
         return text
     end = text[len(text) - longest + 1 :]

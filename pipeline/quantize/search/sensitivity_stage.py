@@ -1,4 +1,4 @@
-"""Sensitivity: each layer, and each group of layers, quantized alone on the FP32 graph, its logits against FP32's."""
+"""The sensitivity stage: each layer, and each group of layers, is quantized alone, and its logits compared with FP32's."""
 
 import json
 import tempfile
@@ -20,7 +20,7 @@ from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata
 from export.quantize.int8 import Quantized, QuantizeOptions, activations, find_ranges, leave_out_faint, write_quantized
 from pipeline.artifact import Artifact
-from pipeline.console.figures import MISSING
+from pipeline.console.figures import MISSING, counted
 from pipeline.console.progress import track
 from pipeline.quantize.graphs import quantize_options
 from pipeline.quantize.search.sensitivity_picture import draw_sensitivity
@@ -34,16 +34,17 @@ SHOWN = 5  # groups in the summary
 
 @dataclass(frozen=True)
 class Trial:
-    """One measurement: what is quantized together."""
+    """One measurement: the layers that are quantized together."""
 
     name: Name
     decisions: tuple[Decision, ...]
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `sensitivity.json` and `sensitivity.png`; goes on from the rows of an interrupted run of the same inputs.
+    """Write `sensitivity.json` and `sensitivity.png`.
 
-    Rows that a finished run of the same inputs left in `../sensitivity` are taken over as well.
+    Measurements of the same inputs are reused: those of an interrupted run in `folder`, and those of a finished run in
+    `../sensitivity`.
     """
     proto = onnx.load(inputs["export"].path("fp32.onnx"))
     spec, _ = read_metadata(proto)
@@ -51,7 +52,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     ranges_key, rows_key = _keys(recipe, inputs)
     earlier = [folder.parent / "sensitivity"]
     if recipe.quantize.method == "smoothquant":
-        print("           method smoothquant: sensitivity is that of the graph without smoothing, with method max")
+        print("           method smoothquant: sensitivity is measured on the graph without smoothing, with method max")
     found = _find_ranges(proto, calibration, quantize_options(recipe.quantize), [folder, *earlier], ranges_key)
     images = calibration.spread(recipe.sensitivity.images).images
     with Rows(folder, rows_key, earlier) as rows:
@@ -64,36 +65,35 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 
 
 def _keys(recipe: Recipe, inputs: Mapping[str, Artifact]) -> tuple[str, str]:
-    """What ranges depend on, and what rows depend on."""
+    """The keys of stored ranges and stored rows: hashes of everything that each depends on."""
     options = quantize_options(recipe.quantize)
     ranges = fingerprint({
         "graph": inputs["export"].outputs["fp32.onnx"], "method": options.method, "percentile": options.percentile,
         "calibration": inputs["calibrate"].outputs["calibration.npz"],
     })  # fmt: skip
-    rows: dict[str, Any] = {
+    rows = fingerprint({
         "ranges": ranges, "weight_bits": options.weight_bits, "images": recipe.sensitivity.images,
         "onnxruntime": onnxruntime_backend.version(),
-    }  # fmt: skip
-    if options.weight_bits < 8:
-        rows["weight_ranges"] = "least squares"  # rows from before they were are of other graphs
-    return ranges, fingerprint(rows)
+    })  # fmt: skip
+    return ranges, rows
 
 
 def _find_ranges(
     proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, folders: Sequence[Path], key: str
 ) -> Quantized:
-    """Every product and residual sum with the ranges of its activations, stored in the first folder for the next try."""
+    """Every product and residual sum with the ranges of its activations, which are read from `folders` or measured, and
+    stored in the first of them for the next run."""
     decisions = [alone(decision.layer) for decision in decide(read_layers(proto), "full")]
     ranges = read_ranges(folders, key)
     if ranges is None:
-        print(f"           ranges of activations on {len(calibration)} images", flush=True)
+        print(f"           ranges of activations on {counted(len(calibration), 'image')}", flush=True)
         ranges = find_ranges(proto, decisions, calibration, options, track).ranges
     write_ranges(folders[0], key, ranges)
     return leave_out_faint(decisions, activations(proto, decisions), ranges)
 
 
 def _trials(found: Quantized) -> list[Trial]:
-    """Each layer, then each group of more than one."""
+    """Each layer, then each group of more than one layer."""
     quantized = [decision for decision in found.decisions if decision.int8]
     layers = [Trial(("layer", decision.layer.name), (decision,)) for decision in quantized]
     groups = [
@@ -103,17 +103,17 @@ def _trials(found: Quantized) -> list[Trial]:
 
 
 def _measure(proto: onnx.ModelProto, found: Quantized, images: Image, recipe: Recipe, rows: Rows) -> None:
-    """Add what is missing to `rows`."""
+    """Measure what `rows` does not have yet and add it."""
     trials = _trials(found)
     missing = [trial for trial in trials if trial.name not in rows.effects]
     if len(missing) < len(trials):
-        print(f"           {len(trials) - len(missing)} of {len(trials)} measurements are there from an earlier run")
+        print(f"           {len(trials) - len(missing)} of {len(trials)} measurements are reused from an earlier run")
     if not missing:
         return
     threads = recipe.benchmark.threads
     reference = compute_logits(proto, images, threads)
     if not np.isfinite(reference).all():
-        raise RuntimeError("the FP32 network's logits on calibration images are NaN or Inf: nothing to compare with")
+        raise RuntimeError("the FP32 network's logits on calibration images have NaN or Inf: nothing to compare with")
     for trial in track(missing, "layers and groups, each quantized alone"):
         quantized = write_quantized(
             proto, replace(found, decisions=list(trial.decisions)), weight_bits=recipe.quantize.weight_bits
@@ -124,7 +124,8 @@ def _measure(proto: onnx.ModelProto, found: Quantized, images: Image, recipe: Re
 def compute_logits(proto: onnx.ModelProto, images: Image, threads: int) -> Logits:
     """Logits (images, classes) of the graph as written.
 
-    Optimised for a CPU without VNNI, INT8 products saturate in 16 bits, which would count as the layer's sensitivity.
+    Not optimised (`literal`): ONNX Runtime's INT8 kernels for a CPU without VNNI saturate in 16 bits, and that would count
+    as the layer's sensitivity.
     """
     logits: list[NDArray[np.float32]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -150,18 +151,18 @@ def _study(recipe: Recipe, images: int, found: Quantized, effects: Mapping[Name,
 
 
 def _print_summary(study: Mapping[str, Any]) -> None:
-    """The groups that cost most, the one that costs least, what could not be measured, and what comes next."""
+    """Print the most sensitive groups, the least sensitive one, what could not be measured, and the next command."""
     ranked = sorted(study["groups"], key=lambda row: -float(row["kl"]))
     most, least = ranked[:SHOWN], ranked[SHOWN:][-1:]
     width = max((len(_title(row)) for row in most + least), default=0)
     print(
-        f"           {len(study['layers'])} layers and {len(ranked)} groups, each quantized alone: KL divergence of the "
-        f"logits on {study['images']} images"
+        f"           {counted(len(study['layers']), 'layer')} and {counted(len(ranked), 'group')}, each quantized alone: "
+        f"KL divergence of the logits on {counted(study['images'], 'image')}"
     )
     for row in most:
         print(f"             {_title(row):<{width}}  {_numbers(row)}")
     for row in least:
-        print(f"           and the least sensitive of all:\n             {_title(row):<{width}}  {_numbers(row)}")
+        print(f"           and the least sensitive group:\n             {_title(row):<{width}}  {_numbers(row)}")
     for row in study["left_out"]:
         print(f"           left out: {row['module'] or row['node']}: {row['reason']}")
     for row in study["groups_left_out"]:

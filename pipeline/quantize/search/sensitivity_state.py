@@ -1,6 +1,6 @@
-"""What a sensitivity run leaves on disk as it goes, so that the next one goes on from there: ranges, and a row a measurement.
+"""What a sensitivity run writes while it runs, so that the next one can reuse it: ranges, and a row for each measurement.
 
-Everything carries a key, a hash of what it depends on; what has another key is not taken over.
+Both carry a key, a hash of everything that they depend on; those with another key are not reused.
 """
 
 import json
@@ -15,7 +15,7 @@ from calib.precision.sensitivity import Effect
 from export.quantize.ranges import Range
 
 RANGES, ROWS = "ranges.json", "rows.jsonl"
-Name = tuple[str, str]  # "layer" or "group", and which
+Name = tuple[str, str]  # "layer" or "group", and its name
 
 
 def read_ranges(folders: Sequence[Path], key: str) -> dict[str, Range] | None:
@@ -37,10 +37,11 @@ def write_ranges(folder: Path, key: str, ranges: dict[str, Range]) -> None:
 
 
 class Rows:
-    """The measurements so far, by name; each is in the file as soon as it is added. A context manager."""
+    """The measurements so far, by name; each is written to the file when it is added. A context manager."""
 
     def __init__(self, folder: Path, key: str, earlier: Sequence[Path] = ()):
-        """Go on in `folder` with what is there and in `earlier` folders; a torn last line and other keys are dropped."""
+        """Read the rows with this `key` in `earlier` folders and in `folder`, where new ones go. An incomplete last line is
+        dropped."""
         self._key = key
         self.effects: dict[Name, Effect] = {}
         for place in (*earlier, folder):
@@ -50,7 +51,7 @@ class Rows:
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, name: Name, effect: Effect) -> None:
-        """Keep one measurement, on disk too."""
+        """Add one measurement, to the file as well."""
         self._file.write(self._line(name, effect))
         self._file.flush()
         self.effects[name] = effect
@@ -79,7 +80,7 @@ def _read(path: Path, key: str) -> dict[Name, Effect]:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """None for a line that an interruption tore."""
+    """None for a line that an interruption left incomplete."""
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError:

@@ -1,4 +1,5 @@
-"""The stage of precision `auto`: the mix of INT8 and FP32 layers that is fastest within the gate, or best under a latency."""
+"""The search stage, for precision `auto`: find the fastest mix of INT8 and FP32 layers that holds the accuracy gate, or the
+most accurate one within a latency budget."""
 
 import json
 import math
@@ -21,33 +22,33 @@ from export.engines.engine import backend_module, backend_version
 from export.graph.layers import read_layers
 from export.quantize.int8 import find_ranges
 from export.runner import Unavailable
-from pipeline.artifact import Artifact
-from pipeline.console.figures import number, quantity
+from pipeline.artifact import Artifact, hash_of
+from pipeline.console.figures import counted, number, quantity
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
 from pipeline.measure.evaluate_stage import infer_in_chunks
 from pipeline.parts.quantize import QuantizePart, SearchPart
 from pipeline.quantize.graphs import quantize_options
-from pipeline.quantize.search.images import SearchSplit, draw_search_split, fingerprint_of
+from pipeline.quantize.search.images import SearchSplit, draw_search_split
 from pipeline.quantize.search.path import PathFile, Row, heading, line
 from pipeline.quantize.search.trials import Logits, Material, Trials, candidates, noise_floor
 from pipeline.recipe import Recipe, keys_of
 from pipeline.training.checkpoint import read_checkpoint
 
-READS = (  # of the recipe; of `build` only what `narrow` leaves
+READS = (  # parts of the recipe; of `build` only what `narrow` keeps
     "data", "quantize.method", "quantize.percentile", "quantize.weight_bits", "quantize.include", "quantize.exclude",
     "search", "gate", "build",
     "benchmark.threads", "benchmark.warmup", "benchmark.warmup_ms", "benchmark.rounds", "benchmark.calls",
 )  # fmt: skip
-MUCH_NOISE = 0.05  # of a ratio: more than most groups of layers save
+MUCH_NOISE = 0.05  # of a ratio: most groups of layers save less than this
 _INDENT = " " * 11
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
     """Write `search.json`, which names the layers of precision `auto`, and `path.jsonl`, a row for every mix tried.
 
-    An interrupted search goes on in the same `folder`. InputError where the backend is not here, where there are too few
-    images to decide on, and where no mix is within `search.budget_ms`.
+    An interrupted search resumes in the same `folder`. InputError where the backend does not run here, where there are too
+    few images to decide on, and where no mix is within `search.budget_ms`.
     """
     _check_backend(recipe.search.backend)
     material = _gather(recipe, inputs)
@@ -68,13 +69,13 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 
 
 def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """`READS` of a recipe's plain values: of `build`, only how the first engine of the search's backend is built."""
+    """Reduce `build` in a recipe's `parts` to how the first engine of the search's backend is built."""
     built = [part for part in parts["build"] if part["backend"] == parts["search"]["backend"]][:1]
     return {**parts, "build": [keys_of(part, ("backend", "batch_sizes", "options")) for part in built]}
 
 
 def _check_backend(wanted: str) -> None:
-    """InputError where this machine cannot build and run engines of the backend, with those that it can."""
+    """InputError, with the backends that work, where this machine cannot build and run engines of the `wanted` one."""
     backends = get_args(SearchPart.model_fields["backend"].annotation)
     reasons: dict[str, str] = {}
     for backend in backends:
@@ -91,7 +92,7 @@ def _check_backend(wanted: str) -> None:
 
 
 def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
-    """The graph, its candidates with their ranges, the search split and FP32's answers on it."""
+    """The FP32 graph, its candidate layers with their ranges, the search split, and FP32's logits on it."""
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
     calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
@@ -110,7 +111,7 @@ def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
 
 
 def candidate_decisions(layers: list[Layer], part: QuantizePart) -> list[Decision]:
-    """What the policies weights, +attention and +residual quantize of each layer, with the recipe's include and exclude."""
+    """For each layer, what the policies weights, +attention and +residual quantize, with the recipe's include and exclude."""
     weights = decide(layers, "weights", part.include, part.exclude)
     more: tuple[PolicyName, ...] = ("+attention", "+residual")
     return candidates(weights, *(_decide_more(layers, policy, part, weights) for policy in more))
@@ -119,9 +120,9 @@ def candidate_decisions(layers: list[Layer], part: QuantizePart) -> list[Decisio
 def _decide_more(
     layers: list[Layer], policy: PolicyName, part: QuantizePart, weights: list[Decision]
 ) -> list[Decision]:  # fmt: skip
-    """A policy that names layers which the network has not is a mistake in a recipe; here it only adds no candidates.
+    """The decisions of `policy`; where the network has no layers of its kind, `weights`, which add no candidates.
 
-    Wrong patterns have been found out by deciding on `weights` before.
+    In a recipe such a policy is an InputError, and so is a wrong include or exclude: that was raised for `weights` before.
     """
     try:
         return decide(layers, policy, part.include, part.exclude)
@@ -135,7 +136,7 @@ def _infer_fp32(recipe: Recipe, source: Path, split: SearchSplit) -> Logits:
 
 
 def _check_images(fp32: Logits, split: SearchSplit, limits: Limits) -> None:
-    """InputError where so few images could not tell that the gate holds, however good a mix is."""
+    """InputError where there are too few images to show that the gate holds, even for a mix as good as FP32."""
     needed = images_needed(compare(fp32, fp32, split.labels), limits)
     if needed is None or needed > len(split.labels):
         raise InputError(
@@ -147,9 +148,9 @@ def _check_images(fp32: Logits, split: SearchSplit, limits: Limits) -> None:
 
 
 def _units(material: Material, sensitivity: Artifact) -> list[Unit]:
-    """The candidates with group and KL from the sensitivity stage.
+    """The candidate layers with their group and KL divergence from the sensitivity stage.
 
-    A layer that it did not measure counts as the most sensitive of all: it is the first to be returned to FP32.
+    A layer that it did not measure counts as the most sensitive of all: it goes back to FP32 first.
     """
     rows = json.loads(sensitivity.path("sensitivity.json").read_text(encoding="utf-8"))["layers"]
     known = {row["node"]: row for row in rows}
@@ -164,16 +165,18 @@ def _units(material: Material, sensitivity: Artifact) -> list[Unit]:
 
 
 def _settings(recipe: Recipe, inputs: Mapping[str, Artifact], split: SearchSplit) -> str:
-    """Hash of all that a row depends on; where the images lie is none of it, what they are is."""
+    """Hash of everything that a row depends on: of the images their content, not their place."""
     files = {"export": "fp32.onnx", "calibrate": "calibration.npz", "sensitivity": "sensitivity.json"}
     read = narrow(keys_of(recipe.model_dump(mode="json"), READS))
-    parts = json.dumps({name: part for name, part in read.items() if name != "data"}, sort_keys=True)
-    hashes = [inputs[stage].outputs[name] for stage, name in files.items()]
-    return fingerprint_of(parts, *hashes, split.fingerprint, str(backend_version(recipe.search.backend)))
+    return hash_of({
+        "recipe": {name: part for name, part in read.items() if name != "data"},
+        "inputs": [inputs[stage].outputs[name] for stage, name in files.items()],
+        "images": split.fingerprint, "backend": backend_version(recipe.search.backend),
+    })  # fmt: skip
 
 
 def _search(recipe: Recipe, units: list[Unit], trials: Trials, path: PathFile) -> tuple[Outcome, list[Row]]:
-    """Run the algorithm; rows in the order in which it asked for them, finished before or now."""
+    """Run the algorithm. The rows are in the order in which it asked for them, whether tried now or read from `path`."""
     rows: list[Row] = []
 
     def evaluate(names: frozenset[str], label: str) -> Trial:
@@ -198,12 +201,13 @@ def _say_start(recipe: Recipe, material: Material, units: list[Unit], kept: int)
         goal = f"the most accurate mix under {recipe.search.budget_ms:g} ms"
     limits = material.limits
     print(
-        f"{_INDENT}{goal} on {recipe.search.backend}: {len(units)} layers in "
-        f"{len({unit.group for unit in units})} groups may be INT8; {len(material.split.labels)} training images decide, "
-        f"{limits.max_drop_pp:g} points may be lost and the gate ({limits.min_relative_top1:g}) must hold with 95 %"
+        f"{_INDENT}{goal} on {recipe.search.backend}: {counted(len(units), 'layer')} in "
+        f"{counted(len({unit.group for unit in units}), 'group')} may be INT8. On "
+        f"{counted(len(material.split.labels), 'training image')} top-1 may drop by {limits.max_drop_pp:g} points, and the "
+        f"gate ({limits.min_relative_top1:g} of FP32's) must hold with 95 % confidence"
     )
     if kept:
-        print(f"{_INDENT}{kept} trials of an interrupted search are kept")
+        print(f"{_INDENT}reused from an interrupted search: {counted(kept, 'trial')}")
     print(f"{_INDENT}{heading()}")
 
 
@@ -240,14 +244,16 @@ def _groups(units: list[Unit], chosen: frozenset[str]) -> list[dict[str, Any]]:
 
 
 def _conclusion(recipe: Recipe, units: list[Unit], outcome: Outcome, chosen: Row, rows: list[Row]) -> str:
-    """The result in a sentence or three."""
+    """The result in one to three sentences."""
     backend, fp32 = recipe.search.backend, rows[0]
     noise = noise_floor(fp32)
     end = "" if noise <= MUCH_NOISE else (
-        f" The clock is unsure here: FP32 beside itself differs by {100 * noise:.0f} %, and no smaller gain was seen; "
-        "run it again on an idle machine or with more benchmark.rounds."
+        f" Timing is noisy on this machine: FP32 measured twice differs by {100 * noise:.0f} %, so smaller gains cannot be "
+        "seen; run it again on an idle machine or with more benchmark.rounds."
     )  # fmt: skip
-    end += "" if outcome.complete else f" The search ended at its {len(rows)} trials; there may be better."
+    end += (
+        "" if outcome.complete else f" The search ended after {counted(len(rows), 'trial')}; there may be a better mix."
+    )
     if not chosen.nodes:
         if recipe.search.budget_ms is not None:
             return f"FP32 takes {quantity(fp32.latency_ms)} ms on {backend}, which is within the budget: auto is FP32."
@@ -260,6 +266,6 @@ def _conclusion(recipe: Recipe, units: list[Unit], outcome: Outcome, chosen: Row
     warning = f" It does not hold the limits: {chosen.refused}." if chosen.refused else ""
     return (
         f"auto has {len(chosen.nodes)} of {len(units)} layers in INT8: {1 / chosen.ratio:.2f} × the speed of FP32 on "
-        f"{backend} ({quantity(chosen.latency_ms)} ms), {number(chosen.drop_pp)} points of top-1 lost and "
-        f"{number(chosen.agreement, 1)} % of the answers the same on the search images.{warning}{end}"
+        f"{backend} ({quantity(chosen.latency_ms)} ms), {number(chosen.drop_pp)} points less top-1 than FP32 and the same "
+        f"answer on {number(chosen.agreement, 1)} % of the search images.{warning}{end}"
     )

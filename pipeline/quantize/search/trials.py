@@ -1,4 +1,4 @@
-"""Try one mix of INT8 and FP32 layers: its graph, its engine, the engine's accuracy on the search split, its latency."""
+"""Try one mix of INT8 and FP32 layers: build its engine, and measure its accuracy on the search split and its latency."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,25 +23,29 @@ from export.engines.tensorrt.options import BuildOptions
 from export.graph.layers import count_precisions
 from export.quantize.int8 import Quantized, write_quantized
 from export.runner import Runner
+from pipeline.console.figures import one_line
 from pipeline.measure.benchmark_stage import measure
 from pipeline.measure.evaluate_stage import infer_in_chunks
 from pipeline.quantize.search.images import SearchSplit
 from pipeline.quantize.search.path import Row
 from pipeline.recipe import Recipe
 
-SCREEN_IMAGES = 64  # on which ONNX Runtime tells a hopeless graph before an engine is built
-SECONDS = 8.0  # of timed calls for one latency, unless benchmark.rounds and calls are done earlier
-LEAST_NOISE = 0.005  # of a ratio: no clock and no machine is better
+SCREEN_IMAGES = (
+    64  # images on which ONNX Runtime runs a graph, so that no engine is built of one that is clearly too bad
+)
+SECONDS = 8.0  # of timed calls for one latency, or fewer where benchmark.rounds and calls take less
+LEAST_NOISE = 0.005  # of a ratio: smaller differences cannot be measured on any machine
 _LEAST_CALLS = 3
-_ERROR_OF_MEDIAN = 1.2533  # the standard error of a median over that of a mean, for a normal distribution
-_STD_OF_MAD = 1.4826
+_ERROR_OF_MEDIAN = 1.2533  # standard error of the median over that of the mean, for a normal distribution
+_STD_OF_MAD = 1.4826  # standard deviation over the median absolute deviation, for a normal distribution
 
 Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What every trial needs. `found` has the decision of each candidate; `fp32` are ONNX Runtime's logits of `source`."""
+    """What every trial needs. `found` has the decision for each candidate layer, `fp32` are ONNX Runtime's logits of
+    `source`, the FP32 graph."""
 
     source: Path
     proto: onnx.ModelProto
@@ -55,7 +59,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Timing:
-    """The median of a batch of 1 in milliseconds, its ratio to FP32 beside it, and twice the ratio's standard error."""
+    """The median latency at batch 1, its ratio to FP32's (the two take turns), and twice the ratio's standard error."""
 
     latency_ms: float
     ratio: float
@@ -63,7 +67,7 @@ class Timing:
 
 
 class Trials:
-    """A context manager: keeps FP32's engine loaded beside those that are tried."""
+    """Tries mixes, with FP32's engine loaded beside them. A context manager."""
 
     def __init__(self, recipe: Recipe, material: Material, folder: Path):
         self._recipe, self._material, self._folder = recipe, material, folder
@@ -81,11 +85,14 @@ class Trials:
         self._stack.close()
 
     def know_noise(self, row: Row) -> None:
-        """No ratio is surer than that of FP32 to itself, which `row` holds."""
+        """Give every later ratio at least the noise in the ratio of FP32 to itself, which is FP32's `row`."""
         self._floor = noise_floor(row)
 
     def fp32_row(self) -> Row:
-        """FP32 on the backend, against ONNX Runtime's FP32 and against itself. RuntimeError if it is another network."""
+        """FP32 on the backend, compared with ONNX Runtime's FP32, and timed against a second copy of itself.
+
+        RuntimeError where its accuracy is not ONNX Runtime's.
+        """
         runner, sidecar = self._open_fp32()
         found = self._compare(runner, sidecar)
         refused = refusal(found, self._material.limits)
@@ -106,11 +113,11 @@ class Trials:
         onnx.save(graph, path)
         out = self._screen(path)
         if out is not None and (reason := hopeless(out, self._material.limits)):
-            return self._row(label, names, products, None, out, None, f"{reason}, in ONNX Runtime already")
+            return self._row(label, names, products, None, out, None, f"{reason}, already in ONNX Runtime")
         try:
             sidecar = self._build(path, "mix")
-        except (RuntimeError, InputError) as error:  # a builder that refuses the graph: the search goes on without it
-            reason = f"no engine: {' '.join(str(error).split())}"
+        except (RuntimeError, InputError) as error:  # a builder that refuses the graph: the search continues without it
+            reason = f"no engine: {one_line(str(error))}"
             return self._row(label, names, products, None, None, None, reason)
         fp32, _ = self._open_fp32()
         _, runner = self._load(self._folder / "mix")
@@ -141,9 +148,10 @@ class Trials:
         )
 
     def _screen(self, path: Path) -> Comparison | None:
-        """The graph computed as written on a few images; None where the backend is ONNX Runtime itself.
+        """Accuracy of the graph, computed as written by ONNX Runtime, on a few images.
 
-        None, too, with a latency to meet: there, the least bad must be found even where all are bad.
+        None where the backend is ONNX Runtime itself, and where there is a latency budget: then the best mix must be found
+        even if none holds the limits.
         """
         if self._recipe.search.backend == "onnxruntime" or self._recipe.search.budget_ms is not None:
             return None
@@ -180,14 +188,14 @@ class Trials:
         return load_engine(folder, self._recipe.benchmark.threads)
 
     def _time(self, runner: Runner, fp32: Runner) -> Timing:
-        """Both engines in turns, as the benchmark stage does, in fewer calls where they take long."""
+        """Time both engines in turns, as the benchmark stage does, with fewer calls where they are slow."""
         part, image = self._recipe.benchmark, self._material.split.images[:1]
         pair: Mapping[str, Runner] = {"fp32": fp32, "mix": runner}
         limits = dict.fromkeys(pair)
         first = part.model_copy(update={"batch_sizes": (1,), "rounds": 1, "calls": _LEAST_CALLS})
         quick = sum(float(np.median(times[1])) for times in measure(pair, image, first, limits).values())
         calls = max(_LEAST_CALLS, min(part.calls, int(SECONDS / (part.rounds * quick))))
-        mode = part.model_copy(update={"batch_sizes": (1,), "calls": calls, "warmup_ms": 0})  # they are warm
+        mode = part.model_copy(update={"batch_sizes": (1,), "calls": calls, "warmup_ms": 0})  # both are warm already
         seconds = measure(pair, image, mode, limits)
         return timing(seconds["mix"][1], seconds["fp32"][1], part.rounds)
 
@@ -202,13 +210,13 @@ def timing(ours: list[float], fp32: list[float], rounds: int) -> Timing:
 
 
 def noise_floor(fp32: Row) -> float:
-    """What the machine adds to a ratio, from the row of FP32 beside a copy of itself."""
+    """The noise that this machine adds to a ratio, from FP32's row, where FP32 was timed against a copy of itself."""
     assert fp32.ratio is not None and not fp32.nodes
     return max(LEAST_NOISE, abs(fp32.ratio - 1), fp32.noise)
 
 
 def candidates(weights: list[Decision], *others: list[Decision]) -> list[Decision]:
-    """Each layer's decision of the first policy that quantizes it."""
+    """For each layer, the decision of the first policy that quantizes it."""
     merged = list(weights)
     for decisions in others:
         merged = [new if new.int8 and not old.int8 else old for old, new in zip(merged, decisions, strict=True)]

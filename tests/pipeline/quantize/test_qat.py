@@ -32,12 +32,13 @@ from export.quantize.qdq import fp16_scale, insert_qdq
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.quantize import qat_stage
-from pipeline.quantize.qat_stage import make_student, normalised, read_ranges
+from pipeline.quantize.qat_ranges import read_ranges
+from pipeline.quantize.qat_stage import make_student, normalised
 from pipeline.quantize.qat_training import DistillingTrainer, Trained, distillation_loss, train_student
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
-from pipeline.training.train import train
+from pipeline.training.stage import train
 from pipeline.training.weights import build_model
 
 pytestmark = pytest.mark.slow
