@@ -1,5 +1,5 @@
-"""Feature maps of FP32 beside an engine's, and what each block's channels do to its INT8 scales.
+"""Feature maps of FP32 beside an engine's, and how each block's channels set its INT8 scale.
 
-In: the calibration set, the graphs and the engine.
+In: the FP32 and the quantized graph, the calibration set, and an evaluation image.
 Out: `channels.json`, `features.png` and `attention.png`.
 """

@@ -10,23 +10,23 @@ import numpy as np
 
 from calib.precision.channels import Array
 from calib.preprocess import Image
-from pipeline.console.figures import MISSING
+from pipeline.console.figures import MISSING, counted
 from pipeline.visualize.summary import graph_text, snr_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; the letter says it too.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and a letter beside.
 MARKS = {"exploding": ("E", "#D55E00"), "dead": ("D", "#0072B2")}
 _DPI = 160
-_WIDTH = 10.0  # inches, as all lengths here: a page's width
+_WIDTH = 10.0  # of the page, in inches, like every length here
 _MARGIN, _LABEL, _GAP, _NUMBERS, _HEAD = 0.15, 1.75, 0.2, 1.3, 1.75
-_PER_LINE, _BETWEEN = 16, 0.05  # maps side by side, of all groups together; the space between two
+_PER_LINE, _BETWEEN = 16, 0.05  # maps in a line, of all groups together, and the space between two maps
 _SOFT, _RULE = "#5A6472", "#DFE3E8"
 
 
 class Page:
-    """A white page, lengths in inches and y down from the top: pixels are pasted, then frames and text drawn over them."""
+    """A white page, in inches, y measured from the top. Pixels are pasted first; frames and text are drawn over them."""
 
     def __init__(self, height: float):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,14 +42,15 @@ class Page:
         self.axes.axis("off")
 
     def paste(self, pixels: Image, corner: tuple[float, float], side: float) -> None:
-        """Put `pixels` (rows, columns, 3), each a rectangle, into a square."""
+        """Enlarge `pixels` (rows, columns, 3) to a square of `side` without smoothing, and paste it with its top left corner
+        at `corner`."""
         left, top, size = round(corner[0] * _DPI), round(corner[1] * _DPI), round(side * _DPI)
         rows, columns = (np.arange(size) * count // size for count in pixels.shape[:2])
         self._pixels[top : top + size, left : left + size] = pixels[np.ix_(rows, columns)]
 
     def png(self) -> bytes:
         """The finished page."""
-        self._figure.figimage(self._pixels, origin="upper", zorder=-1)  # pixel by pixel; imshow would resample it
+        self._figure.figimage(self._pixels, origin="upper", zorder=-1)  # pixel by pixel; imshow would resample
         buffer = io.BytesIO()
         self._figure.savefig(buffer, format="png", dpi=_DPI)
         return buffer.getvalue()
@@ -57,7 +58,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Picture:
-    """One block's maps of one image, (shown channels, rows, columns): FP32's and the engine's, None where it did not run."""
+    """One block's maps of one image, (shown channels, rows, columns): FP32's, and the engine's or None where there are none."""
 
     reference: Array
     engine: Array | None
@@ -65,7 +66,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class _Grid:
-    """How maps are laid out: one group of FP32's, and one of the engine's where it ran."""
+    """The layout of the maps: one group for FP32, and one for the engine where it ran."""
 
     groups: int
 
@@ -75,7 +76,7 @@ class _Grid:
 
     @property
     def cell(self) -> float:
-        """Side of a map."""
+        """Side length of a map."""
         room = _WIDTH - 2 * _MARGIN - _LABEL - _NUMBERS - 2 * _GAP
         return room / _PER_LINE - _BETWEEN
 
@@ -84,13 +85,13 @@ class _Grid:
         return _MARGIN + _LABEL + group * (self.per_line * (self.cell + _BETWEEN) + _GAP)
 
     def corner(self, group: int, index: int, top: float) -> tuple[float, float]:
-        """Upper left corner of a group's map."""
+        """Upper left corner of map `index` of a group."""
         line, column = divmod(index, self.per_line)
         step = self.cell + _BETWEEN
         return self.left(group) + column * step, top + line * step
 
     def height(self, block: dict[str, Any]) -> float:
-        """Of a block's row; not less than its text needs."""
+        """Height of a block's row, enough for its text."""
         lines = math.ceil(len(block["shown"]) / self.per_line)
         text = 0.45 + 0.17 * (_broken(block["name"]).count("\n") + 1)
         return max(lines * (self.cell + _BETWEEN), text) + 0.22
@@ -117,7 +118,7 @@ def draw_features(summary: dict[str, Any], pictures: Sequence[Picture], image: I
 
 
 def _draw_head(page: Page, summary: dict[str, Any], image: Image, grid: _Grid) -> None:
-    """The image, what is shown, what the marks mean, and a heading for each group of maps."""
+    """The image, a description, the meaning of the marks, and a heading for each group of maps."""
     axes = page.axes
     page.paste(image, (_MARGIN, 0.15), 1.25)
     left, alone = grid.left(0), grid.groups == 1
@@ -126,7 +127,7 @@ def _draw_head(page: Page, summary: dict[str, Any], image: Image, grid: _Grid) -
     beside = f"FP32 alone: {summary['engine']} did not run here" if alone else f"FP32 beside {summary['engine']}"
     lines = [
         f"{beside}. Evaluation image {shown['index']}, class {shown['class']}; "
-        f"statistics of {summary['images']} calibration images.",
+        f"statistics of {counted(summary['images'], 'calibration image')}.",
         f"A map's greys run from its smallest to its largest FP32 value{'' if alone else ', in both columns'}. "
         "Levels: see docs/visualize.md.",
     ]
@@ -149,7 +150,8 @@ def _draw_text(axes: "Axes", top: float, block: dict[str, Any]) -> None:
     name = _broken(block["name"])
     axes.text(_MARGIN, top, name, fontsize=9, va="top", weight="bold", parse_math=False, linespacing=1.1)
     shape = " × ".join(map(str, block["shape"]))
-    counts = f"{shape}\n{len(block['dead'])} dead, {len(block['exploding'])} exploding\nof {block['channels']} channels"
+    channels = counted(block["channels"], "channel")
+    counts = f"{shape}\n{len(block['dead'])} dead, {len(block['exploding'])} exploding\nof {channels}"
     below = top + 0.155 * (name.count("\n") + 1)
     axes.text(_MARGIN, below, counts, fontsize=8, va="top", color=_SOFT, linespacing=1.25)
 
@@ -184,7 +186,7 @@ def _draw_numbers(axes: "Axes", top: float, block: dict[str, Any], compared: boo
 def _draw_maps(
     page: Page, grid: _Grid, group: int, top: float, block: dict[str, Any], reference: Array, maps: Array
 ) -> None:
-    """One group of maps, on the grey scale of their FP32 maps, marked ones framed."""
+    """One group of maps, each on the grey scale of its FP32 map; dead and exploding channels get a coloured frame."""
     for index, channel in enumerate(block["shown"]):
         corner = grid.corner(group, index, top)
         page.paste(_grey(maps[index], reference[index]), corner, grid.cell)
@@ -204,7 +206,7 @@ def _grey(values: Array, reference: Array) -> Image:
 
 
 def _frame(axes: "Axes", corner: tuple[float, float], side: float, colour: str, letter: str) -> None:
-    """A thin frame, or for a letter a thick one with the letter in its corner."""
+    """A thin frame, or with a `letter` a thick one that has it in its corner."""
     from matplotlib.patches import Rectangle
 
     width = 2.2 if letter else 0.8
@@ -217,7 +219,7 @@ def _frame(axes: "Axes", corner: tuple[float, float], side: float, colour: str, 
 
 
 def draw_attention(summary: dict[str, Any], attention: Sequence[Array], image: Image) -> bytes:
-    """PNG bytes, 1600 pixels wide: for each tokenizer of `summary`, where its tokens look; maps are (tokens, side, side)."""
+    """PNG bytes, 1600 pixels wide: the attention of each tokenizer in `summary`, a map (side, side) for each of its tokens."""
     per_line, head = 8, 0.95
     step = (_WIDTH - 2 * _MARGIN - _LABEL) / per_line
     heights = [math.ceil(len(maps) / per_line) * step + 0.2 for maps in attention]
@@ -228,7 +230,7 @@ def draw_attention(summary: dict[str, Any], attention: Sequence[Array], image: I
         page.axes.plot((_MARGIN, _WIDTH - _MARGIN), (top - 0.1, top - 0.1), color=_RULE, linewidth=0.8)
         name = _broken(entry["name"])
         page.axes.text(_MARGIN, top, name, fontsize=9, va="top", weight="bold", parse_math=False)
-        note = f"{entry['tokens']} tokens\nover {entry['side']} × {entry['side']}"
+        note = f"{counted(entry['tokens'], 'token')}\nover {entry['side']} × {entry['side']}"
         page.axes.text(_MARGIN, top + 0.17 * (name.count("\n") + 1), note, fontsize=8, va="top", color=_SOFT)
         for index, weights in enumerate(maps):
             line, column = divmod(index, per_line)
@@ -250,7 +252,7 @@ def _draw_attention_head(axes: "Axes", summary: dict[str, Any]) -> None:
 
 
 def _overlay(image: Image, weights: Array) -> Image:
-    """The image in grey, darkened where a token does not look and tinted where it does, (H, W, 3)."""
+    """The image in grey, dark where a token's attention is small and tinted where it is large, (H, W, 3)."""
     from matplotlib import colormaps
 
     height, width = image.shape[:2]

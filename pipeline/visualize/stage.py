@@ -1,6 +1,7 @@
-"""Stage 7: figure 2 of the T2T-ViT paper (arXiv 2101.11986) for this run: feature maps of FP32 beside one engine's.
+"""The visualize stage: figure 2 of the T2T-ViT paper (arXiv 2101.11986) for this run, feature maps of FP32 beside an engine's.
 
-Works on the ONNX graphs, so for any network. Statistics are of calibration images; the picture shows an evaluation image.
+It reads the ONNX graphs, so it works for any network. Statistics are of calibration images; the picture shows one
+evaluation image.
 """
 
 import json
@@ -38,19 +39,20 @@ from export.graph.taps import Tap, TokenAttention, find_blocks, find_token_atten
 from export.onnx_export import INPUT, read_metadata
 from export.runner import Runner, Unavailable
 from pipeline.artifact import Artifact
+from pipeline.console.figures import one_line
 from pipeline.data.batches import evaluation_split
 from pipeline.recipe import Recipe, keys_of
 from pipeline.visualize.picture import Picture, draw_attention, draw_features
 from pipeline.visualize.summary import coarsest, describe_block, summarise_block
 
-BATCH = 8  # images at a time: bounds memory, since every block's output of a batch is held at once
+BATCH = 8  # images at a time; limits memory, because the outputs of all blocks for a batch are held at once
 
 Tensors = dict[str, Array]  # by the tap's name
 
 
 @dataclass(frozen=True)
 class TappedRunner:
-    """A runner of a tapped graph: `order` are its graph's outputs in order, `names` each tap's."""
+    """A runner of a tapped graph. `order` are the graph's outputs in order, `names` the output of each tap."""
 
     runner: Runner
     order: tuple[str, ...]
@@ -59,7 +61,7 @@ class TappedRunner:
     def infer(self, images: Image) -> Tensors:
         """Every tap's tensor (B, …) of `images` (B, H, W, 3), float32."""
         outputs = self.runner.infer({INPUT: images})
-        if set(outputs) != set(self.order):  # OpenVINO drops casts to float32 and then has two names for one tensor
+        if set(outputs) != set(self.order):  # OpenVINO removes casts to float32, which leaves two names for one tensor
             outputs = dict(zip(self.order, outputs.values(), strict=True))
         return {tap: outputs[name] for tap, name in self.names.items()}
 
@@ -76,7 +78,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     images = calibration.take(evenly_spaced(range(len(calibration)), part.images))
     found, skipped = find_blocks(proto)
     taps, attention = evenly_spaced(found, part.blocks), find_token_attention(proto)
-    del proto  # as large as the network: not needed while engines are built and run
+    del proto  # it is as large as the network, and not needed while engines are built and run
     with ExitStack() as stack:
         scratch = folder / "engine"
         scratch.mkdir()
@@ -84,7 +86,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         reference = _open_reference(source, taps, attention, scratch, threads, stack)
         engine, reason = _try_engine(recipe, inputs["quantize"], taps, scratch, spec, classes, stack)
         compared = [engine]
-        if engine and part.backend != "onnxruntime":  # tells a wrong engine from a lossy graph
+        if engine and part.backend != "onnxruntime":  # to tell a wrong engine from a graph that lost accuracy
             compared.append(
                 _open_reference(inputs["quantize"].path(f"{precision}.onnx"), taps, [], scratch, threads, stack)
             )
@@ -112,7 +114,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 
 
 def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a recipe's `build`, only the targets of TensorRT-RTX, and these only where its engine is the one looked into."""
+    """Reduce `build` in a recipe's `parts` to the targets of TensorRT-RTX, or drop it where `visualize` uses another backend."""
     kept = {name: part for name, part in parts.items() if name != "build"}
     if parts["visualize"]["backend"] != "tensorrt_rtx":
         return kept
@@ -125,7 +127,7 @@ def _load_picked(split: ImageSplit, index: int, spec: Preprocess) -> Image:
     if index >= len(split):
         raise InputError(
             "visualize.image is past the last evaluation image", got=index, allowed=f"0 to {len(split) - 1}",
-            next_step="edit visualize.image in the recipe",
+            next_step="change visualize.image in the recipe",
         )  # fmt: skip
     return load_batch([split.paths[index]], spec)
 
@@ -138,7 +140,7 @@ def _describe_image(split: ImageSplit, index: int) -> dict[str, Any]:
 def _open_reference(
     source: Path, taps: list[Tap], attention: list[TokenAttention], scratch: Path, threads: int, stack: ExitStack
 ) -> TappedRunner:
-    """A graph on ONNX Runtime, which is the reference everywhere."""
+    """A graph, tapped, on ONNX Runtime."""
     path = scratch / f"reference-{source.name}"
     names = write_tapped(source, path, [*taps, *(maps.tap for maps in attention)])
     return _tapped(stack.enter_context(onnxruntime_backend.load(path, threads)), path, names)
@@ -148,13 +150,13 @@ def _try_engine(
     recipe: Recipe, quantized: Artifact, taps: list[Tap], scratch: Path, spec: Preprocess, classes: list[str],
     stack: ExitStack,
 ) -> tuple[TappedRunner | None, str]:  # fmt: skip
-    """The engine beside FP32, or why there is none: FP32 alone still shows dead and exploding channels."""
+    """The engine to show beside FP32, or why there is none: then FP32 alone still shows dead and exploding channels."""
     name = f"{recipe.visualize.backend}-{recipe.visualized_precision()}"
     try:
         graph = quantized.path(f"{recipe.visualized_precision()}.onnx")
         return _open_engine(recipe, graph, taps, scratch, spec, classes, stack), ""
     except (Unavailable, RuntimeError, InputError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
         print(f"           {name} does not run here, so FP32 is shown alone: {reason}")
         return None, reason
 
@@ -167,10 +169,10 @@ def _open_engine(
     names = write_tapped(graph, path, taps)
     targets: list[str | None] = [None]
     if backend == "tensorrt_rtx":
-        tensorrt_rtx_backend.check_available_to_run()  # building works anywhere, and takes its time
+        tensorrt_rtx_backend.check_available_to_run()  # first, because building works on any machine and takes long
         targets = [target for part in recipe.build for target in part.targets]
     problem = Unavailable(f"build names no target for {backend}")
-    for target in targets:  # one of them may be this machine's
+    for target in targets:  # one of them may be this machine's GPU
         engine = EngineSpec(backend, recipe.visualized_precision(), target, (1, BATCH, BATCH))
         build_engine(engine, path, scratch / engine.name, spec, classes)
         try:
@@ -190,7 +192,7 @@ def _tapped(runner: Runner, path: Path, names: dict[str, str]) -> TappedRunner:
 def _measure(
     taps: list[Tap], reference: TappedRunner, compared: Sequence[TappedRunner | None], images: Image
 ) -> dict[str, list[ChannelMeasure]]:
-    """Every tap's channels over `images`, batch by batch: one measure against each of `compared`."""
+    """Measure every tap's channels over `images`, batch by batch, against each of `compared`."""
     meters = {tap.name: [ChannelMeter(_layout(tap)) for _ in compared] for tap in taps}
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
@@ -209,7 +211,7 @@ def _layout(tap: Tap) -> Layout:
 
 
 def _picture(tap: Tap, channels: list[int], reference: Tensors, engine: Tensors) -> Picture:
-    """The chosen channels' maps of the picked image, of FP32 and, where it has this tensor, of the engine."""
+    """The chosen channels' maps of the picked image, from FP32 and, where it has this tensor, from the engine."""
     layout = _layout(tap)
     ours = channel_maps(reference[tap.name], layout)[channels]
     theirs = channel_maps(engine[tap.name], layout)[channels] if tap.name in engine else None
@@ -226,7 +228,7 @@ def _attention_maps(maps: TokenAttention, tensors: Tensors) -> Array:
 def _say(summary: dict[str, Any], folder: Path) -> None:
     """Print the blocks with the coarsest scales, and the next command."""
     if not summary["blocks"]:
-        print("           no block of this network hands on maps: nothing to show")
+        print("           no block of this network has feature maps as output: nothing to show")
         return
     for block in coarsest(summary, 3):
         print(f"           {describe_block(block)}")

@@ -1,4 +1,4 @@
-"""channels.json: what was measured on every block, and how a block reads in one line (docs/visualize.md)."""
+"""channels.json: the measurements of every block, and a block in one line of text (docs/visualize.md)."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,16 @@ from pipeline.console.figures import MISSING
 if TYPE_CHECKING:
     from export.graph.taps import Tap
 
-MARGIN_DB = 6.0  # an engine with twice the error of its graph loses more than its precision explains
-NAMED = 8  # channels of a list that are named; where there are more, their number says so
+MARGIN_DB = 6.0  # twice the error: an engine this far below its graph loses more than its precision explains
+NAMED = 8  # most channels that a list names; the number of all is stored beside it
 
 
 def summarise_block(
     tap: "Tap", shown: list[int], measure: ChannelMeasure, graph: ChannelMeasure | None = None
 ) -> dict[str, Any]:
-    """One block of channels.json: `shown` are the channels of the picture, `measure` compares FP32 with the engine.
+    """One block of channels.json: `shown` are the channels in the picture, `measure` compares FP32 with the engine.
 
-    `graph` compares it with ONNX Runtime on the engine's graph; None where that is the engine, or none ran.
+    `graph` compares FP32 with ONNX Runtime on the engine's graph; None where the engine is ONNX Runtime or did not run.
     """
     layout = find_layout(tap.shape)
     assert layout is not None, "find_blocks gives only tensors with a layout"
@@ -45,7 +45,7 @@ def summarise_block(
 
 
 def _plain(value: Any) -> Any:
-    """Six significant digits, as JSON has them; lists for arrays, None stays."""
+    """A value for JSON, numbers to six significant digits: arrays become lists, None stays None."""
     if value is None:
         return None
     if isinstance(value, np.ndarray):
@@ -66,7 +66,7 @@ def coarsest(summary: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def describe_block(block: dict[str, Any]) -> str:
-    """One block with levels in a line: how many there are, which channels set the scale, and the SNR."""
+    """One block in a line: INT8 levels of the median channel, the channels that set the scale, and the SNR."""
     levels = f"{block['levels']:.3g} of 127 INT8 levels for the median channel"
     graph = graph_text(block)
     return f"{block['name']}: {levels}; {setters_text(block)}; SNR {snr_text(block)}" + (f" ({graph})" if graph else "")
@@ -82,13 +82,14 @@ def snr_text(block: dict[str, Any]) -> str:
 
 
 def graph_text(block: dict[str, Any]) -> str:
-    """`its graph: 31.2 dB`, where the engine's error is more than twice that of ONNX Runtime on the same graph; else ""."""
+    """`its graph: 31.2 dB` where the engine's error is more than twice ONNX Runtime's on the same graph; otherwise ""."""
     engine, graph = block["snr_db"], block["graph_snr_db"]
     return f"its graph: {graph:.1f} dB" if None not in (engine, graph) and engine < graph - MARGIN_DB else ""
 
 
 def setters_text(block: dict[str, Any]) -> str:
-    """`channels 3, 7 set the scale (40 levels without)`, or how many share it, all over half of the largest value."""
+    """`channels 3, 7 set the scale (40 levels without)`; or how many channels share it, where many reach half of the largest
+    value."""
     setters, count = block["scale_setters"], block["scale_setters_count"]
     if block["levels_without"] is None or count > len(setters):
         return f"{count} of {block['channels']} channels share the scale"

@@ -319,13 +319,15 @@ def test_a_network_without_maps(
     for name in ("fp32", "int8"):
         onnx.save(proto, graphs / f"{name}.onnx")
     found = visualize(image_root, inputs | {"quantize": artifact(graphs)}, tmp_path / "visualize")
-    assert found["blocks"] == [] and "no block of this network hands on maps" in capsys.readouterr().out
+    assert found["blocks"] == [] and "no block of this network has feature maps as output" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "visualize").iterdir()] == ["channels.json"]
     assert features_section(read_features(artifact(tmp_path / "visualize"))) is None
 
 
 def test_an_image_that_is_not_there(image_root: Path, inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)past the last evaluation image.*got: 30.*0 to 29.*edit visualize.image"):
+    with pytest.raises(
+        InputError, match=r"(?s)past the last evaluation image.*got: 30.*0 to 29.*change visualize.image"
+    ):
         visualize(image_root, inputs, tmp_path / "visualize", image=30)
 
 
