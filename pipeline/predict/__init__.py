@@ -1,5 +1,5 @@
-"""Predict classes with a run's engine: sources (images, videos, cameras) → engine → writers (text, JSON, CSV, pictures).
+"""Predict classes with an engine: sources (images, videos, cameras) → engine → writers (text, JSON, CSV, pictures).
 
-In: an engine with its sidecar, and sources.
-Out: a line, an object or an annotated picture for each image.
+In: a run, or an engine with its sidecar, and sources.
+Out: a line of text, a JSON object, a CSV row or an annotated picture for each image.
 """

@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 from calib.preprocess import Image
 from pipeline.predict.predict import Guess
 
-MIN_SIDE = 240  # pixels: smaller images are enlarged, or no text would fit
-_LINE = 0.075  # height of a line of text, of the image's height
+MIN_SIDE = 240  # pixels: smaller images are enlarged, because no text would fit
+_LINE = 0.075  # height of a line of text over the image's shorter side
 _INK, _PAPER = (255, 255, 255), (40, 40, 40)  # BGR
 
 
 def annotate(image: Image, top: tuple[Guess, ...]) -> NDArray[np.uint8]:
-    """A BGR copy (H + bar, W, 3) of an RGB image, enlarged if it is tiny, below a line of text for each of `top`."""
+    """A BGR copy (bar + H, W, 3) of an RGB image, enlarged if it is tiny, under a bar with a line of text for each of `top`."""
     import cv2
 
     factor = -(-MIN_SIDE // max(1, min(image.shape[:2])))  # rounded up

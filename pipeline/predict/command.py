@@ -1,4 +1,7 @@
-"""`t2t-edge predict`: from sources to lines, files and pictures; what is bad is told and skipped, ctrl-C ends clean."""
+"""`t2t-edge predict`: read sources, run the engine, write lines, files and pictures.
+
+An image or frame that cannot be read is reported on stderr and skipped. After ctrl-C everything that was written is whole.
+"""
 
 import argparse
 import io
@@ -20,9 +23,10 @@ from pipeline.predict.writers import AnnotatedCopies, CsvFile, JsonLines, TextLi
 
 
 class Interruption:
-    """Ctrl-C (or SIGTERM) while a prediction is awaited raises KeyboardInterrupt; while one is written it waits.
+    """A signal handler. Ctrl-C (or SIGTERM) raises KeyboardInterrupt only while the command waits for a prediction; while
+    one is written, the command ends after it.
 
-    So no line, row or picture is cut off, and a second ctrl-C does not stop files from being closed.
+    So no line, row or picture is cut off, and a second ctrl-C does not keep files from being closed.
     """
 
     def __init__(self) -> None:
@@ -36,7 +40,7 @@ class Interruption:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Install an Interruption for as long as the context lasts; a signal that is ignored stays so (nohup)."""
+    """Install an Interruption for the length of the context; a signal that is ignored (nohup) stays ignored."""
     interruption, before = Interruption(), {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,9 +55,9 @@ def interruptible() -> Iterator[Interruption]:
 
 @contextmanager
 def escaping_stdout() -> Iterator[None]:
-    """Bytes of a file's name that stdout cannot encode are printed as \\udc80 … \\udcff instead of ending the program."""
+    """Print characters of a file's name that stdout cannot encode as escapes (\\udc80), instead of ending with an error."""
     stdout = sys.stdout
-    if not isinstance(stdout, io.TextIOWrapper):  # replaced by whoever calls us
+    if not isinstance(stdout, io.TextIOWrapper):  # the caller has replaced it
         yield
         return
     before = stdout.errors
@@ -65,10 +69,10 @@ def escaping_stdout() -> Iterator[None]:
 
 
 def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, Expected]], program: str) -> int:
-    """Predict what `options` names; 0 where at least one image was predicted and nobody interrupted.
+    """Predict the sources in `options`; 0 where at least one image was predicted and there was no ctrl-C.
 
-    `find` gives the engine's folder and what is known of it, once the sources are known to be there; `program` is what
-    the next command begins with.
+    `find` returns the engine's folder and what its files must be; it is called after the sources are opened. `program` is
+    the beginning of the suggested next command.
     """
     with ExitStack() as stack:
         stack.enter_context(escaping_stdout())
@@ -119,7 +123,7 @@ def _write_all(
                     break
         seconds = time.monotonic() - started
         for writer in writers:
-            writer.close()  # before it is said that they are whole, and before ctrl-C counts again
+            writer.close()  # before the summary says that they are whole, and while ctrl-C cannot interrupt
     _summarise(options, predictor, predicted, skipped, seconds, program)
     if interruption.seen:
         print("interrupted: what was written is whole", file=sys.stderr)
@@ -127,7 +131,7 @@ def _write_all(
 
 
 def _next(stream: Iterator[Prediction], interruption: Interruption) -> Prediction | None:
-    """The next prediction; None at the end and after ctrl-C."""
+    """The next prediction; None at the end or after ctrl-C."""
     try:
         interruption.waiting = True
         return None if interruption.seen else next(stream, None)
@@ -140,7 +144,7 @@ def _next(stream: Iterator[Prediction], interruption: Interruption) -> Predictio
 def _summarise(
     options: argparse.Namespace, predictor: Predictor, predicted: int, skipped: int, seconds: float, program: str
 ) -> None:
-    """What was done, where it is and what comes next, on stderr: stdout is for predictions alone."""
+    """Print the numbers, the files written and the next command to stderr: stdout has only predictions."""
     rate = f" ({predicted / seconds:,.0f} a second)" if predicted and seconds > 0 else ""
     dropped = f", {predictor.dropped} dropped because the engine was busy" if predictor.dropped else ""
     print(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def add_predict_options(command: argparse.ArgumentParser) -> None:
-    """All but where the engine is; nothing is imported that a device does not have."""
+    """Add every option except where the engine is, which differs on a device."""
     command.add_argument(
         "paths", nargs="+", metavar="SOURCE",
         help="an image, a folder, a glob in quotes, a video, a camera's number (0; a file of that name: ./0), or a URL (rtsp://…)",
@@ -15,12 +15,16 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--top", type=int, default=1, metavar="K", help="the K likeliest classes; default: %(default)s"
     )
-    command.add_argument("--json", action="store_true", help="a JSON object a line on stdout instead of text")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="also write a table; an earlier one is replaced")
+    command.add_argument("--json", action="store_true", help="one JSON object per line on stdout instead of text")
+    command.add_argument(
+        "--csv", type=Path, metavar="FILE", help="also write a CSV table; an existing file is replaced"
+    )
     command.add_argument("--save", type=Path, metavar="FOLDER", help="also write annotated images and videos there")
     command.add_argument("--show", action="store_true", help="also show them in a window; q ends")
-    command.add_argument("--batch", type=int, metavar="N", help="images at a time; default: 8, of cameras and URLs 1")
     command.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="of an engine on a CPU; default: all cores"
+        "--batch", type=int, metavar="N", help="images at a time; default: 8, or 1 for cameras and URLs"
     )
-    command.add_argument("--workers", type=int, help="threads that decode and preprocess; default: one a core")
+    command.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="threads of an engine on a CPU; default: all cores"
+    )
+    command.add_argument("--workers", type=int, help="threads that decode and preprocess; default: one for each core")

@@ -25,7 +25,7 @@ from export.runner import INPUT, OUTPUT, Unavailable
 from pipeline.predict.sources import Frame, Source, open_sources, read_frame
 from pipeline.predict.stream import Pipeline
 
-BATCH = 8  # images at a time, unless a source is live: then 1, for the sake of latency
+BATCH = 8  # images at a time; 1 where a source is live, for low latency
 NOT_FINITE = "the engine gives NaN or Inf for it"
 
 
@@ -39,10 +39,10 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image or frame, best first; or why there are none.
+    """The likeliest classes of one image or frame, best first, or the `problem` for which there are none.
 
-    `frame` counts from 0 and `seconds` is the place in the video; both None for an image. `image` is the RGB original
-    (H, W, 3) where it was asked for, `target` what an annotated copy is called.
+    `frame` counts from 0 and `seconds` is the time in the video; both are None for an image. `image` is the RGB original
+    (H, W, 3) where it was asked for, `target` the name of an annotated copy.
     """
 
     source: str
@@ -60,7 +60,7 @@ class Prediction:
 
     @property
     def probability(self) -> float | None:
-        """Of the likeliest class, 0–1, None where there is a problem."""
+        """Probability of the likeliest class, 0–1, None where there is a problem."""
         return self.top[0].probability if self.top else None
 
     @property
@@ -71,19 +71,20 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A batch on its way: predictions yet without classes, and the good ones' preprocessed images (n, H, W, 3)."""
+    """A batch before inference: predictions without classes, and preprocessed images (n, H, W, 3) of those without a problem."""
 
     blank: list[Prediction]
     images: NDArray[np.uint8] | None
 
 
 class Predictor:
-    """An engine, ready to classify. One thread at a time; a context manager, where its memory is to be freed early.
+    """A loaded engine that classifies images. Use it from one thread at a time; as a context manager it frees the engine.
 
-    `folder` is a run (`runs/demo`), of which `engine` or the recommended one is taken, or the folder of an engine.
-    `expected` is what is known of an engine that is given by its folder; a run's report knows it of its own.
-    `threads` are the engine's on a CPU, `workers` decode and preprocess; both are the machine's cores by default.
-    InputError where there is no such engine, it did not pass the accuracy gate, or it cannot run on this machine.
+    `folder` is a run (`runs/demo`), whose engine `engine`, or else the recommended one, is loaded; or an engine's own
+    folder. `expected` is what the files of an engine given by its folder must be; for a run its report says that.
+    `threads` is for an engine on a CPU, `workers` is the number of threads that decode and preprocess; the default of both
+    is the number of cores. InputError where there is no such engine, it did not pass the accuracy gate, or it cannot run on
+    this machine.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Predictor:
                 "the engine cannot run on this machine", got=str(reason), next_step="t2t-edge doctor"
             ) from reason
         self.classes = self._sidecar.classes
-        self.dropped = 0  # frames of live sources that came while the engine was busy, in the latest stream
+        self.dropped = 0  # frames of live sources dropped in the latest stream, because the engine was busy
         self.preprocess = self._sidecar.preprocess_spec()
         self._top, self._batch, self._workers = top, batch, workers or cores
         most = self._sidecar.max_batch
@@ -130,24 +131,25 @@ class Predictor:
     def stream(self, *sources: str | os.PathLike[str]) -> Iterator[Prediction]:
         """Classify every image and frame of `sources` (see `pipeline.predict.sources.ALLOWED`) in order.
 
-        A bad one is a Prediction with a problem, and the rest go on. InputError, at once, for a source that is not there.
+        An image that cannot be read is a Prediction with a problem; the others follow. InputError, before the first image,
+        for a source that does not exist.
         """
         return self.stream_opened(open_sources(sources))
 
     def stream_opened(
         self, sources: Sequence[Source], *, keep_images: bool = False
     ) -> Generator[Prediction, None, None]:
-        """`stream` of what `open_sources` gave, which it closes; `keep_images` leaves the originals in the predictions."""
+        """`stream` for sources from `open_sources`, which it closes; `keep_images` keeps the originals in the predictions."""
         live = any(source.live for source in sources)
         pipeline = Pipeline(
             _frames(sources), self._batch_size(live), lambda frames: self._load(frames, keep_images), self._classify,
             workers=self._workers, may_drop=lambda frame: frame.live,
         )  # fmt: skip
-        with closing(pipeline.results()) as batches:  # the threads end with this generator, not with the garbage
+        with closing(pipeline.results()) as batches:  # ends the threads with this generator, not at garbage collection
             for predictions in batches:
                 self.dropped = pipeline.dropped
                 yield from predictions
-        self.dropped = pipeline.dropped  # also what was dropped behind the last one
+        self.dropped = pipeline.dropped  # also frames after the last prediction
 
     def close(self) -> None:
         """Free the engine."""
@@ -165,7 +167,7 @@ class Predictor:
         return self._batch or (1 if live else min(BATCH, self._sidecar.max_batch or BATCH))
 
     def _load(self, frames: list[Frame], keep_images: bool) -> _Loaded:
-        """Decode and preprocess; an image that cannot be decoded is left out and says so."""
+        """Decode and preprocess; an image that cannot be decoded becomes a prediction with a problem."""
         blank, images = [], []
         for frame in frames:
             problem, original = frame.problem, None
@@ -184,7 +186,7 @@ class Predictor:
         if loaded.images is None:
             return loaded.blank
         logits = self.runner.infer({INPUT: loaded.images})[OUTPUT].astype(np.float64)
-        with np.errstate(invalid="ignore"):  # of what is not finite, which is told below
+        with np.errstate(invalid="ignore"):  # NaN and Inf become a problem in `_filled`
             probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
             probabilities /= probabilities.sum(axis=1, keepdims=True)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top]
@@ -213,11 +215,11 @@ def _frames(sources: Sequence[Source]) -> Generator[Frame, None, None]:
 def _check_counts(counts: dict[str, int | None]) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise InputError(f"--{name} is a number of at least 1", got=count)
+            raise InputError(f"--{name} is a number of at least 1", got=count, allowed="1 or more")
 
 
 def find_engine(run_folder: Path, name: str | None, next_step: str | None = None) -> tuple[Path, Expected]:
-    """The folder of the recommended engine of a run, or of the engine `name`, and what the report says of it."""
+    """The folder of a run's engine `name`, or of the recommended one, and what its files must be by the report."""
     path = run_folder / "report" / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -230,7 +232,7 @@ def find_engine(run_folder: Path, name: str | None, next_step: str | None = None
             "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",
             next_step=next_step or f"make export RUN={run_folder.name}",
         ) from error  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # cut off, or not what a run wrote
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # incomplete, or not written by a run
         raise InputError(
             "the report of this run cannot be read", got=f"{path}: {type(error).__name__}: {error}",
             next_step=next_step or f"t2t-edge report --run {shlex.quote(run_folder.name)}",

@@ -1,4 +1,4 @@
-"""Where images to predict come from: files, folders, globs, videos, cameras and network streams, one frame at a time."""
+"""Sources of images to predict: files, folders, globs, videos, cameras and network streams, one frame at a time."""
 
 import os
 import re
@@ -19,19 +19,19 @@ VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpe
 ALLOWED = (
     "an image, a folder, a glob in quotes ('photos/*.jpg'), a video file, a camera's number (0) or a URL (rtsp://…)"
 )
-DEFAULT_FPS = 25.0  # of a stream that does not tell
+DEFAULT_FPS = 25.0  # of a stream that does not report its rate
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _TIMEOUT_MS = 5000  # to open a network stream, and to wait for its next frame
-_BAD_IN_A_ROW = 30  # unreadable frames after which a video has ended
+_BAD_IN_A_ROW = 30  # so many unreadable frames in a row are taken as a video's end
 
 
 @dataclass(frozen=True)
 class Frame:
     """One image to predict: a file still to be decoded, a decoded BGR frame (H, W, 3), or a problem in its place.
 
-    `index` counts a video's frames from 0, unreadable ones included; `seconds` is its place in the video. `target` is
-    the name of an annotated copy, relative to the folder it is saved in. `live`: from a source that does not wait, so it
-    may be dropped where the engine is busy; a problem never is.
+    `index` counts a video's frames from 0, unreadable ones included; `seconds` is its time in the video. `target` is the
+    name of its annotated copy, relative to the folder of the copies. A `live` frame comes from a source that does not wait,
+    so it may be dropped while the engine is busy; a problem is never dropped.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Frame:
 
 
 def read_frame(frame: Frame) -> Image:
-    """RGB uint8 (H, W, 3) of a frame that has no problem; InputError where its file cannot be decoded."""
+    """RGB uint8 (H, W, 3) of a frame without a problem; InputError where its file cannot be decoded."""
     if frame.path is not None:
         return load_image(frame.path)
     import cv2
@@ -69,7 +69,7 @@ class ImageFiles:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Of its annotated copies, relative to the folder they are saved in."""
+        """Names of their annotated copies, relative to the folder of the copies."""
         return tuple(target for _, target in self.files)
 
     def frames(self) -> Iterator[Frame]:
@@ -82,7 +82,7 @@ class ImageFiles:
 
 
 class Video:
-    """A video file, a camera or a network stream, opened at once so that what cannot be opened is told before anything."""
+    """A video file, a camera or a network stream. It is opened here, so that an error comes before the first prediction."""
 
     def __init__(self, name: str, target: str):
         self.name, self.target, self.shown = name, target, shown(name)
@@ -90,7 +90,7 @@ class Video:
         import cv2
 
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.count = int(count) if 0 < count < 1e9 else None  # streams tell nonsense
+        self.count = int(count) if 0 < count < 1e9 else None  # streams report meaningless counts
         self.live = _is_camera(name) or (self.count is None and _URL.match(name) is not None)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if 1 <= fps <= 1000 else DEFAULT_FPS
@@ -98,7 +98,7 @@ class Video:
         self.targets = (target,)
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame in order; an unreadable one is a frame with a problem. A network stream that breaks is opened again."""
+        """Every frame in order; an unreadable one is a frame with a problem. A network stream that breaks off is reopened."""
         index = 0
         while True:
             before = index
@@ -121,13 +121,14 @@ class Video:
             yield self._problem(index, f"the video is cut off: it has {index} of {self.count} frames")
 
     def close(self) -> None:
-        """Let go of the file, camera or connection."""
+        """Close the file, camera or connection."""
         self._capture.release()
 
     def _until_end(self, index: int) -> Iterator[Frame]:
-        """Frames from number `index` on. FFmpeg answers a damaged frame and the end alike: only what follows tells them apart.
+        """Frames from number `index` on.
 
-        Nor does `count` tell: for containers that hold none (mpg) FFmpeg estimates it, and frames may come behind it.
+        FFmpeg gives the same answer for a damaged frame and for the end; only a later frame that can be read tells them
+        apart. `count` does not: FFmpeg estimates it for containers without one (mpg), and there may be more frames.
         """
         import cv2
 
@@ -154,7 +155,7 @@ Source = ImageFiles | Video
 
 
 def open_sources(arguments: Sequence[str | os.PathLike[str]]) -> list[Source]:
-    """Open what the command line names, in order; InputError for the first that is not there or cannot be opened."""
+    """Open the sources of a command line, in order; InputError for the first that does not exist or cannot be opened."""
     sources: list[Source] = []
     taken: set[str] = set()
     try:
@@ -178,7 +179,7 @@ def open_sources(arguments: Sequence[str | os.PathLike[str]]) -> list[Source]:
 
 
 def _find_files(argument: str) -> list[tuple[Path, str]]:
-    """Files that a path, a folder (its images, to any depth) or a glob names, and names for their annotated copies."""
+    """The files of a path, a folder (images at any depth) or a glob, with names for their annotated copies."""
     path = Path(argument)
     if path.is_dir():
         found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in IMAGE_SUFFIXES)
@@ -200,7 +201,7 @@ def _find_files(argument: str) -> list[tuple[Path, str]]:
 
 
 def _is_camera(name: str) -> bool:
-    """Not `isdigit`, which is true for ² too."""
+    """Whether a source is a camera's number. Not `isdigit`, which is true for ² as well."""
     return re.fullmatch("[0-9]+", name) is not None
 
 
@@ -213,7 +214,7 @@ def _video(name: str, taken: set[str]) -> Video:
 
 
 def _unused(target: str, taken: set[str]) -> str:
-    """`target`, or with -2, -3 … behind its stem where an earlier image has that name."""
+    """`target`, with -2, -3 … after its stem where an earlier image has that name."""
     path, name, number = Path(target), target, 2
     while name in taken:
         name, number = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix(), number + 1
@@ -222,7 +223,7 @@ def _unused(target: str, taken: set[str]) -> str:
 
 
 def _writable(target: str) -> str:
-    """`target`, or with .png behind it where its suffix is of no format that OpenCV writes."""
+    """`target`, with .png after it where OpenCV cannot write the format of its suffix."""
     return target if _writes(Path(target).suffix) else f"{target}.png"
 
 
@@ -234,7 +235,7 @@ def _writes(suffix: str) -> bool:
 
 
 def _plain_name(name: str) -> str:
-    """A file name for a video's annotated copy: without folder, suffix, user, password and query."""
+    """A file name for a video's annotated copy, without folder, suffix, user, password and query."""
     if _is_camera(name):
         return f"camera-{name}"
     if not _URL.match(name):
@@ -244,7 +245,7 @@ def _plain_name(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A source as it may be printed: a URL's password is not for logs."""
+    """A source's name for messages, with the password of a URL replaced."""
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", name)
 
 
@@ -258,13 +259,13 @@ def _open_camera(name: str) -> Any:
 
 
 def _open(name: str) -> Any:
-    """An open capture. InputError within seconds where there is none."""
+    """An open capture. InputError, within seconds, where it cannot be opened."""
     import cv2
 
-    # OpenCV and FFmpeg print what they think of a broken frame; what is said here is one line a frame, in our words
+    # OpenCV and FFmpeg print their own messages about broken frames; ours is one line for each
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    if not is_utf8(name):  # at such a name OpenCV ends the program, without an exception
+    if not is_utf8(name):  # with such a name OpenCV ends the program, without an exception
         raise InputError(
             "this video cannot be opened", got=f"{escaped(name)}: its name is not UTF-8", allowed="names in UTF-8",
             next_step="rename it",
@@ -287,9 +288,9 @@ def _open(name: str) -> Any:
     if _URL.match(name):
         raise InputError(
             "this stream cannot be opened", got=f"{shown(name)}: no answer within {_TIMEOUT_MS // 1000} s, or no video",
-            next_step="check address, user and password, and that the camera can be reached from here",
+            allowed="a stream that FFmpeg reads", next_step="check address, user, password and the network to the camera",
         )  # fmt: skip
     raise InputError(
-        "this video cannot be opened", got=name, allowed="what OpenCV's FFmpeg reads; not empty and not cut off at its head",
+        "this video cannot be opened", got=name, allowed="a whole file in a format that OpenCV's FFmpeg reads",
         next_step="copy it again, or convert it: ffmpeg -i VIDEO -c:v mjpeg converted.avi",
     )  # fmt: skip

@@ -14,22 +14,22 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Failure:
-    """What ended a thread, for the caller to raise."""
+    """The exception that ended a thread, for the caller to raise."""
 
     error: BaseException
 
 
 class _End:
-    """Nothing comes after this."""
+    """Marks the end of a queue."""
 
 
 class Pipeline(Generic[Item, Loaded, Result]):
-    """`results` gives `infer(load(batch))` of every batch of `items`, in order.
+    """`results` gives `infer(load(batch))` for every batch of `items`, in order.
 
-    `load` runs on `workers` threads, `infer` on one, reading `items` on another. At most `workers` + 2 batches are on
-    their way at any time, so memory does not depend on how many items there are; nobody polls. A batch that comes while
-    all of them are taken waits, unless `may_drop` says so of each of its items: then it is dropped, and its items are
-    counted in `dropped`. A camera does not wait, a file does.
+    `load` runs on `workers` threads, `infer` on one, and `items` are read on another. At most `workers` + 2 batches are in
+    work at any time, so memory does not grow with the number of items. A batch that comes when there is no place waits for
+    one; if `may_drop` is true for all its items (frames of a camera, which does not wait), it is dropped instead, and its
+    items are counted in `dropped`.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class Pipeline(Generic[Item, Loaded, Result]):
         self._threads = [threading.Thread(target=target, name=target.__name__) for target in (self._read, self._run)]
 
     def results(self) -> Generator[Result, None, None]:
-        """Once: start the threads, and end them when closed or exhausted. What one of them raises is raised here."""
+        """Start the threads, and end them when closed or exhausted; call it only once. An exception of a thread is raised
+        here."""
         for thread in self._threads:
             thread.start()
         try:
@@ -61,9 +62,9 @@ class Pipeline(Generic[Item, Loaded, Result]):
                     raise result.error
                 self._free.release()
                 yield result
-        finally:  # also where the caller leaves early, by ctrl-C or `break`
+        finally:  # also when the caller leaves early, by ctrl-C or `break`
             self._stop.set()
-            self._free.release()  # a reader that waits for a place sees that it is over
+            self._free.release()  # wakes a reader that waits for a place, so that it sees `_stop`
             for thread in self._threads:
                 thread.join()
             self._pool.shutdown(cancel_futures=True)

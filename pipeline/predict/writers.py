@@ -21,14 +21,14 @@ from pipeline.predict.sources import Source
 
 
 class Writer(Protocol):
-    """Takes predictions in order; `write` is given those without a problem, and says False where the person wants an end."""
+    """Takes predictions in order, only those without a problem; `write` returns False when the user asks to stop."""
 
     def write(self, prediction: Prediction) -> bool: ...
     def close(self) -> None: ...
 
 
 class TextLines:
-    """`photo.jpg  shirt  91.3 %` to stdout; further classes behind it."""
+    """`photo.jpg  shirt  91.3 %` to stdout; further classes follow on the same line."""
 
     def write(self, prediction: Prediction) -> bool:
         guesses = ", ".join(f"{guess.label}  {100 * guess.probability:.1f} %" for guess in prediction.top)
@@ -41,7 +41,7 @@ class TextLines:
 
 
 class JsonLines:
-    """One JSON object a line to stdout."""
+    """One JSON object per line to stdout."""
 
     def write(self, prediction: Prediction) -> bool:
         print(_json_line(to_json(prediction)), flush=True)
@@ -52,7 +52,7 @@ class JsonLines:
 
 
 def _json_line(values: dict[str, Any]) -> str:
-    """Readable where stdout takes every character; otherwise JSON's own escapes, so that it stays JSON."""
+    """JSON with characters as they are; with JSON's escapes where stdout's encoding lacks one of them."""
     text = json.dumps(values, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -71,7 +71,7 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
 
 
 class CsvFile:
-    """source, frame, seconds, then label and probability of each class; every row is in the file as soon as it is known."""
+    """Columns source, frame, seconds, then label and probability of each class; every row is written at once."""
 
     def __init__(self, path: Path, top: int):
         self._file = open_for_writing(path)
@@ -92,7 +92,7 @@ class CsvFile:
 
 
 def open_for_writing(path: Path) -> Any:
-    """A text file; what is not UTF-8 in a name becomes \\udc80 … \\udcff there. InputError where it cannot be made."""
+    """A text file; bytes of a name that are not UTF-8 are written as \\udc80 … \\udcff. InputError where it cannot be made."""
     try:
         return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
@@ -106,10 +106,10 @@ def open_for_writing(path: Path) -> Any:
 
 
 def refuse_originals(folder: Path, sources: Sequence[Source]) -> None:
-    """InputError where a source's annotated copy in `folder` would replace a file that is read, by whichever link."""
+    """InputError where an annotated copy in `folder` would replace a source's own file, also through a link."""
     targets = [folder / target for source in sources for target in source.targets]
     there = {identity: target for target in targets if (identity := _identity(target)) is not None}
-    if not there:  # mostly: a new folder, and no need to look at every original
+    if not there:  # the usual case, a new folder: originals need not be looked at
         return
     for original in (original for source in sources for original in source.originals):
         identity = _identity(original)
@@ -122,7 +122,7 @@ def refuse_originals(folder: Path, sources: Sequence[Source]) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What makes two paths one file, None where there is none."""
+    """Equal for two paths of one file; None where there is no file."""
     try:
         stat = path.stat()
     except OSError:
@@ -133,19 +133,27 @@ def _identity(path: Path) -> tuple[int, int] | None:
 class AnnotatedCopies:
     """Images and videos with the classes written on them, in `folder`; videos are Motion JPEG, which every player reads.
 
-    `fps` is the frame rate by a video's target. A Motion JPEG file that was not closed plays, too. What cannot be written is
-    an OSError with the system's reason. `refuse_originals` comes first: here files are replaced.
+    `fps` is the frame rate of each video, by its target. Motion JPEG plays even where the file was not closed. OSError with
+    the system's reason for what cannot be written. Existing files are replaced: call `refuse_originals` first.
     """
 
     def __init__(self, folder: Path, fps: Mapping[str, float]):
         self._folder, self._fps = folder, fps
         self._videos: dict[str, tuple[Any, tuple[int, int]]] = {}  # writer, (width, height)
-        if fps and not is_utf8(folder):  # at such a name OpenCV's writer ends the program, without an exception
-            raise InputError("--save of a video needs a folder whose name is UTF-8", got=escaped(folder))
+        if fps and not is_utf8(folder):  # with such a name OpenCV's writer ends the program, without an exception
+            raise InputError(
+                "--save of a video needs a folder whose name is UTF-8",
+                got=escaped(folder),
+                next_step="name another folder",
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError("--save needs a folder", got=f"{folder}: {error.strerror}") from error
+            raise InputError(
+                "--save needs a folder that can be made",
+                got=f"{folder}: {error.strerror}",
+                next_step="name another folder",
+            ) from error
 
     def write(self, prediction: Prediction) -> bool:
         assert prediction.image is not None
@@ -165,27 +173,30 @@ class AnnotatedCopies:
     def _save_image(self, path: Path, picture: NDArray[np.uint8]) -> None:
         data = _encode(path, picture)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)  # not by OpenCV's imwrite, which tells no reason, such as a full disk
+        path.write_bytes(data)  # not OpenCV's imwrite, which gives no reason for a failure, such as a full disk
 
     def _add_frame(self, target: str, path: Path, picture: NDArray[np.uint8]) -> None:
         import cv2
 
         if target not in self._videos:
             size = (picture.shape[1], picture.shape[0])
-            path.open("wb").close()  # OpenCV tells no reason
+            path.open("wb").close()  # raises OSError with the reason, which OpenCV does not give
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), self._fps[target], size)
             if not writer.isOpened():
                 raise RuntimeError(f"{path} cannot be written: this OpenCV has no writer of Motion JPEG")
             self._videos[target] = (writer, size)
         writer, size = self._videos[target]
-        if (picture.shape[1], picture.shape[0]) != size:  # a camera that changes its resolution; a video has one
+        if (
+            picture.shape[1],
+            picture.shape[0],
+        ) != size:  # a camera that changed its resolution; a video file has only one
             picture = np.asarray(cv2.resize(picture, size), dtype=np.uint8)
         _check_space(path, picture.nbytes)
         writer.write(picture)
 
 
 def _encode(path: Path, picture: NDArray[np.uint8]) -> bytes:
-    """A BGR picture (H, W, 3) in the format of the path's suffix; RuntimeError for more pixels than that takes."""
+    """A BGR picture (H, W, 3) in the format of the path's suffix; RuntimeError where it is too large for that format."""
     import cv2
 
     reason = f"no {path.suffix} of {picture.shape[1]} × {picture.shape[0]} pixels"
@@ -199,14 +210,14 @@ def _encode(path: Path, picture: NDArray[np.uint8]) -> bytes:
 
 
 def _check_space(path: Path, needed: int) -> None:
-    """OSError where fewer than `needed` bytes are free: OpenCV's video writer says nothing of a full disk."""
+    """OSError where fewer than `needed` bytes are free: OpenCV's video writer does not report a full disk."""
     disk = shutil.disk_usage(path.parent)
-    if disk.total and disk.free < needed:  # some network file systems tell neither
+    if disk.total and disk.free < needed:  # some network file systems report 0 for both
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 class Window:
-    """Annotated frames on the screen; q or Escape ends. A single image stays for a second."""
+    """Annotated frames on the screen; q or Escape ends. An image is shown for one second."""
 
     TITLE = "t2t-edge predict (q ends)"
 
