@@ -1,4 +1,4 @@
-"""On a device: engines from a bundle's graphs, each whole or not at all; what stands and still fits is not built again."""
+"""On the device: build engines from a bundle's graphs, each whole or not at all; one that is up to date is kept."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,10 @@ def choose_backend(bundle: Bundle, asked: str | None) -> str:
 
 
 def build(bundle: Bundle, state: DeviceState, backend: str, names: list[str]) -> list[dict[str, Any]]:
-    """Build the engines of a backend, all or those `names`; every row, with those of earlier calls, is noted at once."""
+    """Build the engines of a backend, all or those in `names`, and return their rows.
+
+    After each engine its row is written to the work folder, beside those of earlier calls.
+    """
     specs = bundle.engine_specs(backend, _target(backend))
     unknown = sorted(set(names) - {spec.name for spec in specs})
     if unknown:
@@ -87,11 +90,11 @@ def _keep_or_build(bundle: Bundle, state: DeviceState, spec: EngineSpec) -> dict
 
 
 def _standing(bundle: Bundle, spec: EngineSpec, folder: Path) -> Sidecar | None:
-    """The sidecar of an engine that was built here from the bundle's graph, as the bundle says, and can be used as it is."""
+    """The sidecar of an engine in `folder` that is up to date: built on this machine from the bundle's graph and options."""
     expected = Expected(bundle.recipe.graphs[spec.precision], bundle.spec.sha256())
     try:
         sidecar = read_sidecar(folder, expected)
-    except InputError:  # none, half or damaged: built (again)
+    except InputError:  # missing, incomplete or damaged: it is built again
         return None
     gpu = "tensorrt" in spec.backend
     wanted = (

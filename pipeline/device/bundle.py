@@ -1,8 +1,8 @@
-"""`t2t-edge bundle`: one folder that a Jetson or GPU owner copies, and that builds, checks and measures there.
+"""`t2t-edge bundle`: one folder to copy to a Jetson or another device, which builds, checks and measures engines there.
 
-It holds graphs, never engines: TensorRT's are tied to version and GPU. The evaluation images go along preprocessed, so
-that host and device judge the very same bytes whatever their OpenCV; a few original files go along, too, so that the
-device's preprocessing is compared with the host's.
+It holds graphs and no engines, because TensorRT's work only with their own TensorRT version and GPU. It holds preprocessed
+evaluation images, so that host and device judge the same pixels whatever OpenCV they have, and a few original image files
+to compare the device's preprocessing with the host's.
 """
 
 import json
@@ -48,14 +48,15 @@ from pipeline.measure.evaluate_stage import Logits
 from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart
 
-_SAMPLES = 10  # image files, at most one of each class
+_SAMPLES = 10  # original image files, at most one of each class
 _CHUNK = 50  # images at once
 
 
 def write_bundle(run_folder: Path, output: Path, engine: str | None, images: int, command: str) -> Path:
-    """Write the bundle of a finished run to `output`, whole or not at all; an earlier bundle goes when the new one stands.
+    """Write the bundle of a finished run to `output`, whole or not at all; it replaces an earlier one only when complete.
 
-    At most `images` evaluation images go along. Raises InputError, and GateFailed where nothing passes.
+    It holds at most `images` evaluation images. `command` makes the bundle again, for messages on the device. Raises
+    InputError, and GateFailed where no engine passes.
     """
     run = read_run(run_folder)
     _check_output(output, images)
@@ -77,7 +78,7 @@ def _check_output(output: Path, images: int) -> None:
         raise InputError("a bundle needs evaluation images", got=images, allowed="1 or more")
     if (output / DEVICE).exists():
         raise InputError(
-            "the earlier bundle holds what a device measured", got=output / DEVICE, allowed="a folder without",
+            "the earlier bundle holds what a device measured", got=output / DEVICE, allowed="a folder without device/",
             next_step=f"move it away: mv '{output / DEVICE}' ELSEWHERE, or give another --output",
         )  # fmt: skip
     if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
@@ -112,7 +113,7 @@ def _fill(folder: Path, run: FinishedRun, engine: str | None, images: int) -> No
 
 
 def _described(run: FinishedRun) -> tuple[Preprocess, tuple[str, ...]]:
-    """Preprocessing and classes, as the FP32 graph carries them."""
+    """Preprocessing and classes from the metadata of the FP32 graph."""
     import onnx
 
     from export.onnx_export import read_metadata
@@ -124,7 +125,7 @@ def _described(run: FinishedRun) -> tuple[Preprocess, tuple[str, ...]]:
 
 
 def _chosen_images(run: FinishedRun, classes: tuple[str, ...], images: int) -> tuple[ImageSplit, list[int]]:
-    """The evaluation images, and the indices of those that go along: as many of each class."""
+    """The evaluation images, and the indices of those for the bundle, class-balanced."""
     _, split = open_dataset(DataPart(**run.parts["data"]))
     if split.classes != classes:
         raise InputError("the images have other classes than the network", got=split.classes, allowed=classes)
@@ -132,7 +133,7 @@ def _chosen_images(run: FinishedRun, classes: tuple[str, ...], images: int) -> t
 
 
 def _write_images(path: Path, split: ImageSplit, chosen: list[int], spec: Preprocess) -> NDArray[np.uint8]:
-    """The preprocessed images as a plain npy, which a device reads page by page and need not hold in its memory."""
+    """Write the preprocessed images as an uncompressed npy file, which a device can map instead of reading it into memory."""
     shape = (len(chosen), spec.height, spec.width, 3)
     stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     for start in track(range(0, len(chosen), _CHUNK), "evaluation images"):
@@ -158,7 +159,7 @@ def _write_graphs(folder: Path, run: FinishedRun, choice: Choice) -> None:
 def _write_samples(
     folder: Path, split: ImageSplit, chosen: list[int], classes: tuple[str, ...]
 ) -> tuple[Sample, ...]:  # fmt: skip
-    """The original file of the first chosen image of each class, for at most `_SAMPLES` classes."""
+    """Copy the original file of the first chosen image of each class, for at most `_SAMPLES` classes."""
     (folder / SAMPLES).mkdir()
     first: dict[int, int] = {}
     for row, index in enumerate(chosen):
@@ -194,7 +195,7 @@ def _recipe(
 def _triton_model(
     run: FinishedRun, recipe: Recipe, precision: str, spec: Preprocess, classes: tuple[str, ...]
 ) -> TritonModel:  # fmt: skip
-    """Of the graph of a precision; its rates are those that ONNX Runtime had on this machine, if it was measured."""
+    """The Triton model of a precision's graph, with ONNX Runtime's rates on this machine if they were measured."""
     largest = max(plan.batch_sizes[2] for plans in recipe.engines.values() for plan in plans)
     found = [
         row["images_per_s"] or {} for row in run.report["variants"]
@@ -204,7 +205,7 @@ def _triton_model(
 
 
 def _write_code(folder: Path) -> None:
-    """Our files that the device runs, as they are in this checkout, and the command `t2t`."""
+    """Copy our files that the device runs from this checkout, and the command `t2t`."""
     for place in device_modules():
         target = folder / LIBRARY / place
         target.parent.mkdir(parents=True, exist_ok=True)

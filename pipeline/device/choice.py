@@ -1,4 +1,4 @@
-"""What of a finished run goes into a bundle: graphs that pass the gate, never an engine that failed it."""
+"""Which engines of a finished run a bundle may build: those whose graph passes the gate and that did not fail it themselves."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _BATCH_SIZES = (1, 1, 8)  # of backends that the recipe does not name
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose stages belong together: `artifacts` by stage, `parts` the recipe as the manifests hold it."""
+    """A run whose stages were made from each other: `artifacts` by stage, `parts` of the recipe as the manifests have them."""
 
     folder: Path
     artifacts: dict[str, Artifact]
@@ -33,19 +33,19 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Choice:
-    """What goes along: engines by backend, and what stays out with its reason."""
+    """The engines of a bundle by backend, and the graphs and engines that are left out, with their reasons."""
 
     engines: dict[str, tuple[BackendPlan, ...]]
     left_out: dict[str, str]
 
     def precisions(self) -> list[str]:
-        """Every graph that an engine needs, in order."""
+        """The precision of every graph that an engine needs, in order."""
         plans = [plan for plans in self.engines.values() for plan in plans]
         return list(dict.fromkeys(name for plan in plans for name in plan.precisions))
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """A finished run. InputError where a stage is missing or was made from other files than those that are there."""
+    """Read a finished run. InputError where a stage is missing, or older than a stage that it was made from."""
     artifacts: dict[str, Artifact] = {}
     inputs: dict[str, dict[str, str]] = {}
     parts: dict[str, Any] = {}
@@ -73,10 +73,11 @@ def _unfinished(folder: Path, got: str) -> InputError:
 
 
 def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> Choice:
-    """Engines that may go along: of each backend the recipe's precisions, or all, without what failed.
+    """The engines for the bundle: for each backend in the recipe its precisions, for other backends all, without those
+    that failed.
 
-    `graphs` says for each precision that was looked at why its graph fails, "" where it passes. `engine` narrows to the
-    precision of that engine of the report. GateFailed where nothing is left.
+    `graphs` has for each precision the reason why its graph fails, "" where it passes. With `engine`, an engine of the
+    report, only its precision is used. GateFailed where no engine is left.
     """
     rows = {(row["backend"], row["precision"]): row for row in run.report["variants"] if row["status"] == "fail"}
     wanted = _wanted_precisions(run, engine)
@@ -86,7 +87,7 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
     for backend in DEVICE_BACKENDS:
         parts = [part for part in run.parts["build"] if part["backend"] == backend]
         if not parts and backend in ("tensorrt", "onnxruntime"):
-            parts = [{"precisions": list(graphs), "batch_sizes": _BATCH_SIZES}]
+            parts = [{"precisions": list(graphs), "batch_sizes": _BATCH_SIZES, "options": {}, "targets": ()}]
         allowed = {
             name for name in graphs if not graphs[name] and (backend, name) not in rows and _computes(backend, name)
         }  # fmt: skip
@@ -94,27 +95,27 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
             engines[backend] = plans
     if not engines:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise GateFailed(f"nothing of {engine or run.folder} may go into a bundle: {reasons}")
+        raise GateFailed(f"no engine of {engine or run.folder} may go into a bundle: {reasons}")
     return Choice(engines, left_out)
 
 
 def _plans(parts: list[dict[str, Any]], wanted: tuple[str, ...] | None, allowed: set[str]) -> tuple[BackendPlan, ...]:
-    """A plan for each entry of a backend that has something `allowed`. `wanted` narrows to the entries with these
-    precisions; what none of them has is built as the first entry says."""
+    """A plan for each of a backend's `parts` of the recipe that has an `allowed` precision. `wanted` keeps only the parts
+    with these precisions; where no part has one, it is built with the options of the first part."""
     if wanted is not None:
         parts = [part for part in parts if set(wanted) & set(part["precisions"])] or parts[:1]
     plans = []
     for part in parts:
         precisions = tuple(name for name in wanted or part["precisions"] if name in allowed)
         low, typical, high = part["batch_sizes"]
-        options, targets = BuildOptions(**part.get("options", {})), tuple(part.get("targets", ()))
+        options, targets = BuildOptions(**part["options"]), tuple(part["targets"])
         if precisions:
             plans.append(BackendPlan(precisions, (low, typical, high), options, targets))
     return tuple(plans)
 
 
 def _computes(backend: str, precision: str) -> bool:
-    """CPU engines have no FP8 kernels."""
+    """Whether a backend can compute a precision: CPU engines have no FP8 kernels."""
     return not (precision.startswith("fp8") and backend in ("onnxruntime", "openvino"))
 
 
@@ -125,18 +126,18 @@ def _wanted_precisions(run: FinishedRun, engine: str | None) -> tuple[str, ...]:
     if engine not in rows:
         raise InputError("there is no such engine in the report of this run", got=engine, allowed=", ".join(rows))
     if rows[engine]["status"] == "fail":
-        raise GateFailed(f"{engine} is not for a bundle: {rows[engine]['reason']}")
+        raise GateFailed(f"{engine} may not go into a bundle: {rows[engine]['reason']}")
     return (rows[engine]["precision"],)
 
 
 def graph_failure(graph: Logits, reference: Logits, labels: NDArray[np.int64], min_relative_top1: float) -> str:
-    """Why a graph as ONNX Runtime computes it fails the gate, "" if it does not."""
+    """Why a graph, run by ONNX Runtime, fails the gate; "" if it passes."""
     top1, reference_top1 = accuracy(graph, labels), accuracy(reference, labels)
     return failure_reason(graph, graph, reference, top1, reference_top1, min_relative_top1)
 
 
 def describe_graph(graph: Logits, reference: Logits, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """What the host found of a graph on these images."""
+    """The accuracy of a graph on these images, as the host measured it."""
     top1 = accuracy(graph, labels)
     return {
         "images": len(labels), "top1": top1, "delta_top1_pp": top1 - accuracy(reference, labels),

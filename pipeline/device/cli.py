@@ -1,4 +1,4 @@
-"""The commands of a bundle, on the device. Exit status as `t2t-edge`: 3 where no engine passes the accuracy gate."""
+"""The commands of a bundle, on the device. Exit status as of `t2t-edge`: 3 where no engine passes the accuracy gate."""
 
 import argparse
 import shlex
@@ -24,8 +24,8 @@ from pipeline.report.values.rows import gate_failed
 INTERRUPTED = "interrupted: finished engines are kept; the same command goes on from there"
 _HELP = {
     "run": "build, evaluate, benchmark and report",
-    "build": "build the engines; those that stand and still fit are kept",
-    "evaluate": "check every engine's accuracy against FP32's; the gate",
+    "build": "build the engines; those already built and up to date are kept",
+    "evaluate": "check every engine's accuracy against FP32's (the accuracy gate)",
     "benchmark": "measure every engine's latency and images per second",
     "report": "write report.json and report.md, and the recommended engine's Triton model",
     "check": "compare every file of the bundle with its manifest",
@@ -49,13 +49,13 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("run", "build"):
             command.add_argument("--backend", choices=DEVICE_BACKENDS, help="default: TensorRT, else ONNX Runtime")
         if name == "build":
-            command.add_argument("--engine", action="append", default=[], help="only this one; may be given again")
+            command.add_argument("--engine", action="append", default=[], help="only this engine; may be repeated")
         if name in ("run", "evaluate", "benchmark"):
-            command.add_argument("--threads", type=int, help="of CPU engines; default: as the host had")
+            command.add_argument("--threads", type=int, help="threads of CPU engines; default: as on the host")
     command = commands.add_parser("predict", help="class and probability of images, with the recommended engine")
     add_predict_options(command)
     _add_work(command)
-    command = commands.add_parser("doctor", help="what is here, what is missing and how to mend it")
+    command = commands.add_parser("doctor", help="what is here, what is missing and how to fix it")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
     return parser
 
@@ -71,7 +71,7 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
               "check": ("all",)}  # fmt: skip
     bundle = open_bundle(folder, *needed.get(options.command, ()))
     if options.command == "check":
-        print(f"{folder}: whole, every file as the host wrote it")
+        print(f"{folder}: complete, every file is as the host wrote it")
         return DONE
     state = DeviceState(bundle, options.work or folder / DEVICE, _command(folder))
     if options.command == "predict":
@@ -86,7 +86,7 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _command(folder: Path) -> str:
-    """How to call the bundle from here."""
+    """How to call the bundle from the current folder."""
     return "./t2t" if folder.resolve() == Path.cwd().resolve() else shlex.quote(str(folder / "t2t"))
 
 
@@ -115,7 +115,7 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
 
 
 def _without_pass(variants: list[dict[str, Any]]) -> int:
-    """The gate's status where it judged an engine; what did not run, or not to its end, was not judged."""
+    """The status where no engine passes: the gate's where it judged one, else that of a failure, as no engine ran to its end."""
     if gate_failed(variants):
         return say("no engine passes the gate", GATE_FAILED)
     return say("no engine ran to its end: the reasons are above", FAILED)
@@ -123,7 +123,7 @@ def _without_pass(variants: list[dict[str, Any]]) -> int:
 
 def _predict(state: DeviceState, options: argparse.Namespace) -> int:
     def find() -> tuple[Path, Expected]:
-        state.finished_rows()  # of this bundle, not of one that was here before
+        state.finished_rows()  # an error where the engines are of an earlier bundle in this folder
         engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
         return engine, replace(evaluated, rebuild=f"{state.command} run")
 

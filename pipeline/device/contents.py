@@ -1,4 +1,4 @@
-"""What a bundle holds, on the host that writes it and on the device that reads it; every file is checked before its use.
+"""The files of a bundle, for the host that writes it and the device that reads it; every file is checked before its use.
 
 `manifest.json` is written last and lists every other file with its sha256, so that a manifest means *complete*.
 """
@@ -22,8 +22,8 @@ SCHEMA = 1
 MANIFEST, RECIPE, LABELS, PREPROCESS = "manifest.json", "recipe.json", "labels.txt", "preprocess.json"
 GRAPHS, EVALUATION, LIBRARY, SAMPLES, TRITON, DEVICE = "graphs", "evaluation", "lib", "samples", "triton", "device"
 IMAGES, REFERENCE = f"{EVALUATION}/images.npy", f"{EVALUATION}/reference.npz"
-BIG = (f"{GRAPHS}/", f"{EVALUATION}/", f"{TRITON}/")  # checked by the commands that read them
-DEVICE_BACKENDS = ("tensorrt", "tensorrt_rtx", "onnxruntime", "openvino")  # the first that is here is built
+BIG = (f"{GRAPHS}/", f"{EVALUATION}/", f"{TRITON}/")  # checked only by the commands that read them
+DEVICE_BACKENDS = ("tensorrt", "tensorrt_rtx", "onnxruntime", "openvino")  # the first that works on the device is used
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Timing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Timing":
-        """Of the recipe, or what `asdict` wrote. Raises KeyError for less."""
+        """From the recipe's plain values, or from those that `asdict` gave. KeyError where one is missing."""
         named = {key.name: values[key.name] for key in fields(cls)}
         return cls(**named | {"batch_sizes": tuple(values["batch_sizes"])})
 
 
 @dataclass(frozen=True)
 class BackendPlan:
-    """An entry of the recipe's `build`: an engine for each precision, for batches of `batch_sizes` images.
+    """An entry of the recipe's `build`: an engine for each precision, for `batch_sizes` (smallest, typical, largest).
 
-    `targets` are those of `tensorrt_rtx`, whose entries may differ by the GPU they are for.
+    `targets` are the GPUs that entries of `tensorrt_rtx` are for.
     """
 
     precisions: tuple[str, ...]
@@ -71,8 +71,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The part of a run that a device needs. `engines` by backend; `host` is what the host found of each graph, `left_out`
-    why others are not here, `triton_precision` the graph that the server gets, None where its CPU can run none of them."""
+    """The part of a run that a device needs. `engines` by backend; `graphs` their sha256 and `host` their accuracy on the
+    host, by precision; `left_out` the reason for each that is not here; `triton_precision` the graph for the Triton server,
+    None where a CPU can run none of them."""
 
     run: str
     model: str
@@ -112,7 +113,7 @@ def _plan(values: dict[str, Any]) -> BackendPlan:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose small files, and the big ones that were asked for, are as the host wrote them."""
+    """A bundle that was checked: its small files, and the big ones that were asked for, are as the host wrote them."""
 
     folder: Path
     recipe: Recipe
@@ -125,9 +126,9 @@ class Bundle:
         return self.folder / GRAPHS / f"{precision}.onnx"
 
     def engine_specs(self, backend: str, target: str | None) -> list[EngineSpec]:
-        """The engines of a backend that the bundle allows; `target` is for `tensorrt_rtx`.
+        """The bundle's engines of a backend; `target` is for `tensorrt_rtx`.
 
-        Where two entries have one precision, the one for this target counts, else the first.
+        Where two entries have the same precision, the one for this target is used, otherwise the first.
         """
         specs: dict[str, EngineSpec] = {}
         for plan in sorted(self.recipe.engines.get(backend, ()), key=lambda plan: target not in plan.targets):
@@ -147,7 +148,10 @@ class Bundle:
 
 
 def open_bundle(folder: Path, *big: str) -> Bundle:
-    """Check every small file of a bundle and the `big` folders named (all with "all"), and read it. InputError if not whole."""
+    """Read a bundle after checking its small files and those in the `big` folders ("all" for every one).
+
+    InputError where a file is missing or was changed.
+    """
     manifest = read_manifest(folder)
     for name, digest in manifest["files"].items():
         if not name.startswith(BIG) or "all" in big or name.split("/")[0] in big:
@@ -162,7 +166,7 @@ def open_bundle(folder: Path, *big: str) -> Bundle:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest alone. InputError where there is none or it is another release's."""
+    """The manifest alone. InputError where there is none, or where it is of another release."""
     if not folder.is_dir():
         raise refused(folder, "there is no such folder", str(folder), None)
     try:

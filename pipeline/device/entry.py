@@ -33,7 +33,7 @@ def main() -> int:
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             return stop(f"the bundle {folder} is refused: a file is missing or was changed", name, AGAIN + rebuild)
-    # The folder stays as the manifest has it; the variable is for processes that this one starts.
+    # No .pyc files, so that the folder stays as in the manifest; the variable is for processes that this one starts.
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     sys.path.insert(0, str(folder / "lib"))
     try:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def stop(what: str, got: object, next_step: object) -> int:
-    """Say what is wrong and how to mend it."""
+    """Print what is wrong and how to fix it; returns the exit status."""
     print(
         f"error: {what}\n  got: {got}\n  next: {next_step}",
         file=sys.stderr,

@@ -1,4 +1,4 @@
-"""On a device: evaluation, benchmark and report of its engines, with the host's gate, statistics and report.json."""
+"""On the device: evaluation, benchmark and report of its engines, with the host's gate, statistics and report.json."""
 
 import os
 from contextlib import ExitStack
@@ -23,11 +23,11 @@ from pipeline.report.values.format import DEVICE_COMMANDS
 from pipeline.report.values.markdown import markdown_page
 from pipeline.report.values.rows import join_report
 
-_MAX_MEAN_LEVELS = 2.0  # of 255: JPEG decoders and resizers round differently, another preprocessing is far off
+_MAX_MEAN_LEVELS = 2.0  # of 255: decoders and resizing round differently by less, other preprocessing differs by more
 
 
 def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
-    """Write `evaluation.json`; returns its variants, those that failed among them. One engine is in memory at a time."""
+    """Write `evaluation.json` and return its variants, failed ones included. Only one engine is in memory at a time."""
     bundle = state.bundle
     levels = compare_preprocessing(bundle)
     reference, labels, graphs = bundle.reference()
@@ -62,9 +62,10 @@ def _infer_all(state: DeviceState, row: dict[str, Any], threads: int) -> Logits:
 
 
 def compare_preprocessing(bundle: Bundle) -> dict[str, float]:
-    """How far this machine's preprocessing of the sample files is from the host's, in levels of 255: mean and largest.
+    """The difference between this machine's preprocessing of the sample files and the host's, in levels of 255: the largest
+    mean of an image, and the largest of all.
 
-    RuntimeError where it is more than decoders' rounding: `predict` would then not see what was evaluated.
+    RuntimeError where it is more than rounding: the evaluation, on the host's pixels, would not hold for `predict`.
     """
     images = bundle.images()
     differences = [
@@ -74,14 +75,14 @@ def compare_preprocessing(bundle: Bundle) -> dict[str, float]:
     mean = max(float(difference.mean()) for difference in differences)
     if mean > _MAX_MEAN_LEVELS:
         raise RuntimeError(
-            f"OpenCV {opencv_version()} here preprocesses images otherwise than the host did: up to {mean:.1f} of 255 "
-            f"levels apart on average in an image (allowed {_MAX_MEAN_LEVELS:g})"
+            f"OpenCV {opencv_version()} on this machine preprocesses images differently from the host: they differ by up to "
+            f"{mean:.1f} of 255 levels on average over an image (allowed {_MAX_MEAN_LEVELS:g})"
         )
     return {"mean_levels": mean, "max_levels": float(max(difference.max() for difference in differences))}
 
 
 def benchmark(state: DeviceState, threads: int) -> None:
-    """Write `benchmark.json`: as on the host, engines taking turns; with energy and power mode where the machine tells."""
+    """Write `benchmark.json`, measured as on the host, with energy and power mode where the machine reports them."""
     timing, rows = replace(state.bundle.recipe.timing, threads=threads), state.finished_rows()
     with ExitStack() as stack:
         found = Candidates()
@@ -109,7 +110,7 @@ def _some_images(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 
 def report(state: DeviceState) -> dict[str, Any]:
-    """Write `report/report.json` and `report/report.md`; returns the report."""
+    """Write `report/report.json` and `report/report.md`, and return the report."""
     evaluation = state.measured(EVALUATION_JSON, "evaluate")
     speed = state.measured(BENCHMARK_JSON, "benchmark")
     recipe = state.bundle.recipe

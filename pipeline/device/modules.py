@@ -1,7 +1,7 @@
-"""Which of our own files a device needs: what the bundle's entry imports, followed from file to file.
+"""Which of our own files a device needs: those that the bundle's entry imports, directly or through other files.
 
-Imports inside functions count, too, unless they lead to what only a host can import (torch, onnx, pydantic, …): the
-stages' `run` functions share files with what a device calls.
+Imports inside functions count too, unless they lead to a package that only a host has (torch, onnx, pydantic, …): some
+files hold a stage's `run`, for the host, beside functions for the device.
 """
 
 import ast
@@ -16,7 +16,7 @@ DEVICE_PACKAGES = {"numpy"}  # that a device's files import at module level
 
 
 def device_modules() -> list[Path]:
-    """Files relative to the checkout, `__init__.py`s included and the entry not, in order."""
+    """The files, relative to the checkout and sorted, with every `__init__.py` and without the entry."""
     found: set[Path] = set()
     todo = [Path(ENTRY)]
     while todo:
@@ -32,7 +32,7 @@ def device_modules() -> list[Path]:
 
 @cache
 def host_packages(place: Path) -> frozenset[str]:
-    """The packages a device lacks that importing this file imports, whole chain of module level imports included."""
+    """The packages that a device lacks among those that importing this file imports, directly or through other files."""
     seen: set[Path] = set()
     packages: set[str] = set()
     todo = [place]
@@ -49,7 +49,7 @@ def host_packages(place: Path) -> frozenset[str]:
 
 @cache
 def imported_names(path: Path) -> tuple[list[str], list[str]]:
-    """Dotted names that a file imports at module level, and inside functions; `package.name` for each name imported from."""
+    """Dotted names that a file imports at module level, and those inside functions; `from a import b` gives `a` and `a.b`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = [name for node in tree.body for name in _names(node)]
     inner = [

@@ -1,4 +1,4 @@
-"""README.md of a bundle: what it is and the commands, for somebody who has nothing else of ours."""
+"""README.md of a bundle: what it is and its commands, for somebody who has only the bundle."""
 
 from pipeline.device.contents import Recipe
 
@@ -16,34 +16,34 @@ def readme(recipe: Recipe) -> str:
     left_out = "\n".join(f"- {name}: {' '.join(reason.split())}" for name, reason in recipe.left_out.items())
     gate = f"{100 * recipe.min_relative_top1:g} %"
     triton = (
-        "There is no `triton/` here: ONNX Runtime has no FP8 kernels for a CPU, and all graphs are FP8."
+        "There is no `triton/` here: all graphs are FP8, and ONNX Runtime has no FP8 kernels for a CPU."
         if recipe.triton_precision is None
         else f"`triton/` is a model repository with the {recipe.triton_precision} graph for the server's ONNX Runtime backend."
     )
     count = f"{recipe.eval_images:,} of {recipe.host_eval_images:,}"
     return f"""# {recipe.model} on {recipe.dataset} (run {recipe.run})
 
-Copy this folder to the device. It needs Python 3.10 or later, numpy, OpenCV, and TensorRT with cuda-bindings (or ONNX
-Runtime in its place); nothing else is installed, and nothing of the device is changed.
+Copy this folder to the device. It needs Python 3.10 or later, numpy, OpenCV, and TensorRT with cuda-bindings or else ONNX
+Runtime. It installs nothing and changes nothing outside this folder.
 
 ```
-./t2t doctor           # what is here, what is missing and how to mend it
+./t2t doctor           # what is here, what is missing and how to fix it
 ./t2t run              # build → evaluate → benchmark → report; exit status 3 where no engine passes the gate
 ./t2t predict IMAGE    # class and probability, with the engine that the report recommends
-./t2t check            # every file against the manifest
+./t2t check            # compare every file with the manifest
 ```
 
 `run` is `build`, `evaluate`, `benchmark` and `report` in turn; `./t2t COMMAND --help` has their options. Results go to
-`device/` (or `--work DIR`): the report is `device/report/report.md` and `report.json`. An interrupted `build` goes on from
-the last finished engine.
+`device/` (or `--work DIR`): the report is `device/report/report.md` and `report.json`. After an interruption, `build`
+keeps the engines that are finished.
 
 | Backend | Engines |
 | --- | --- |
 {engines}
 
-TensorRT is built where it is installed, else ONNX Runtime; `--backend` chooses. The gate: top-1 of at least {gate} of
-PyTorch FP32's, here on {count} evaluation images, preprocessed on the host. What the host found on these images with
-ONNX Runtime:
+TensorRT engines are built where TensorRT is installed, otherwise ONNX Runtime's; `--backend` chooses another. The accuracy
+gate: top-1 must be at least {gate} of PyTorch FP32's, on {count} evaluation images, which the host preprocessed. What the
+host measured on these images with ONNX Runtime:
 
 | Graph | Top-1 % | Δ top-1 pp | Agreement with PyTorch FP32 % |
 | --- | ---: | ---: | ---: |
@@ -51,8 +51,8 @@ ONNX Runtime:
 
 {f"Left out:{chr(10)}{chr(10)}{left_out}{chr(10)}{chr(10)}" if left_out else ""}\
 {triton}
-`report` writes `device/triton/` with the engine that it recommends, where the server can run it.
+`report` also writes `device/triton/` with the engine that it recommends, if the server can run it.
 
-`graphs/` ONNX, `evaluation/` images and FP32 logits, `samples/` a few image files, `labels.txt`, `preprocess.json`,
-`recipe.json`, `lib/` our code, `manifest.json` sha256 of each file.
+Files: `graphs/` (ONNX), `evaluation/` (images and FP32 logits), `samples/` (a few image files), `labels.txt`,
+`preprocess.json`, `recipe.json`, `lib/` (the code), `manifest.json` (sha256 of each file).
 """

@@ -1,26 +1,27 @@
-"""What every engine of a bundle is held against: logits of PyTorch, and of ONNX Runtime on each graph."""
+"""The logits that every engine of a bundle is compared with: PyTorch's, and ONNX Runtime's on each graph."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
 from export.runner import INPUT, OUTPUT
+from pipeline.console.figures import counted
 from pipeline.console.progress import track
 from pipeline.device.choice import FinishedRun, graph_failure
 from pipeline.measure.evaluate_stage import Logits
 
 _CHUNK = 50  # images at once
-_SAME = 2e-3  # logits of the FP32 graph and PyTorch on the same image, as in the export stage
+_SAME = 2e-3  # largest logit difference of the FP32 graph and PyTorch on one image, as in the export stage
 
 
 def reference_logits(
     run: FinishedRun, chosen: list[int], pixels: NDArray[np.uint8]
 ) -> tuple[Logits, NDArray[np.int64]]:  # fmt: skip
-    """PyTorch's logits on the chosen images, and their labels; InputError where the images are no longer those."""
+    """PyTorch's logits on the chosen images, and their labels; InputError where the image files have changed since."""
     with np.load(run.artifacts["export"].path("reference.npz"), allow_pickle=False) as stored:
         logits, labels = stored["logits"], stored["labels"]
     if max(chosen) >= len(logits):
-        raise _other_images(run, f"at least {max(chosen) + 1} images, {len(logits)} were evaluated")
+        raise _other_images(run, f"at least {counted(max(chosen) + 1, 'image')}, {len(logits)} were evaluated")
     few = np.linspace(0, len(chosen) - 1, min(len(chosen), _CHUNK)).astype(int)
     found = _infer(run, "fp32", pixels[few])
     difference = float(np.abs(found - logits[chosen][few]).max())
@@ -39,9 +40,9 @@ def _other_images(run: FinishedRun, got: str) -> InputError:
 def graph_logits(
     run: FinishedRun, chosen: list[int], pixels: NDArray[np.uint8]
 ) -> tuple[dict[str, Logits], dict[str, str]]:  # fmt: skip
-    """ONNX Runtime's logits of every graph on the chosen images, and why a graph fails the gate ("" if not).
+    """ONNX Runtime's logits of every graph on the chosen images, and why a graph fails the gate ("" if it passes).
 
-    The evaluation has judged most of them on all images; those that only GPU engines need are computed here.
+    Most come from the evaluate stage, which judged them on all images; graphs that only GPU engines need are run here.
     """
     with np.load(run.artifacts["export"].path("reference.npz"), allow_pickle=False) as stored:
         reference, labels = stored["logits"], stored["labels"]

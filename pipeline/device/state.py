@@ -1,4 +1,4 @@
-"""What the commands of a bundle leave for each other in the work folder; each file is written whole or not at all."""
+"""The files in the work folder through which the commands of a bundle share results; each is written whole or not at all."""
 
 import errno
 import json
@@ -17,22 +17,22 @@ ROWS, EVALUATION_JSON, BENCHMARK_JSON = "build/engines.json", "evaluation.json",
 
 @dataclass(frozen=True)
 class DeviceState:
-    """A bundle and the folder its results go to. `command` is how the bundle is called, for messages."""
+    """A bundle and the work folder for its results. `command` is how the user calls the bundle, for messages."""
 
     bundle: Bundle
     work: Path
     command: str
 
     def path(self, name: str) -> Path:
-        """A file in the work folder, to be written; its folder is made. InputError where nothing can be written there."""
+        """The path of a file to write in the work folder; its folder is made. InputError where it cannot be written."""
         path = self.work / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if error.errno == errno.ENOSPC:  # a full disk is another matter
+            if error.errno == errno.ENOSPC:  # a full disk has its own message
                 raise
             raise self._unwritable(error.strerror) from error
-        if not os.access(path.parent, os.W_OK | os.X_OK):  # made earlier, on what cannot be written now
+        if not os.access(path.parent, os.W_OK | os.X_OK):  # it existed, and cannot be written now
             raise self._unwritable(f"{path.parent} cannot be written")
         return path
 
@@ -47,12 +47,12 @@ class DeviceState:
         return self.work / "build" / name
 
     def rows(self) -> list[dict[str, Any]]:
-        """The engines that were built, or why not, from this very bundle; none before the first build."""
+        """A row for each engine of this bundle, built or not; empty before the first build."""
         built = self._read(ROWS)
         return built["rows"] if built is not None and built["bundle"] == self.bundle.key else []
 
     def finished_rows(self) -> list[dict[str, Any]]:
-        """The rows of a build that went to its end."""
+        """The rows of a finished build; InputError where there is none."""
         built = self._read(ROWS)
         if built is None or built["bundle"] != self.bundle.key:
             raise self._missing("no engines were built from this bundle", self.work / ROWS, "build")
@@ -62,20 +62,21 @@ class DeviceState:
         return list(built["rows"])
 
     def measured(self, name: str, command: str) -> dict[str, Any]:
-        """`evaluation.json` or `benchmark.json` of the engines that stand; `command` makes it."""
+        """`evaluation.json` or `benchmark.json` of the present engines; InputError, naming the `command` that writes it,
+        where there is none."""
         found = self._read(name)
         if found is None:
             raise self._missing(f"there is no {name}", self.work / name, command)
         if found["engines"] != self.engines_key():
-            raise self._missing(f"{name} is of other engines than those that stand", self.work / name, command)
+            raise self._missing(f"{name} is of other engines than the present ones", self.work / name, command)
         return found
 
     def engines_key(self) -> str:
-        """Changes with every engine and with the bundle."""
+        """A hash of the bundle and of all its engines."""
         return hash_of([self.bundle.key, self.finished_rows()])
 
     def expected(self, row: dict[str, Any]) -> Expected:
-        """What an engine has to be, and the command that builds it again."""
+        """What an engine's files must be, and the command that builds it again."""
         return Expected(
             self.bundle.recipe.graphs[row["precision"]], self.bundle.spec.sha256(), row["sha256"],
             f"{self.command} build --backend {row['backend']} --engine {row['name']}",

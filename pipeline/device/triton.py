@@ -1,4 +1,4 @@
-"""On a device: the recommended engine as a model repository for a Triton server on this machine."""
+"""On the device: the recommended engine as a model repository for a Triton server on this machine."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ from pipeline.device.triton_repository import PLATFORMS, VERSION_COMPATIBLE, Tri
 
 
 def write_triton(state: DeviceState, report: dict[str, Any]) -> str:
-    """Write `triton/` of the engine that `report` recommends, whole or not at all; returns a line: where it is, or why
-    there is none.
+    """Write `triton/` with the engine that `report` recommends, whole or not at all; returns a line that says where it is
+    or why there is none.
 
-    The one of an earlier report goes first: that engine may be gone, or may have failed the gate now.
+    That of an earlier report is deleted first: its engine may no longer exist, or may fail the gate now.
     """
     folder = state.work / TRITON
     if folder.exists():
@@ -34,7 +34,9 @@ def _write(state: DeviceState, row: dict[str, Any], folder: Path) -> str:
     sidecar = read_sidecar(engine, state.expected(row))
     options = sidecar.build_options()
     if options is not None and options.strip_weights:
-        return f"triton: none, because the server cannot put weights into {row['name']}, built with strip_weights"
+        return (
+            f"triton: none, because the server cannot put weights into {row['name']}, built with strip_weights"
+        )
     (spec,) = [spec for spec in bundle.engine_specs(row["backend"], sidecar.target) if spec.name == row["name"]]
     model = TritonModel(
         model_name(bundle.recipe.run), row["backend"], bundle.spec, sidecar.classes, spec.batch_sizes[2],

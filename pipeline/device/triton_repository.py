@@ -1,7 +1,7 @@
 """A model repository for Triton Inference Server: one model, its configuration and its labels.
 
-Fields and their meaning: the server's model_config.proto. Batches and waiting times come from what was measured, by the rule
-of `batching`; there is one instance, because the table measures one.
+The fields are those of the server's model_config.proto. Batch sizes and waiting times follow from measured rates by the rule
+of `batching`. There is one instance, because one was measured.
 """
 
 import shutil
@@ -13,18 +13,18 @@ from calib.preprocess import Preprocess
 from export.runner import INPUT, OUTPUT
 
 PLATFORMS = {"onnxruntime": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
-# The processor that the report judged and measured: ONNX Runtime's CPU, TensorRT's GPU (one instance on each).
+# The processor on which the report's numbers were measured: the CPU for ONNX Runtime, the GPU for TensorRT.
 _KINDS = {"onnxruntime": "KIND_CPU", "tensorrt": "KIND_GPU"}
-VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"  # lets the server run a plan's own code
-_UNMEASURED_MICROSECONDS = 1000  # in the queue, where no batch was measured
-_SHARE_OF_BATCH = 0.5  # of a batch's own time: what waiting for it may cost
+VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"  # lets the server run code inside a plan
+_UNMEASURED_MICROSECONDS = 1000  # longest wait in the queue where no batch was measured
+_SHARE_OF_BATCH = 0.5  # longest wait in the queue over the time that the batch itself takes
 
 
 @dataclass(frozen=True)
 class TritonModel:
-    """A network as the server sees it: uint8 images (N, H, W, 3) in, FP32 logits (N, classes) out.
+    """A network for the server: uint8 images (N, H, W, 3) in, FP32 logits (N, classes) out.
 
-    `images_per_s` is the report's: rates by batch size, null where one was not measured; empty where none was.
+    `images_per_s` is the report's: the rate by batch size, None where it was not measured; empty where none was.
     """
 
     name: str
@@ -36,7 +36,7 @@ class TritonModel:
     version_compatible: bool = False
 
     def config(self) -> str:
-        """config.pbtxt."""
+        """The text of config.pbtxt."""
         platform, file = PLATFORMS[self.backend]
         preferred, wait = batching(self.images_per_s, self.max_batch)
         gather = (
@@ -66,11 +66,11 @@ class TritonModel:
 
 
 def batching(images_per_s: Mapping[str, float | None], max_batch: int) -> tuple[list[int], int]:
-    """Preferred batch sizes, rising, and microseconds that an image may wait for a batch to fill.
+    """Preferred batch sizes, rising, and the microseconds that an image may wait for a batch to fill.
 
-    Preferred are the measured sizes from 2 to `max_batch` whose rate is at least that of every smaller one; the wait is
-    half the time that the largest of them takes. None where no batch is as fast as single images: gathering only costs.
-    Where no batch was measured at all, `max_batch` and 1 ms.
+    Preferred are the measured sizes from 2 to `max_batch` whose rate is at least that of every smaller size; the wait is
+    half the time that the largest of them takes. Where no batch is as fast as single images there are none, and the wait
+    is 0. Where no batch was measured, the answer is `max_batch` and 1 ms.
     """
     rates = {int(size): rate for size, rate in images_per_s.items() if rate and int(size) <= max_batch}
     if max_batch == 1:
@@ -90,7 +90,7 @@ def batching(images_per_s: Mapping[str, float | None], max_batch: int) -> tuple[
 def write_model(model: TritonModel, file: Path, repository: Path) -> Path:
     """Write `repository/<name>/` with `config.pbtxt`, `labels.txt` and `1/<file>`; returns that folder.
 
-    FileExistsError where there is one: another backend's file would stay beside the new one.
+    FileExistsError where it exists already: a file of another backend would stay in it.
     """
     folder = repository / model.name
     (folder / "1").mkdir(parents=True)
@@ -101,5 +101,5 @@ def write_model(model: TritonModel, file: Path, repository: Path) -> Path:
 
 
 def model_name(run: str) -> str:
-    """A run's name as a model name: the server takes it as a folder's."""
+    """A run's name as a model name, with the characters that a folder of the server may have."""
     return "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in run)
