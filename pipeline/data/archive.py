@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
-from pipeline.console.figures import one_line
+from pipeline.console.figures import counted, one_line
 from pipeline.console.progress import track
 from pipeline.data.sources import fits_folder
 
@@ -59,7 +59,7 @@ def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
                 archive, f"{split}: images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}"
             )
         if not np.isin(labels, np.arange(len(classes))).all():
-            found = f"{split}: labels from {labels.min()} to {labels.max()}, {len(classes)} classes"
+            found = f"{split}: labels from {labels.min()} to {labels.max()}, {counted(len(classes), 'class')}"
             raise _bad_archive(archive, found)
     return arrays
 

@@ -34,9 +34,7 @@ def _write(state: DeviceState, row: dict[str, Any], folder: Path) -> str:
     sidecar = read_sidecar(engine, state.expected(row))
     options = sidecar.build_options()
     if options is not None and options.strip_weights:
-        return (
-            f"triton: none, because the server cannot put weights into {row['name']}, built with strip_weights"
-        )
+        return f"triton: none, because the server cannot put weights into {row['name']}, built with strip_weights"
     (spec,) = [spec for spec in bundle.engine_specs(row["backend"], sidecar.target) if spec.name == row["name"]]
     model = TritonModel(
         model_name(bundle.recipe.run), row["backend"], bundle.spec, sidecar.classes, spec.batch_sizes[2],

@@ -64,7 +64,7 @@ def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess,
     _check_fit(model, weights, str(path), fresh)
     model.load_state_dict(weights, strict=not fresh)
     if fresh:
-        notes = (f"new for {counted(len(classes), 'class')}: {', '.join(sorted(fresh))}", *notes)
+        notes = (f"fresh for {counted(len(classes), 'class')}: {', '.join(sorted(fresh))}", *notes)
     return Loaded(model.eval(), notes, bool(fresh))
 
 
