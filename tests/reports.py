@@ -60,6 +60,7 @@ def inputs() -> tuple[dict[str, Any], dict[str, Any]]:
     benchmark = {
         "machine": {"cpu": "a CPU with 2 cores", "gpu": None, "versions": {"onnxruntime": "1.31.1"}},
         "mode": MODE,
+        "failed": {},
         "variants": {row["name"]: measured(speed) for row, speed in zip(rows, speeds, strict=False)},
     }
     return evaluation, benchmark
@@ -135,6 +136,6 @@ def detailed(run: str = "demo", speed: float = 1.0) -> dict[str, Any]:
         "dataset": {"name": "clothes", "classes": 4, "eval_images": IMAGES, "calibration_images": 64},
     }  # fmt: skip
     machine = {"cpu": "a CPU, 2 cores, INT8 instructions: none", "gpu": None, "versions": {"onnxruntime": "1.31.1"}}
-    benchmark = {"machine": machine, "mode": MODE, "variants": speeds}
+    benchmark = {"machine": machine, "mode": MODE, "failed": {}, "variants": speeds}
     report = build(evaluation, benchmark, run=run)
     return add_details(report, evaluation["reference"], compared, benchmark)

@@ -1,4 +1,4 @@
-"""Stage 9: the report, from what the other stages measured."""
+"""The report stage: the report, from what the other stages measured."""
 
 import json
 from collections.abc import Mapping

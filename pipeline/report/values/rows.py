@@ -30,7 +30,7 @@ def join_report(
     if unknown := sorted(set(measured) - set(names)):
         raise ValueError(f"the benchmark measured {unknown}, the evaluation knows {names}: run both stages again")
     sizes = sorted({size for values in measured.values() for size in values["images_per_s"] or {}}, key=int)
-    failed: dict[str, str] = benchmark.get("failed", {})  # earlier releases' benchmark.json has none
+    failed: dict[str, str] = benchmark["failed"]
     variants = [
         _row(_after_benchmark(variant, failed.get(variant["name"])), measured.get(variant["name"]), sizes)
         for variant in evaluation["variants"]
