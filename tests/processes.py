@@ -5,6 +5,7 @@ A fresh Python needs seconds for these imports. What a test is about (signals, e
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import traceback
 from collections.abc import Callable, Mapping
@@ -40,9 +41,9 @@ class Forked:
             raise subprocess.TimeoutExpired("a forked process", timeout or 0)
         return self._process.exitcode
 
-    def send_signal(self, signal: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send it a signal."""
-        os.kill(self.pid, signal)
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it without a chance to tidy up."""
@@ -51,6 +52,7 @@ class Forked:
 
 def _run(call: Callable[..., int | None], arguments: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore ctrl-C
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

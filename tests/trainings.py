@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,17 +167,36 @@ def launch(call: Callable[..., None], processes: int, restarts: int, *arguments:
 
 
 class Training:
-    """One training in `folder`/work; `told` is for `drive`. Several processes are started as torchrun starts them."""
+    """One training in `folder`/work; `told` is for `drive`. Several processes are started as torchrun starts them.
 
-    def __init__(self, folder: Path, recipe: Recipe, processes: int, restarts: int = 0, **told: str):
+    With `torchrun` it is the command itself, and its ranks are fresh processes.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, processes: int, restarts: int = 0, torchrun: bool = False, **told: str
+    ):
         self.folder, self.work, self.log = folder, folder / "work", folder / "log.txt"
         self.work.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json", by_alias=True)))
         self.log.write_text("")
-        if processes > 1:
+        self.process: Forked | subprocess.Popen[bytes]
+        if torchrun:
+            self.process = self._torchrun(processes, restarts, told)
+        elif processes > 1:
             self.process = Forked(launch, drive, processes, restarts, self.work, log=self.log, environment=told)
         else:
             self.process = Forked(drive, self.work, log=self.log, environment=told)
+
+    def _torchrun(self, processes: int, restarts: int, told: dict[str, str]) -> "subprocess.Popen[bytes]":
+        driver = self.folder / "driver.py"
+        driver.write_text(
+            "import sys\nfrom pathlib import Path\nfrom trainings import drive\ndrive(Path(sys.argv[1]))\n"
+        )
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command += [f"--max-restarts={restarts}", str(driver), str(self.work)]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | told
+        with self.log.open("w") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def wait_for_stop(self) -> int:
         """The id of the process that has stopped where it was told to."""

@@ -62,7 +62,8 @@ def whole(once: Once, images: Path) -> Path:
     ],
 )
 def test_torchrun_brings_a_killed_process_back(tmp_path: Path, images: Path, whole: Path, stop: str) -> None:
-    training = Training(tmp_path / "killed", recipe(images, OFTEN), 2, restarts=2, STOP=stop)
+    torchrun = stop == "1 update 4"  # once by the command itself
+    training = Training(tmp_path / "killed", recipe(images, OFTEN), 2, restarts=2, torchrun=torchrun, STOP=stop)
     os.kill(training.wait_for_stop(), signal.SIGKILL)
     training.finish()
     assert_same_training(whole, training.work)

@@ -24,6 +24,7 @@ from pipeline.device import modules as bundle_modules
 from pipeline.device.choice import choose
 from pipeline.device.contents import MANIFEST, BackendPlan, open_bundle
 
+PLAIN: dict[str, Any] = {"options": {}, "targets": []}  # of an entry of `build`, as a recipe writes it out
 ROOT = Path(__file__).parents[3]
 
 
@@ -87,7 +88,7 @@ def fake_run(*rows: tuple[str, str, str], backends: tuple[str, ...] = ("onnxrunt
         for backend, precision, status in rows
     ]
     build = [
-        {"backend": backend, "precisions": [row[1] for row in rows if row[0] == backend], "batch_sizes": [1, 1, 8]}
+        {"backend": backend, "precisions": [row[1] for row in rows if row[0] == backend], "batch_sizes": [1, 1, 8]} | PLAIN
         for backend in backends if any(row[0] == backend for row in rows)
     ]  # fmt: skip
     return SimpleNamespace(folder=Path("runs/x"), report={"variants": variants}, parts={"build": build})
@@ -115,8 +116,14 @@ def test_two_entries_of_one_backend_both_go_along(bundled_run: Path, tmp_path: P
     """Each with its own batch sizes and options; the second was the only one once."""
     run = fake_run(("tensorrt", "fp16", "unavailable"), ("tensorrt", "int8", "unavailable"))
     run.parts["build"] = [
-        {"backend": "tensorrt", "precisions": ["fp16"], "batch_sizes": [1, 1, 8], "options": {"optimization_level": 5}},
-        {"backend": "tensorrt", "precisions": ["int8"], "batch_sizes": [1, 8, 16]},
+        PLAIN
+        | {
+            "backend": "tensorrt",
+            "precisions": ["fp16"],
+            "batch_sizes": [1, 1, 8],
+            "options": {"optimization_level": 5},
+        },
+        {"backend": "tensorrt", "precisions": ["int8"], "batch_sizes": [1, 8, 16]} | PLAIN,
     ]
     found = choose(run, None, {"fp16": "", "int8": ""})
     assert found.engines["tensorrt"] == (

@@ -200,15 +200,21 @@ def test_the_front_is_that_of_report_json(page: Page, report: dict[str, Any]) ->
 
 
 def test_points_tell_themselves_by_pointer_and_by_key(page: Page, report: dict[str, Any]) -> None:
+    page.evaluate(
+        "document.documentElement.style.scrollBehavior = 'auto'"
+    )  # a mark's place is read once it stands still
     page.evaluate("document.querySelector('#plot').scrollIntoView()")
+    settle(page)
     where = page.evaluate(
         "(r => [r.x + r.width / 2, r.y + r.height / 2])"
         "(document.querySelector('.point[data-name=openvino-int8] .mark').getBoundingClientRect())"
     )
     page.mouse.move(*where)
+    settle(page)
     text = page.evaluate("document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent")
     assert "openvino-int8" in text and f"{row(report, 'openvino-int8')['top1']:.2f} %" in text
     page.mouse.move(2, 2)
+    settle(page)
     assert page.evaluate("document.getElementById('tip').hidden")
     order = page.evaluate(
         "[...document.querySelectorAll('#plot .point')].map(p => "
