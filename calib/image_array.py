@@ -9,7 +9,7 @@ from calib.errors import InputError
 from calib.npz import UNREADABLE, StoredArray, open_array
 from calib.preprocess import Preprocess
 
-UNKNOWN = -1  # the label of an image whose class nobody told
+UNKNOWN = -1  # the label of an image whose class is not known
 _SHOWN = 5  # examples in a message
 _CHUNK_BYTES = 1 << 24  # how much of an npz is looked at at once
 

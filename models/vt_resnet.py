@@ -65,7 +65,7 @@ def make_tokenizer(kind: Tokenizer, channels: int, tokens: int) -> nn.Module:
 def make_modules(
     variant: Variant, tokenizer: Tokenizer, recurrent: bool, tokens: int, printed: bool, drop_path: list[float]
 ) -> nn.ModuleList:
-    """One module per rate of `drop_path`. The last has no projector: nobody reads its map."""
+    """One module per rate of `drop_path`. The last has no projector, because its map is not used."""
     modules = nn.ModuleList()
     for index, rate in enumerate(drop_path):
         if index == 0:

@@ -46,7 +46,7 @@ def find_layout(shape: Sequence[int]) -> Layout | None:
         return layout if math.prod(layout.grid) > 1 else None
     side = math.isqrt(shape[0]) if len(shape) == 2 else 0
     extra = shape[0] - side**2 if side > 1 else 0
-    if side < 2 or extra > min(MAX_EXTRA_TOKENS, side - 1):  # a small number is the square of a map and some soon
+    if side < 2 or extra > min(MAX_EXTRA_TOKENS, side - 1):  # nearly every small number is a square plus a few
         return None
     return Layout(2, shape[1], (side, side), extra)
 

@@ -21,7 +21,7 @@ def halve_single_heads(proto: onnx.ModelProto) -> list[str]:
     scores = [name for name, found in find_roles(proto, shapes).items() if found.role == "scores"]
     done = [name for name in scores if _halve(proto, name, shapes)]
     if done:
-        del proto.graph.value_info[:]  # some of it says one head
+        del proto.graph.value_info[:]  # some recorded shapes are still those of one head
     return done
 
 

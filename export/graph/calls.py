@@ -133,7 +133,7 @@ class Call:
 
 
 class Recorder:
-    """A visitor that keeps what it sees. What depends on the image is told by autograd: only the image asks for it."""
+    """A visitor that keeps what it sees. Autograd marks what depends on the image, which alone requires a gradient."""
 
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}

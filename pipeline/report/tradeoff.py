@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _COLOURS = {"onnxruntime": "#0072B2", "openvino": "#009E73", "tensorrt": "#E69F00", "tensorrt_rtx": "#AA4499"}
 _OTHER, _FAILED, _GATE, _REFERENCE, _FRONT = "#555555", "#C1121F", "#C1121F", "#333333", "#B4BDC8"
 _RUN_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#AA4499", "#56B4E9", "#8C6D1F", "#555555", "#000000")
-_NAMED_RUNS = 3  # with more, the labels would not fit: the colours tell them apart
+_NAMED_RUNS = 3  # with more, labels would not fit, and colours distinguish the runs
 _DPI = 160
 _MARKER = 9.0  # points
 

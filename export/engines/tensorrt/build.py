@@ -188,7 +188,7 @@ def _serialized(build: EngineBuild, progress: Progress) -> Any:
         stopped = stop.asked()
     if failures:
         raise failures[0]
-    if stopped:  # also where the build was done before it heard of it: who presses ctrl-C wants no more
+    if stopped:  # also where the build was finished before the signal arrived: ctrl-C ends the command
         raise KeyboardInterrupt
     if plan is None:
         raise BuildError("TensorRT cannot build this network", got=build.reason())

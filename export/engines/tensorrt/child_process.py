@@ -69,5 +69,5 @@ def _run(function: Callable[..., Any], arguments: tuple[Any, ...], writer: Conne
         answer: tuple[str, Any] = ("value", function(*arguments, progress))
     except BaseException as error:  # KeyboardInterrupt, too: raised again by the parent
         answer = ("error", error)
-    with contextlib.suppress(BrokenPipeError):  # the parent was stopped and hears nothing any more
+    with contextlib.suppress(BrokenPipeError):  # the parent process has ended
         send(*answer)

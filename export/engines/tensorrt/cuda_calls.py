@@ -71,7 +71,7 @@ class Cuda:
         return text.rstrip("\0")
 
     def free_memory(self) -> int:
-        """Bytes of device memory that nobody uses."""
+        """Bytes of free device memory."""
         return int(self._checked("cudaMemGetInfo", self._runtime.cudaMemGetInfo()))
 
     def allocate(self, nbytes: int) -> int:

@@ -1,11 +1,11 @@
-"""How an engine is built, beside its precision and batch sizes, and what a builder is told of it."""
+"""How an engine is built, beside its precision and batch sizes, and how this is passed to a builder."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from export.runner import Unavailable
 
-LEVELS = range(6)  # TensorRT-RTX takes any number without a word, so we look ourselves
+LEVELS = range(6)  # TensorRT-RTX accepts any number silently, so the range is checked here
 Hardware = Literal["this_gpu", "same_compute_capability", "ampere_plus"]
 
 

@@ -70,7 +70,7 @@ def build(
         )  # fmt: skip
     _check_options(options)
     # In a process of its own: after a build that failed, TensorRT-RTX 1.7.1 builds the next engine of the same process
-    # for the target of the failed one, without a word.
+    # for the failed one's target, and gives no error.
     try:
         return call_in_child(_build_here, (onnx_path, engine_path, batch_sizes, target, options), progress)
     except ChildDied as error:

@@ -86,7 +86,7 @@ class TensorRtRunner:
                 waiting.append(idle.popleft())
             while waiting:
                 yield waiting.popleft().collect()
-        finally:  # whoever asked may have stopped early
+        finally:  # also where the reader of this generator stops early
             for lane in self._lanes:
                 if lane.busy is not None:
                     lane.collect()
@@ -105,7 +105,7 @@ class TensorRtRunner:
             self._stack.close()
         finally:
             self._lanes = []
-            self._engine = self._runtime = None  # in this order: each lives in the next one's memory
+            self._engine = self._runtime = None  # in this order: an object must go before the one that owns its memory
 
     def _submit(self, lane: Lane, feeds: Arrays) -> None:
         check_feeds(self.inputs, feeds)

@@ -7,7 +7,7 @@ from pipeline.artifact import Artifact
 from pipeline.console.figures import counted, percent
 from pipeline.report.page.render import Section, section
 
-_CLASSES = 40  # with more, only the fewest and the most images are told
+_CLASSES = 40  # with more, only the classes with the fewest and the most images are listed
 
 
 def read_audit(calibrate: Artifact) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _may_be_ours(file: Path) -> bool:
-    """Not another tool's JSON that stands in the same folder; a damaged file may be ours, and is told of when it is read."""
+    """Not another tool's JSON that stands in the same folder; a damaged file may be ours, and is reported when it is read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
