@@ -66,7 +66,7 @@ doctor: setup ## what is installed, what this machine can build and run
 test: setup ## the tests that CI runs (about seven minutes on two cores)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-test-fast: setup ## the tests for while you edit: all but those that train, export or build for more than a moment
+test-fast: setup ## the tests for while you edit: all but those that train, export, build or open pages for more than a moment
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 lint: setup ## ruff and mypy

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pipeline.stages", "pipeline.cli", "trainings"])
+_CONTEXT.set_forkserver_preload(["pipeline.stages", "pipeline.cli", "pipeline.quantize.qat_stage", "trainings"])
 
 
 class Forked:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -179,6 +180,7 @@ def test_the_table_of_what_is_only_parsed_has_nothing_left_over() -> None:
 # --- troubleshooting ------------------------------------------------------------------------------------------------
 
 
+@cache
 def literals() -> set[str]:
     """Every string of our code; what is filled in is …"""
     found = set()

@@ -13,15 +13,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import torch
 from processes import Forked
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from calib.calibration import load_calibration_set
-from pipeline.quantize.qat_stage import make_student
-from pipeline.quantize.qat_training import train_student
 from pipeline.recipe import Recipe
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import read_checkpoint
@@ -140,8 +136,30 @@ def drive(work: Path) -> None:
     train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
 
 
+def train_and_record(work: Path) -> None:
+    """A training by one of two ranks; its notes, and sums of the buffers of each network that it measured, beside `work`."""
+    torch.set_num_threads(1)
+    measure = Trainer.measure
+    statistics: list[float] = []
+
+    def recorded(self: Trainer, models: Any) -> Any:
+        measured = measure(self, models)
+        statistics.extend(float(buffer.double().sum()) for model in models for buffer in model.buffers())
+        return measured
+
+    Trainer.measure = recorded  # type: ignore[method-assign]  # in this process alone
+    notes = train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
+    (work.parent / f"notes{os.environ['RANK']}.json").write_text(json.dumps(notes | {"statistics": statistics}))
+
+
 def train_quantized(ready: Path, work: Path) -> None:
     """Quantization-aware training of the network in `ready`, by each rank; leaves `<rank>.pt` in `work`."""
+    import onnx  # here: fresh ranks of torchrun import this module, and train without these
+
+    from calib.calibration import load_calibration_set
+    from pipeline.quantize.qat_stage import make_student
+    from pipeline.quantize.qat_training import train_student
+
     torch.set_num_threads(1)
     recipe = Recipe.model_validate(json.loads((work / "recipe.json").read_text()))
     before = read_checkpoint(ready / "checkpoint.pt")

@@ -27,18 +27,6 @@ def images(image_root: Path, spec: Preprocess) -> np.ndarray:
     return load_batch(list(read_split(image_root, "val").paths), spec)
 
 
-@pytest.fixture(scope="module")
-def graphs(
-    small_model: nn.Module, spec: Preprocess, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("graphs")
-    assert export_onnx(small_model, spec, CLASSES, folder / "raw.onnx") == []
-    result = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images[:4])
-    assert result.accepted, result.reason
-    assert result.nodes_after["total"] < result.nodes_before["total"]
-    return folder
-
-
 def run(path: Path, images: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run([OUTPUT], {INPUT: images})[0]
@@ -46,22 +34,22 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("batch", [1, 2, 8, 30])
 def test_equals_pytorch_at_any_batch(
-    graphs: Path, small_model: nn.Module, spec: Preprocess, images: np.ndarray, batch: int
+    small_onnx: Path, small_model: nn.Module, spec: Preprocess, images: np.ndarray, batch: int
 ) -> None:
     with torch.no_grad():
         expected = NormalisedModel(small_model, spec)(torch.from_numpy(images[:batch])).numpy()
-    difference = np.abs(run(graphs / "fp32.onnx", images[:batch]) - expected)
+    difference = np.abs(run(small_onnx / "fp32.onnx", images[:batch]) - expected)
     assert difference.max() < 2e-4, f"max {difference.max():.2e}, mean {difference.mean():.2e}"
 
 
-def test_nodes_have_unique_fixed_width_names(graphs: Path) -> None:
-    names = [node.name for node in onnx.load(graphs / "fp32.onnx").graph.node]
+def test_nodes_have_unique_fixed_width_names(small_onnx: Path) -> None:
+    names = [node.name for node in onnx.load(small_onnx / "fp32.onnx").graph.node]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"node_\d{5}", name) for name in names)
 
 
-def test_input_output_and_metadata(graphs: Path, spec: Preprocess) -> None:
-    proto = onnx.load(graphs / "fp32.onnx")
+def test_input_output_and_metadata(small_onnx: Path, spec: Preprocess) -> None:
+    proto = onnx.load(small_onnx / "fp32.onnx")
     (image,) = proto.graph.input
     sizes = [dimension.dim_value for dimension in image.type.tensor_type.shape.dim]
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8 and sizes == [0, 32, 32, 3]
@@ -70,10 +58,10 @@ def test_input_output_and_metadata(graphs: Path, spec: Preprocess) -> None:
     assert operators.index("Cast") < operators.index("Transpose")  # TensorRT does not transpose uint8
 
 
-def test_modules_are_known_for_every_weight_layer(graphs: Path) -> None:
+def test_modules_are_known_for_every_weight_layer(small_onnx: Path) -> None:
     layers = [
         layer
-        for layer in read_layers(onnx.load(graphs / "fp32.onnx"))
+        for layer in read_layers(onnx.load(small_onnx / "fp32.onnx"))
         if layer.weight_shape and layer.operator in ("Conv", "MatMul", "Gemm")
     ]
     modules = {layer.module for layer in layers}
@@ -81,8 +69,8 @@ def test_modules_are_known_for_every_weight_layer(graphs: Path) -> None:
     assert "" not in modules
 
 
-def test_the_unfolded_tensor_is_not_in_the_graph(graphs: Path) -> None:
-    inferred = onnx.shape_inference.infer_shapes(onnx.load(graphs / "fp32.onnx"))
+def test_the_unfolded_tensor_is_not_in_the_graph(small_onnx: Path) -> None:
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(small_onnx / "fp32.onnx"))
     shapes = [
         tuple(dimension.dim_value for dimension in info.type.tensor_type.shape.dim)
         for info in inferred.graph.value_info
@@ -127,7 +115,7 @@ def test_a_users_unfold_is_replaced_before_export(spec: Preprocess, images: np.n
 
 
 def test_simplification_that_changes_outputs_is_not_taken(
-    graphs: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_onnx: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxsim
 
@@ -138,6 +126,6 @@ def test_simplification_that_changes_outputs_is_not_taken(
         return changed, True
 
     monkeypatch.setattr(onnxsim, "simplify", wrong)
-    result = simplify_onnx(graphs / "raw.onnx", tmp_path / "out.onnx", images[:2])
+    result = simplify_onnx(small_onnx / "raw.onnx", tmp_path / "out.onnx", images[:2])
     assert not result.accepted and "outputs moved by" in result.reason
-    assert (run(tmp_path / "out.onnx", images) == run(graphs / "raw.onnx", images)).all()
+    assert (run(tmp_path / "out.onnx", images) == run(small_onnx / "raw.onnx", images)).all()

@@ -33,6 +33,9 @@ def by_rule(name: str, img_size: int, num_classes: int) -> T2TViT:
     return model.eval()
 
 
+LARGE = ("t2t_vit_14", "t2t_vit_19", "t2t_vit_24", "t2t_vit_t_24")  # seconds each
+
+
 @pytest.mark.parametrize("name", sorted(UPSTREAM))
 def test_a_published_checkpoint_fits(name: str) -> None:
     with torch.device("meta"):
@@ -58,7 +61,9 @@ def test_golden_logits(name: str) -> None:
     assert logits.argmax() == GOLDEN[name]["argmax"][0]
 
 
-@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in VARIANTS]
+)
 def test_every_variant_is_registered_and_equals_the_authors_and_the_literal_form(name: str) -> None:
     size = VARIANTS[name].image_size // 224 * 64 or 32  # 64 px for the paper's: same code, a twelfth of the tokens
     model = by_rule(name, size, 7)

@@ -73,6 +73,7 @@ class Problem:
         return [frozenset(c) for size in range(len(self.names) + 1) for c in itertools.combinations(self.names, size)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.03])
 def test_fastest_against_brute_force(noise: float) -> None:
     behind = []
@@ -87,6 +88,7 @@ def test_fastest_against_brute_force(noise: float) -> None:
     assert max(behind) < 0.1 + 2 * noise, f"at worst {max(behind):.3f} behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_budget_against_brute_force(noise: float) -> None:
     behind = []

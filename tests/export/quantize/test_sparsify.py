@@ -66,6 +66,7 @@ def weight(proto: onnx.ModelProto, name: str) -> np.ndarray:
     return next(numpy_helper.to_array(each) for each in proto.graph.initializer if each.name == node.input[1])
 
 
+@pytest.mark.slow
 def test_mask_equals_modelopts(network: nn.Module, graph: Path) -> None:
     """On every layer that modelopt prunes: Linear along its input, Conv along C for each kernel position, grouped too."""
     import copy

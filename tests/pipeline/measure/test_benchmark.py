@@ -111,6 +111,7 @@ def test_how_a_gpu_ran_an_engine_is_recorded(gpu_runner: TensorRtRunner, tmp_pat
     assert (off["energy_mj"], off["energy"]) == (None, {})
 
 
+@pytest.mark.slow
 def test_memory_of_an_engine_on_the_cpu_is_that_of_a_fresh_process(tmp_path: Path) -> None:
     """A network with 40 MB of weights takes that much more than one with none."""
     import onnx

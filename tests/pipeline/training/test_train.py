@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Forked
 from timm.utils import ModelEmaV3
-from trainings import EVERYTHING, PLAIN, assert_same_training, folder, recipe, rows, write_images
+from trainings import (
+    EVERYTHING,
+    PLAIN,
+    assert_same_training,
+    folder,
+    launch,
+    recipe,
+    rows,
+    train_and_record,
+    write_images,
+)
 
 from calib.errors import InputError
 from calib.images import read_split
@@ -302,49 +311,20 @@ def posterize_operations(step: Any) -> list[Any]:
     return [op for op in listed if op.name.startswith("Posterize")]
 
 
-DRIVER = """
-import json, os, sys
-from pathlib import Path
-import torch
-from pipeline.recipe import Recipe
-from pipeline.training.stage import train
-from pipeline.training.trainer import Trainer
-torch.set_num_threads(1)
-measure, statistics = Trainer.measure, []
-
-
-def recorded(self, models):
-    measured = measure(self, models)
-    statistics.extend(float(buffer.double().sum()) for model in models for buffer in model.buffers())
-    return measured
-
-
-Trainer.measure = recorded
-work = Path(sys.argv[1])
-notes = train(Recipe.model_validate(json.loads((work.parent / "recipe.json").read_text())), work)
-(work.parent / f"notes{os.environ['RANK']}.json").write_text(json.dumps(notes | {"statistics": statistics}))
-"""
-
-
 def test_two_processes(tmp_path: Path, images: Path) -> None:
-    """torchrun with gloo: one checkpoint, every val image counted once (7 by 2), the same result in both processes."""
+    """Two ranks with gloo: one checkpoint, every val image counted once (7 by 2), the same result in both processes."""
     chosen = recipe(images, PLAIN | {"ema_decay": 0.9, "batch_size": 3, "lr": 1e-3}, model="test_resnet")
     work = folder(tmp_path, "work")
     (tmp_path / "recipe.json").write_text(json.dumps(chosen.model_dump(mode="json", by_alias=True)))
-    (tmp_path / "driver.py").write_text(DRIVER)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran = subprocess.run(
-        [*torchrun, tmp_path / "driver.py", work],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    log = tmp_path / "log.txt"
+    ran = Forked(launch, train_and_record, 2, 0, work, log=log, environment={})
+    assert ran.wait(120) == 0, log.read_text()
     notes = [json.loads((tmp_path / f"notes{rank}.json").read_text()) for rank in (0, 1)]
     assert len(notes[0]["statistics"]) > 10
     assert notes[0]["statistics"] == notes[1]["statistics"], "both must measure the network that is saved"
     assert notes[0]["top1"] == notes[1]["top1"] == pytest.approx(top1_of(work, images, chosen))
     assert [row["epoch"] for row in rows(work)] == ["1", "2"]
-    assert ran.stdout.count("epoch 1/2") == 1, "only rank 0 speaks"
+    assert log.read_text().count("epoch 1/2") == 1, "only rank 0 speaks"
     assert len(list((work / "tensorboard").iterdir())) == 1
     with pytest.raises(InputError, match="processes: 2"):
         train(chosen, work)

@@ -44,7 +44,7 @@ needs_rtx = pytest.mark.skipif(
 
 # Blocks that are kept: the others are the same again. Entries of each engine are at most those of TensorRT-RTX 1.7.1.
 NETWORKS: dict[str, tuple[int | None, str]] = {
-    "t2t_vit_mini": (None, "performer"), "t2t_vit_7": (None, "performer"), "t2t_vit_t_14": (2, "transformer"),
+    "t2t_vit_mini": (None, "performer"), "t2t_vit_7": (2, "performer"), "t2t_vit_t_14": (2, "transformer"),
     "t2t_vit_t_mini": (None, "transformer"),
 }  # fmt: skip
 MOST_ENTRIES = {

@@ -17,9 +17,10 @@ from reports import MODE, detailed
 from pipeline.report.values.details import flipped
 from pipeline.report.write import write_report
 
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"),
+]
 EVIL = '</script><img src=x onerror="alert(1)">'
 
 
