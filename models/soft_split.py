@@ -8,6 +8,7 @@ W' = W·diag(γ), W'' = W' − rowmean(W') and b' = Wβ + b,
 and how the variance of a window is found without E[x²] − μ², which cancels in float32.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,11 @@ def window_parts(x: Tensor, split: SplitShape) -> tuple[Tensor, Tensor, Tensor]:
     return inner, between, variance
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """What is computed inside is computed in the type of its operands. The meta device computes shapes, and has no autocast."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+
+
 def split_norm_project(x: Tensor, split: SplitShape, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
     """`linear(norm(unfold(x)))` without the unfolded tensor: x (B, C, H, W) → (B, h·w, linear.out_features)."""
     channels, area = x.shape[1], split.kernel**2
@@ -56,7 +62,7 @@ def split_norm_project(x: Tensor, split: SplitShape, norm: nn.LayerNorm, linear:
     bias = linear.weight @ norm.bias
     if linear.bias is not None:
         bias = bias + linear.bias
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         inner, between, variance = window_parts(x.to(norm.weight.dtype), split)
         rstd = torch.rsqrt(variance + norm.eps)  # B 1 h w
     y = F.conv2d(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import Mlp, dot_product_attention
-from models.soft_split import SplitShape, split_norm_project
+from models.soft_split import SplitShape, split_norm_project, without_autocast
 
 KERNEL_EPS = 1e-8  # upstream's, added to the performer's normaliser
 MAX_HALF_SQUARE = 3e4  # |x|²/2 is cut here: exp(-3e4) is 0 in every float format, and FP16 holds it
@@ -66,7 +66,7 @@ class TokenPerformer(nn.Module):
         """(B, C, H, W) → (B, h·w, token_dim)."""
         k, q, v = split_norm_project(x, self.split, self.norm1, self.kqv).chunk(3, dim=2)
         dtype = self.w.dtype
-        with torch.autocast(x.device.type, enabled=False):  # the kernel's exponentials need float32: docs/performer.md
+        with without_autocast(x):  # the kernel's exponentials need float32: docs/performer.md
             attended = performer_attention(q.to(dtype), k.to(dtype), v.to(dtype), self.w)
         y = v + self.drop(self.proj(attended))
         return y + self.mlp(self.norm2(y))

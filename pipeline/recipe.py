@@ -15,8 +15,10 @@ from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart, EvaluatePart, GatePart, VisualizePart
 from pipeline.parts.model import ModelPart, PreprocessPart
 from pipeline.parts.part import Part, Precision
+from pipeline.parts.problems import problems_in_words
 from pipeline.parts.quantize import CalibratePart, ExportPart, QuantizePart, SearchPart, SensitivityPart
 from pipeline.parts.train import QatPart, TrainPart
+from pipeline.parts.yaml_file import read_yaml
 
 
 class Recipe(Part):
@@ -90,7 +92,7 @@ def keys_of(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 def load_recipe(path: Path) -> Recipe:
     """Read and validate a recipe file; every problem in it is named in one InputError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError as error:
         recipes = ", ".join(sorted(str(found) for found in Path("recipes").glob("*.yaml"))) or "none in recipes/"
         raise InputError("no such recipe", got=path, allowed=recipes) from error
@@ -101,19 +103,8 @@ def load_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
+        got, allowed = problems_in_words(error, Recipe)
         raise InputError(
-            f"the recipe {path} has {error.error_count()} wrong value(s)",
-            got="; ".join(_problem(problem) for problem in error.errors()),
-            allowed="the keys of docs/recipe.md", next_step=f"edit {path}",
+            f"the recipe {path} has {error.error_count()} wrong value(s)", got=got, allowed=allowed,
+            next_step=f"edit {path}; docs/recipe.md explains every key",
         ) from error  # fmt: skip
-
-
-def _problem(problem: Any) -> str:
-    """`train.lr = -1: Input should be greater than 0`."""
-    key = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    if problem["type"] == "missing":
-        return f"{key}: missing"
-    shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
-    return f"{key}{shown}: {problem['msg'].removeprefix('Value error, ')}"

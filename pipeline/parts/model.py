@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.parts.part import Part, Positive
+from pipeline.parts.part import Part, PositiveNumber
 
 
 class ModelPart(Part):
@@ -19,7 +19,7 @@ class ModelPart(Part):
     name: str | None = None
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
     args: dict[str, Any] = Field(default_factory=dict)
-    image_size: Positive
+    image_size: Annotated[int, Field(gt=0, le=4096)]
     checkpoint: Path | None = None
     transfer: bool = False
     positions: Literal["interpolate", "sinusoid"] = "interpolate"
@@ -44,4 +44,4 @@ class PreprocessPart(Part):
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.9
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveNumber, PositiveNumber, PositiveNumber] = (0.229, 0.224, 0.225)

@@ -16,6 +16,7 @@ def _compiles(pattern: str) -> str:
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+PositiveNumber = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and NumPy both take
 # What a graph computes in; `-fp16` is the same graph with FP16 in place of the FP32 that is left in it.
 Precision = Literal[
@@ -26,6 +27,6 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class Part(BaseModel):
-    """Unknown keys are refused; a part is never changed."""
+    """Unknown keys, infinity and NaN are refused; a part is never changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
