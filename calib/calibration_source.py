@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from calib.errors import InputError
+from calib.hidden import hidden_part, is_hidden
 from calib.image_array import UNKNOWN, open_images, unreadable
 from calib.images import ImageSplit, balanced_subset, refuse_unnameable
 from calib.npz import UNREADABLE, StoredArray
 from calib.preprocess import IMAGE_SUFFIXES, Image, Preprocess, load_image, preprocess
 
+DEFAULT_IMAGES = 512  # or all there are, where that is fewer
 _SHOWN = 5  # examples in a message
 
 Track = Callable[[range, str], Iterable[int]]
@@ -25,11 +27,12 @@ def silent(items: range, title: str) -> Iterable[int]:
 
 @dataclass(frozen=True)
 class FileDraw:
-    """Image files in order, their names and their labels."""
+    """Image files in order, their names and their labels; `left_out` as `ImageSplit` has it."""
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
     files: tuple[Path, ...]
+    left_out: tuple[str, ...] = ()
 
     def images(self, spec: Preprocess, rows: int, track: Track) -> Iterator[Image]:
         """The images preprocessed, `rows` at a time; those that cannot be decoded are all named in one InputError."""
@@ -61,6 +64,7 @@ class ArrayDraw:
     stored: StoredArray
     rows: tuple[int, ...]
     files: tuple[Path, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def images(self, spec: Preprocess, rows: int, track: Track) -> Iterator[Image]:
         """The drawn rows, at most `rows` at a time."""
@@ -80,8 +84,13 @@ class ArrayDraw:
 Draw = FileDraw | ArrayDraw
 
 
-def draw_calibration_images(source: Path | None, train: ImageSplit, spec: Preprocess, count: int, seed: int) -> Draw:
-    """Draw `count` images from `source`, or from the training split where it is None; always the same for one seed."""
+def draw_calibration_images(
+    source: Path | None, train: ImageSplit, spec: Preprocess, count: int | None, seed: int
+) -> Draw:  # fmt: skip
+    """Draw `count` images from `source`, or from the training split where it is None; always the same for one seed.
+
+    Without a `count`: DEFAULT_IMAGES, or all there are where that is fewer. InputError where `count` is more than there are.
+    """
     if source is None:
         return draw_from_split(train, count, seed)
     if source.is_dir():
@@ -101,26 +110,24 @@ def source_fingerprint(source: Path | None) -> str:
     digest = hashlib.sha256()
     if source is None:
         return ""
-    for path in _all_images(source) if source.is_dir() else [source]:
+    for path in _all_images(source)[0] if source.is_dir() else [source]:
         stat = path.stat() if path.exists() else None
         digest.update(f"{path.relative_to(source)}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
 
 
-def draw_from_split(split: ImageSplit, count: int, seed: int) -> FileDraw:
-    """`count` images as equal a number of each class as it divides into."""
-    _check_enough(split.root, len(split), count)
-    return _files(split, balanced_subset(split, count, seed))
+def draw_from_split(split: ImageSplit, count: int | None, seed: int) -> FileDraw:
+    """`count` images as equal a number of each class as it divides into; without a `count` see `draw_calibration_images`."""
+    return _files(split, balanced_subset(split, _wanted(split.root, len(split), count), seed))
 
 
-def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int, seed: int) -> FileDraw:
+def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int | None, seed: int) -> FileDraw:
     """Class-balanced where the folders are the model's classes; otherwise any images below, without labels."""
-    folders = {entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    folders = {entry.name for entry in source.iterdir() if entry.is_dir() and not is_hidden(entry.name)}
+    files, left_out = _all_images(source)
     if not folders & set(classes):
-        files = tuple(_all_images(source))
-        _check_enough(source, len(files), count)
-        split = ImageSplit(source, classes, files, (UNKNOWN,) * len(files))
-        return _files(split, _seeded(len(files), count, seed))
+        split = ImageSplit(source, classes, tuple(files), (UNKNOWN,) * len(files), left_out)
+        return _files(split, _seeded(len(files), _wanted(source, len(files), count), seed))
     if folders - set(classes):
         raise InputError(
             f"{source} has other classes than the model",
@@ -134,16 +141,17 @@ def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int, seed: 
         images = _images_in(source / name) if name in folders else []
         paths += images
         labels += [label] * len(images)
-    split = ImageSplit(source, classes, tuple(paths), tuple(labels))
-    missing = [name for label, name in enumerate(classes) if label not in set(labels)]
-    if missing:
+    split = ImageSplit(source, classes, tuple(paths), tuple(labels), left_out)
+    if missing := list(split.without_images()):
         raise _missing_classes(str(source), missing, len(classes))
     return draw_from_split(split, count, seed)
 
 
-def _draw_from_npz(source: Path, classes: tuple[str, ...], spec: Preprocess, count: int, seed: int) -> ArrayDraw:
+def _draw_from_npz(
+    source: Path, classes: tuple[str, ...], spec: Preprocess, count: int | None, seed: int
+) -> ArrayDraw:  # fmt: skip
     stored, labels = open_images(source, len(classes), spec)
-    _check_enough(source, len(stored), count)
+    count = _wanted(source, len(stored), count)
     if labels is None:
         chosen = _seeded(len(stored), count, seed)
         return ArrayDraw(_row_names(source, chosen), (UNKNOWN,) * count, stored, tuple(chosen))
@@ -162,7 +170,7 @@ def _row_names(source: Path, rows: list[int]) -> tuple[str, ...]:
 def _files(split: ImageSplit, chosen: list[int]) -> FileDraw:
     files = tuple(split.paths[index] for index in chosen)
     names = tuple(file.relative_to(split.root).as_posix() for file in files)
-    return FileDraw(names, tuple(split.labels[index] for index in chosen), files)
+    return FileDraw(names, tuple(split.labels[index] for index in chosen), files, split.left_out)
 
 
 def _seeded(available: int, count: int, seed: int) -> list[int]:
@@ -170,24 +178,32 @@ def _seeded(available: int, count: int, seed: int) -> list[int]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
+    )
     refuse_unnameable(folder, found)
     return found
 
 
-def _all_images(folder: Path) -> list[Path]:
+def _all_images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The images below `folder`, sorted, and what is left out, as `ImageSplit` names it."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    refuse_unnameable(folder, found)
-    return found
+    hidden = [hidden_part(path.relative_to(folder)) for path in found]
+    images = [path for path, part in zip(found, hidden, strict=True) if part is None]
+    refuse_unnameable(folder, images)
+    return images, tuple(dict.fromkeys(part for part in hidden if part is not None))
 
 
-def _check_enough(where: Path, available: int, count: int) -> None:
-    if available < count:
+def _wanted(where: Path, available: int, count: int | None) -> int:
+    """How many images to draw of those `available` at `where`; InputError where there are fewer than `count`, or none."""
+    wanted = max(1, min(DEFAULT_IMAGES, available)) if count is None else count
+    if available < wanted:
+        asked = f"at least the {count} that calibrate.images asks for" if count else "images"
         raise InputError(
-            f"{where} has too few images for calibration", got=f"{available} images",
-            allowed=f"at least the {count} that calibrate.images asks for",
+            f"{where} has too few images for calibration", got=f"{available} images", allowed=asked,
             next_step=f"set calibrate.images: {available} in the recipe, or add images" if available else "add images",
         )  # fmt: skip
+    return wanted
 
 
 def _missing_classes(where: str, missing: list[str], classes: int) -> InputError:

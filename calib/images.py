@@ -9,20 +9,30 @@ from pathlib import Path
 import numpy as np
 
 from calib.errors import InputError
+from calib.hidden import is_hidden
 from calib.preprocess import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """One split of an image folder: class names (sorted), image paths (sorted by class and name) and their labels."""
+    """One split of an image folder: class names (sorted), image paths (sorted by class and name) and their labels.
+
+    `left_out` names what `calib.hidden` leaves out, relative to `root`; folders end with a slash.
+    """
 
     root: Path
     classes: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def without_images(self) -> tuple[str, ...]:
+        """The classes that have no image in this split."""
+        there = set(self.labels)
+        return tuple(name for label, name in enumerate(self.classes) if label not in there)
 
     def fingerprint(self) -> str:
         """Hash of relative names, sizes and modification times: changes when an image is added, removed or rewritten."""
@@ -54,38 +64,72 @@ def refuse_unnameable(folder: Path, paths: Iterable[Path]) -> None:
         )  # fmt: skip
 
 
-def read_split(root: Path, split: str, classes: tuple[str, ...] | None = None) -> ImageSplit:
-    """List `root/split/<class>/<image>`; `classes` (from the checkpoint or the training split) must be the same set."""
+def read_split(
+    root: Path, split: str, classes: tuple[str, ...] | None = None, *, may_lack: bool = False
+) -> ImageSplit:  # fmt: skip
+    """List `root/split/<class>/<image>`; `classes` (from the checkpoint or the training split) must be the same set.
+
+    With `may_lack`, `classes` may have no images here: no folder, or an empty one. What `calib.hidden` leaves out is listed in
+    `left_out` of the result.
+    """
     folder = root / split
     if not folder.is_dir():
         raise InputError(
             f"the {split} images are missing", got=f"no folder {folder}", allowed=f"{root}/{split}/<class>/*.jpg|png",
             next_step="set data.root in the recipe to a folder of that layout",
         )  # fmt: skip
-    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    found = tuple(name for name in folders if not is_hidden(name))
+    left_out = [f"{name}/" for name in folders if is_hidden(name)]
     refuse_unnameable(folder, [folder / name for name in found])
-    if len(found) < 2:
+    may_lack = may_lack and classes is not None
+    if len(found) < 2 and not may_lack:
         raise InputError(f"{folder} needs at least two class folders", got=list(found), allowed="<class>/*.jpg|png")
-    if classes is not None and found != classes:
-        raise InputError(
-            f"{folder} has other classes than the model",
-            got=f"{len(found)} classes; not in the model: {sorted(set(found) - set(classes))[:5]}; "
-            f"missing here: {sorted(set(classes) - set(found))[:5]}",
-            allowed=f"the model's {len(classes)} classes", next_step="point data.root at the images it was trained for",
-        )  # fmt: skip
+    if classes is not None and (set(found) - set(classes) if may_lack else found != classes):
+        raise _other_classes(folder, found, classes, may_lack)
     paths: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(found):
-        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
+    for label, name in enumerate(classes or found):
+        images, hidden = _list_images(folder / name)
+        left_out += hidden
+        if not images and not may_lack:
             raise InputError(
                 "a class folder has no images", got=folder / name, allowed=", ".join(IMAGE_SUFFIXES),
                 next_step=f"add images or remove the folder: rmdir '{folder / name}'",
             )  # fmt: skip
         paths += images
         labels += [label] * len(images)
+    if not paths:
+        raise InputError(
+            f"no class has images in {folder}", got=f"{len(found)} class folders", allowed=", ".join(IMAGE_SUFFIXES),
+            next_step=f"add images: {folder}/<class>/*.jpg|png",
+        )  # fmt: skip
     refuse_unnameable(folder, paths)
-    return ImageSplit(folder, found, tuple(paths), tuple(labels))
+    return ImageSplit(folder, classes or found, tuple(paths), tuple(labels), tuple(left_out))
+
+
+def _other_classes(folder: Path, found: tuple[str, ...], classes: tuple[str, ...], may_lack: bool) -> InputError:
+    missing = "" if may_lack else f"; missing here: {sorted(set(classes) - set(found))[:5]}"
+    return InputError(
+        f"{folder} has other classes than the model",
+        got=f"{len(found)} classes; not in the model: {sorted(set(found) - set(classes))[:5]}{missing}",
+        allowed=f"the model's {len(classes)} classes", next_step="point data.root at the images it was trained for",
+    )  # fmt: skip
+
+
+def _list_images(folder: Path) -> tuple[list[Path], list[str]]:
+    """The images in a class folder, sorted, and what is left out there, named with the folder; nothing where it is missing."""
+    images, hidden = [], []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        if not is_hidden(path.name):
+            if is_image:
+                images.append(path)
+        elif path.is_dir():
+            hidden.append(f"{folder.name}/{path.name}/")
+        elif is_image:
+            hidden.append(f"{folder.name}/{path.name}")
+    return images, hidden
 
 
 def balanced_subset(split: ImageSplit, count: int, seed: int) -> list[int]:

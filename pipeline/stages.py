@@ -12,6 +12,7 @@ from calib.calibration_source import source_fingerprint
 from export.engines.engine import backend_version
 from pipeline.artifact import Artifact, hash_of, read_artifact, swap_folder, write_manifest
 from pipeline.data.dataset import open_dataset
+from pipeline.data.remarks import remarks
 from pipeline.machine.describe import installed_versions
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
 from pipeline.quantize import calibrate_stage, export_stage, qat_stage
@@ -20,6 +21,7 @@ from pipeline.quantize.search import sensitivity_stage
 from pipeline.quantize.search import stage as search_stage
 from pipeline.recipe import Recipe, keys_of
 from pipeline.report import stage as report_stage
+from pipeline.run.checks import check_before_running
 from pipeline.training import stage as train_stage
 from pipeline.training.resume import LAST, decisive
 from pipeline.visualize import stage as visualize_stage
@@ -184,6 +186,9 @@ def _run_or_skip(
     identity = identify(stage, recipe, inputs)
     key = identity.key
     folder = run_folder / stage.name
+    if stage.name == "train":
+        for line in remarks(*open_dataset(recipe.data)):
+            say(f"{'':>11}{line}")
     finished = read_artifact(_partial(folder))  # read before the folder: rank 0 moves it there
     artifact = read_artifact(folder)
     if artifact is not None and artifact.key == key:
@@ -196,6 +201,8 @@ def _run_or_skip(
         return _wait_for(folder, key)
     if only_moves:
         return _put_in_place(folder)
+    if stage.name == "train":
+        check_before_running(recipe, training=True)
     say(f"{stage.name:>9}: running")
     started = time.monotonic()
     partial = _prepare_partial(stage, folder, identity.work_key, say)

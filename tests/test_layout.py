@@ -73,15 +73,18 @@ SEES: dict[str, set[str]] = {
         "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts", "pipeline.predict",
         "pipeline.report.values",
     },
+    "pipeline.run": {
+        "models", "calib", "pipeline.console", "pipeline.data", "pipeline.parts", "pipeline.recipe", "pipeline.training",
+    },
     "pipeline.stages": {
         "calib", "export.engines", "pipeline.artifact", "pipeline.data", "pipeline.machine", "pipeline.measure",
-        "pipeline.quantize", "pipeline.quantize.search", "pipeline.recipe", "pipeline.report", "pipeline.training",
-        "pipeline.visualize",
+        "pipeline.quantize", "pipeline.quantize.search", "pipeline.recipe", "pipeline.report", "pipeline.run",
+        "pipeline.training", "pipeline.visualize",
     },
     "pipeline.commands": {
         "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.device", "pipeline.machine",
         "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report", "pipeline.report.values",
-        "pipeline.stages",
+        "pipeline.run", "pipeline.stages",
     },
     "pipeline.cli": {"pipeline.commands", "pipeline.console"},
     "pipeline.__main__": {"pipeline.cli"},

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from calib.errors import InputError
 from pipeline.artifact import Artifact, read_artifact, read_manifest
 from pipeline.recipe import Recipe
+from pipeline.run.checks import check_before_running
 from pipeline.stages import Identity, Stage, find_work, identify, interrupted, wanted_stages
 
 _NEW = "it has not run yet"
@@ -40,6 +41,13 @@ def plan_stages(recipe: Recipe, run_folder: Path, last: str) -> list[Planned]:
         if plan.plan != "unchanged":
             changing.add(stage.name)
     return planned
+
+
+def check_plan(recipe: Recipe, planned: list[Planned]) -> None:
+    """InputError for what is bound to fail in what is planned, before hours of training or after it."""
+    running = {row.stage for row in planned if row.plan != "unchanged"}
+    if running & {"train", "calibrate"}:
+        check_before_running(recipe, training="train" in running)
 
 
 def _plan(

@@ -120,10 +120,11 @@ def tell_outcome(options: argparse.Namespace, last: str, artifact: "Artifact") -
 
 
 def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: str) -> None:
-    from pipeline.commands.dry_run import plan_stages, print_plan
+    from pipeline.commands.dry_run import check_plan, plan_stages, print_plan
     from pipeline.commands.outcome import where
 
     planned = plan_stages(recipe, folder, last)
+    check_plan(recipe, planned)
     print_plan(planned)
     command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
     print(f"  nothing was written; next: {command}")

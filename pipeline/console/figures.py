@@ -1,5 +1,7 @@
 """Numbers and texts as people read them: the same in the terminal, in Markdown, on the page and in pictures."""
 
+from collections.abc import Sequence
+
 MISSING = "–"  # what was not measured
 
 
@@ -34,6 +36,17 @@ def one_line(text: str) -> str:
 def percent(fraction: float) -> str:
     """0.99 as `99 %`."""
     return f"{100 * fraction:g} %"
+
+
+def first_names(names: Sequence[str], shown: int = 5) -> str:
+    """`bag, boot and 3 more`: the first names of a list."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")
+
+
+def without_images(missing: Sequence[str], classes: int) -> str:
+    """That of so many `classes` the `missing` ones have no evaluation images, and what follows from it."""
+    counts = f"{len(missing):,} of {classes:,} classes"
+    return f"{counts} without evaluation images, so how well they are recognised is not known: {first_names(missing)}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from calib.images import ImageSplit
 from pipeline.console.figures import counted, one_line
 from pipeline.console.progress import track
 from pipeline.data.sources import fits_folder
 
 SPLITS = ("train", "val")
+UNREADABLE = (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what NumPy raises
 
 
 def unpack_archive(archive: Path, root: Path) -> None:
@@ -36,13 +38,23 @@ def unpack_archive(archive: Path, root: Path) -> None:
     partial.replace(root)
 
 
+def packed_train_split(archive: Path, root: Path) -> ImageSplit:
+    """The train split that `archive` holds, as far as labels tell: its paths are none that can be opened."""
+    try:
+        with np.load(archive, allow_pickle=False) as content:
+            classes, labels = [str(name) for name in content["classes"]], content["train_labels"].tolist()
+    except UNREADABLE as error:
+        raise _bad_archive(archive, one_line(str(error))) from error
+    return ImageSplit(root / "train", tuple(classes), (root / "train",) * len(labels), tuple(labels))
+
+
 def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:
     """Read and check the arrays: images (N, H, W) or RGB (N, H, W, 3) uint8, labels (N,) integers, classes (C,) text."""
     names = ("classes", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")))
     try:
         with np.load(archive, allow_pickle=False) as content:
             arrays = {name: content[name] for name in names}
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise _bad_archive(archive, one_line(str(error))) from error
     classes = arrays["classes"]
     if classes.ndim != 1 or classes.dtype.kind != "U" or len(set(classes)) != len(classes):

@@ -18,8 +18,8 @@ def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, Im
     Where `data.root` does not exist, the images of `<root>.npz` or of `data.source` are written there first; with
     `unpack=False` that is an InputError instead.
     """
-    archive = data.root.with_name(f"{data.root.name}.npz")
-    if not unpack and not data.root.is_dir() and (archive.is_file() or data.source != "folders"):
+    archive = archive_of(data)
+    if not unpack and is_packed(data):
         origin = archive if archive.is_file() else f"{data.source} {data.origin}"
         raise InputError("the images are not unpacked yet", got=f"{origin}; a run writes them to {data.root}")
     if not data.root.is_dir() and archive.is_file():
@@ -34,7 +34,17 @@ def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, Im
             if not data.root.is_dir():
                 _write_out(data)
     train = read_split(data.root, "train")
-    return train, read_split(data.root, "val", train.classes)
+    return train, read_split(data.root, "val", train.classes, may_lack=True)
+
+
+def archive_of(data: DataPart) -> Path:
+    """The npz that `data.root` is written from, where there is one."""
+    return data.root.with_name(f"{data.root.name}.npz")
+
+
+def is_packed(data: DataPart) -> bool:
+    """Whether the first use will write `data.root`, from an archive or from `data.source`."""
+    return not data.root.is_dir() and (archive_of(data).is_file() or data.source != "folders")
 
 
 def _write_out(data: DataPart) -> None:
@@ -47,10 +57,10 @@ def _write_out(data: DataPart) -> None:
 
 
 def _check_written(data: DataPart, partial: Path) -> None:
-    """InputError unless there are train and val images of the same classes. Checked before the folder becomes `data.root`:
+    """InputError unless there are train and val images, val's of classes of train. Checked before the folder becomes `data.root`:
     what is there is never written again, so a corrected recipe would go on reading the wrong images."""
     try:
-        read_split(partial, "val", read_split(partial, "train").classes)
+        read_split(partial, "val", read_split(partial, "train").classes, may_lack=True)
     except InputError as error:
         raise InputError(
             f"{data.source} {data.origin} does not make a data set: {error.what}", got=error.got, allowed=error.allowed,

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.images import read_split
 from calib.preprocess import load_batch
 from export.engines.engine import load_engine
 from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import INPUT, DeviceTimes, Runner, RunOptions
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
+from pipeline.data.batches import evaluation_split
 from pipeline.machine.describe import describe_machine
 from pipeline.machine.peak_memory import engine_memory
 from pipeline.machine.power import EnergyMeter, describe_power
@@ -75,7 +75,7 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
     part = recipe.benchmark
     with ExitStack() as stack:
         found = Candidates()
-        spec = None
+        spec, classes = None, tuple[str, ...]()
         for row in inputs["build"].notes["engines"]:
             if row["status"] != "built":
                 continue
@@ -83,10 +83,10 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
             with noted(name, found.missing):
                 sidecar, runner = load_engine(engine, part.threads, RunOptions(part.cuda_graph, part.spin))
                 found.add(name, engine, sidecar.max_batch, runner, stack)
-                spec = sidecar.preprocess_spec()
+                spec, classes = sidecar.preprocess_spec(), sidecar.classes
         if spec is None:
             raise none_measured(found.missing)
-        split = read_split(recipe.data.root, "val")
+        split = evaluation_split(recipe, classes)
         images = load_batch([split.paths[index % len(split)] for index in range(max(part.batch_sizes))], spec)
         benchmark = benchmark_engines(found, images, part, inputs["build"].notes["engines"])
     (folder / "benchmark.json").write_text(json.dumps(benchmark, indent=1), encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib.images import ImageSplit
 from calib.preprocess import Preprocess
 from export.engines.engine import load_engine
 from export.engines.sidecar import Expected
@@ -34,7 +35,7 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
     with np.load(inputs["export"].path("reference.npz"), allow_pickle=False) as stored:
         reference, labels = stored["logits"], stored["labels"]
     rows = inputs["build"].notes["engines"]
-    logits, missing, classes = _infer_all(recipe, inputs, rows)
+    logits, missing, split = _infer_all(recipe, inputs, rows)
     variants = [
         evaluate_variant(row, logits, missing, reference, labels, recipe.gate.min_relative_top1) for row in rows
     ]
@@ -43,9 +44,9 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
             "name": "PyTorch FP32", "top1": accuracy(reference, labels), "top5": accuracy(reference, labels, k=5),
         },
         "dataset": {
-            "name": recipe.data.name, "classes": len(classes), "eval_images": len(labels),
+            "name": recipe.data.name, "classes": len(split.classes), "eval_images": len(labels),
             "calibration_images": inputs["calibrate"].notes["images"],
-        },
+        } | ({"classes_without_images": list(empty)} if (empty := split.without_images()) else {}),
         "variants": variants,
     }  # fmt: skip
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
@@ -55,9 +56,9 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 
 def _infer_all(
     recipe: "Recipe", inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
-) -> tuple[dict[str, Logits], Missing, tuple[str, ...]]:
+) -> tuple[dict[str, Logits], Missing, ImageSplit]:
     """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the other engines
-    do not run; and the classes. RuntimeError where no engine runs.
+    do not run; and the images. RuntimeError where no engine runs.
     """
     from export.engines import onnxruntime_backend
 
@@ -96,7 +97,7 @@ def _infer_all(
         ran = {name: np.concatenate(parts) for name, parts in collected.items() if name not in missing}
     if all(name.startswith("graph:") for name in ran):
         raise _none_ran(missing)
-    return ran, missing, classes
+    return ran, missing, split
 
 
 def _none_ran(missing: Missing) -> RuntimeError:

@@ -20,9 +20,10 @@ class CalibratePart(Part):
     """The calibration set: `images` drawn class-balanced from the training split, or from `source` where that is given.
 
     `source` is a folder of images (with or without class folders) or an npz with `images`, uint8 RGB (N, H, W, 3).
+    None `images` are 512, or all there are where that is fewer; 512 in a recipe must be there, so it is not the default value.
     """
 
-    images: Positive = 512
+    images: Positive | None = None
     seed: Seed = 0
     source: Path | None = None
 

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from calib.audit import Against, audit_calibration_set
 from calib.calibration import write_calibration_set
-from calib.calibration_source import draw_calibration_images
+from calib.calibration_source import DEFAULT_IMAGES, draw_calibration_images
 from calib.colour_order import Logits
 from calib.images import read_split
 from calib.preprocess import Image, Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT
 from pipeline.artifact import Artifact
+from pipeline.console.figures import counted
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
+from pipeline.data.remarks import left_out_line
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 
@@ -33,6 +35,13 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
     train, part = read_split(recipe.data.root, "train", classes), recipe.calibrate
     draw = draw_calibration_images(part.source, train, spec, part.images, part.seed)
+    if part.images is None and len(draw.names) < DEFAULT_IMAGES:
+        print(
+            f"           takes all {counted(len(draw.names), 'image')} there are: calibrate.images is not in the recipe, "
+            f"and its default is {DEFAULT_IMAGES}"
+        )
+    if part.source is not None and draw.left_out:  # what is left out of the training images is said by the command
+        print(f"           {left_out_line([f'{part.source}/{name}' for name in draw.left_out])}")
     made = write_calibration_set(draw, spec, folder / "calibration.npz", track)
     with _network(inputs) as logits:
         against = Against(spec, train, evaluation_split(recipe, classes), draw.files, logits)

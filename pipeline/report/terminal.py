@@ -7,6 +7,7 @@ from pipeline.report.values.format import (
     PARETO_NOTE,
     batch_sizes,
     chance_warning,
+    data_warnings,
     drop,
     latency,
     rate,
@@ -35,6 +36,8 @@ def print_table(report: dict[str, Any], console: "Console | None" = None) -> Non
     for names, status, reason in reasons(report):
         console.print(Styled.assemble((names, "bold"), f" ({status})", style=_STYLES[status]))
         console.print(Padding(Styled(reason), (0, 0, 0, 2)))
+    for text in data_warnings(report):
+        console.print(Styled.assemble(("Warning: ", "bold yellow"), text))
     conclusion, command = recommendation(report)
     console.print()
     sure = report["recommended"] and not chance_warning(report)

@@ -11,7 +11,7 @@ from pipeline.report.page.frame import page
 from pipeline.report.page.gpu import gpu_section
 from pipeline.report.page.latency import latency_section
 from pipeline.report.page.render import Section, render, section
-from pipeline.report.values.format import chance_warning, class_count, how_measured, recommendation
+from pipeline.report.values.format import chance_warning, class_count, data_warnings, how_measured, recommendation
 
 
 def html_page(
@@ -29,6 +29,7 @@ def html_page(
         conclusion=conclusion,
         command=command,
         facts=_facts(report, reference),
+        warnings=data_warnings(report),
         good=bool(report["recommended"]) and not chance_warning(report),
     )
     parts = [

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.console.figures import MISSING, counted, number, one_line, percent, quantity, signed
+from pipeline.console.figures import MISSING, counted, number, one_line, percent, quantity, signed, without_images
 from pipeline.report.values.rows import gate_failed
 
 PARETO_NOTE = "* on the Pareto front: no engine in this table is both faster and more accurate"
@@ -75,6 +75,12 @@ def class_count(report: dict[str, Any]) -> int:
     """How many classes the dataset has, whether the report names or only counts them."""
     classes = report["dataset"]["classes"]
     return len(classes) if isinstance(classes, list) else int(classes)
+
+
+def data_warnings(report: dict[str, Any]) -> list[str]:
+    """What is said beside the results of images that leave something open; [] mostly."""
+    missing = report["dataset"].get("classes_without_images")
+    return [one_line(without_images(missing, class_count(report)))] if missing else []
 
 
 def chance_warning(report: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pipeline.report.values.format import (
     Commands,
     batch_sizes,
     class_count,
+    data_warnings,
     drop,
     how_measured,
     latency,
@@ -72,6 +73,7 @@ def markdown_page(
     conclusion, command = recommendation(report, commands)
     image = f"![Accuracy against latency]({picture})\n\n" if picture else ""
     machine, dataset = report["machine"], report["dataset"]
+    warnings = "".join(f"**Warning:** {markdown_text(text)}.\n\n" for text in data_warnings(report))
     seen = f"{counted(class_count(report), 'class')}, {counted(dataset['eval_images'], 'image')}"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine["versions"].items()))
     return f"""# {markdown_text(report["run"])}: {markdown_text(report["model"])} on {markdown_text(dataset["name"])}
@@ -82,7 +84,7 @@ def markdown_page(
 {seen}. Gate: {percent(report["gate"]["min_relative_top1"])} \
 of its top-1.
 
-{markdown_table(report)}
+{warnings}{markdown_table(report)}
 {image}## How this was measured
 
 {"".join(f"- {markdown_text(sentence)}{chr(10)}" for sentence in how_measured(report, reference, mode, commands))}

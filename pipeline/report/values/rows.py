@@ -5,6 +5,7 @@ from typing import Any
 from pipeline.measure.statistics import pareto_front
 
 DATASET_KEYS = ("name", "classes", "eval_images", "calibration_images")
+OPTIONAL_DATASET_KEYS = ("classes_without_images",)  # names; only there where evaluation lacks some
 MACHINE_KEYS = ("cpu", "gpu", "versions")
 VARIANT_KEYS = (
     "name", "precision", "backend", "status", "reason", "top1", "top5", "delta_top1_pp", "ci95_pp", "agreement",
@@ -42,13 +43,18 @@ def join_report(
         "schema": 1,
         "run": run,
         "model": model,
-        "dataset": {key: evaluation["dataset"][key] for key in DATASET_KEYS},
+        "dataset": _dataset(evaluation["dataset"]),
         "machine": {key: benchmark["machine"][key] for key in MACHINE_KEYS},
         "preprocess_sha256": preprocess_sha256,
         "gate": {"min_relative_top1": min_relative_top1},
         "variants": variants,
         "recommended": recommended(variants),
     }
+
+
+def _dataset(evaluated: dict[str, Any]) -> dict[str, Any]:
+    more = {key: evaluated[key] for key in OPTIONAL_DATASET_KEYS if key in evaluated}
+    return {key: evaluated[key] for key in DATASET_KEYS} | more
 
 
 def _after_benchmark(evaluated: dict[str, Any], failure: str | None) -> dict[str, Any]:

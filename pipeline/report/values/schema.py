@@ -28,6 +28,7 @@ class _Dataset(_Part):
     classes: Annotated[int, Field(gt=0)] | Annotated[list[Text], Field(min_length=1)]  # how many, or their names
     eval_images: Count
     calibration_images: Count
+    classes_without_images: Annotated[list[Text], Field(min_length=1)] | None = None  # of evaluation
 
 
 class _Machine(_Part):

@@ -1,0 +1,124 @@
+"""What is bound to fail later, found before anything runs: network, checkpoint, images, calibration set.
+
+A training of hours must not start for a result that a later stage refuses.
+"""
+
+import timm
+import torch
+
+from calib.calibration_source import draw_calibration_images
+from calib.errors import InputError
+from calib.images import ImageSplit
+from models.t2t_vit import VARIANTS
+from pipeline.console.figures import one_line
+from pipeline.data.archive import packed_train_split
+from pipeline.data.dataset import archive_of, is_packed, open_dataset
+from pipeline.parts.data import DataPart
+from pipeline.parts.model import ModelPart
+from pipeline.recipe import Recipe
+from pipeline.training.checkpoint import read_file, weights_of
+from pipeline.training.network import create_network
+
+_UNKNOWN_CLASSES = (
+    2  # for a network whose images are not written yet: how many classes they have does not matter to its size
+)
+
+
+def check_before_running(recipe: Recipe, *, training: bool) -> None:
+    """InputError for what would fail while `recipe` runs; nothing is written, unpacked or computed.
+
+    Without `training`, which is complete, only what the calibrate stage would refuse is looked for.
+    """
+    train = _training_images(recipe.data)
+    if training:
+        _check_network(recipe, len(train.classes) if train is not None else _UNKNOWN_CLASSES)
+    if train is not None:
+        part = recipe.calibrate
+        draw_calibration_images(part.source, train, recipe.preprocess_spec(), part.images, part.seed)
+
+
+def _training_images(data: DataPart) -> ImageSplit | None:
+    """The train split, of an archive as far as it tells; None where `data.source` is not written out yet."""
+    if not is_packed(data):
+        return open_dataset(data, unpack=False)[0]
+    archive = archive_of(data)
+    return packed_train_split(archive, data.root) if archive.is_file() else None
+
+
+def _check_network(recipe: Recipe, classes: int) -> None:
+    """The network is there and takes the recipe's images; the checkpoint can be read."""
+    part = recipe.model
+    drop_path = recipe.train.drop_path if recipe.train.epochs > 0 else 0.0
+    with torch.random.fork_rng(devices=[]):  # what is made here must not change what training draws
+        if part.factory is not None:  # not on the meta device: a factory may keep what it made, and give it again
+            create_network(part, classes, drop_path)
+        else:
+            _check_image_size(part, classes, drop_path)
+    if part.checkpoint is not None:
+        weights_of(read_file(part.checkpoint), part.checkpoint)
+
+
+def _check_image_size(part: ModelPart, classes: int, drop_path: float) -> None:
+    """InputError unless a timm network takes one image of `part.image_size`.
+
+    Asked of the meta device, which computes shapes alone, at once and without memory. It lacks some operators: what fails there
+    is tried again on the CPU.
+    """
+    try:
+        _forward(part, classes, drop_path, "meta")
+        return
+    except InputError as error:
+        if not _fits_at_default(part, classes, drop_path):
+            raise  # no such model, or wrong arguments: the size is not to blame
+        refused: Exception = error
+    except Exception:  # a network raises what it likes, and the meta device raises for itself
+        try:
+            _forward(part, classes, drop_path, "cpu")
+            return
+        except Exception as error:
+            refused = error
+    raise _not_taken(part, refused) from refused
+
+
+def _forward(part: ModelPart, classes: int, drop_path: float, device: str) -> None:
+    """Build the network on `device` and give it one image."""
+    with torch.device(device), torch.inference_mode():
+        model = create_network(part, classes, drop_path).eval()
+        model(torch.zeros(1, 3, part.image_size, part.image_size))
+
+
+def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
+    """Whether the network is made at the size of its own default configuration, which is not the recipe's."""
+    size = _default_size(part)
+    if size in (None, part.image_size):
+        return False
+    try:
+        _forward(part.model_copy(update={"image_size": size}), classes, drop_path, "meta")
+    except InputError:
+        return False
+    except Exception:  # it was made
+        return True
+    return True
+
+
+def _default_size(part: ModelPart) -> int | None:
+    """The side of the square image in a timm network's own default configuration; None where it has none."""
+    name = str(part.name)
+    if name in VARIANTS:
+        return VARIANTS[name].image_size
+    if not timm.is_model(name):
+        return None
+    config = timm.get_pretrained_cfg(name)
+    return int(config.input_size[-1]) if config is not None and config.input_size else None
+
+
+def _not_taken(part: ModelPart, error: Exception) -> InputError:
+    size, default = part.image_size, _default_size(part)
+    said = str(error.got) if isinstance(error, InputError) else str(error)
+    other, change = default if default != size else None, "change model.image_size or model.args in the recipe"
+    return InputError(
+        f"the network of {part.label} does not take images (1, 3, {size}, {size})",
+        got=f"model.image_size: {size}; torch says: {one_line(said) or type(error).__name__}",
+        allowed=f"{other}, the size in its own default configuration, or another that it takes" if other else None,
+        next_step=f"did you mean image_size: {other}? {change}" if other else change,
+    )  # fmt: skip
