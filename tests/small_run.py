@@ -40,7 +40,7 @@ def write_run(folder: Path, values: dict[str, Any], spec: Preprocess) -> None:
         done[name] = artifact
 
     train = read_split(recipe.data.root, "train")
-    val = read_split(recipe.data.root, "val", train.classes)
+    val = read_split(recipe.data.root, "val", train.classes, may_lack=True)
     stage("export", ("data", "model"), (), lambda path: _export(path, train, val, spec))
     stage("calibrate", ("data", "calibrate"), ("export",), lambda _: {"images": len(train)})
     stage("quantize", ("quantize",), ("export", "calibrate"), lambda path: _quantize(path, recipe, done["export"]))

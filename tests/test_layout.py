@@ -33,7 +33,7 @@ SEES: dict[str, set[str]] = {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
     },
     "pipeline.artifact": {"export.engines"},
-    "pipeline.parts": {"calib.precision", "export.engines"},
+    "pipeline.parts": {"calib", "calib.precision", "export.engines"},
     "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
     "pipeline.console": {"calib", "export.engines.tensorrt"},
     "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},

@@ -1,3 +1,5 @@
 """A run: what its stages depend on, what is kept of it, and that one process at a time writes it.
 
-What the stages themselves do is in the other rooms; `pipeline.stages` puts them in a row."""
+In: a recipe and the run's folder.
+Out: what is bound to fail, what has to run and what is kept; what the stages do is in other rooms, `pipeline.stages` orders them.
+"""

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from calib import calibration_source
 from calib.calibration import (
     CalibrationSet,
     load_calibration_set,
@@ -169,6 +170,48 @@ def test_a_flat_folder_has_no_labels(image_root: Path, train: ImageSplit, spec: 
     made, again, other = (draw(source, train, spec, tmp_path, seed=seed) for seed in (0, 0, 1))
     assert set(made.labels.tolist()) == {-1} and len(set(made.names)) == 18
     assert made.names == again.names != other.names
+
+
+def test_without_a_number_all_there_are_are_drawn(
+    image_root: Path, train: ImageSplit, spec: Preprocess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 training images, a folder of 30, an npz of 60; from more than the default's number the default is drawn."""
+    images, labels = load_batch(list(train.paths), spec), np.asarray(train.labels)
+    sources = (
+        None,
+        image_root / "val",
+        flat_folder(image_root, tmp_path),
+        save_npz(tmp_path, images=images, labels=labels),
+    )
+    for source, count in zip(sources, (60, 30, 30, 60), strict=True):
+        assert len(draw_calibration_images(source, train, spec, None, 0).names) == count
+        with pytest.raises(InputError, match=rf"(?s){count} images.*at least the 512 that"):
+            draw_calibration_images(source, train, spec, 512, 0)
+    monkeypatch.setattr(calibration_source, "DEFAULT_IMAGES", 12)
+    for source in sources:
+        assert draw_calibration_images(source, train, spec, None, 0).names == draw_calibration_images(
+            source, train, spec, 12, 0
+        ).names  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"(?s)too few images.*got: 0 images.*next: add images"):
+        draw_calibration_images(tmp_path / "empty", train, spec, None, 0)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_hidden_files_of_a_source_are_left_out(
+    image_root: Path, train: ImageSplit, spec: Preprocess, tmp_path: Path, flat: bool
+) -> None:
+    source = flat_folder(image_root, tmp_path) if flat else shutil.copytree(image_root / "val", tmp_path / "classes")
+    before = draw_calibration_images(source, train, spec, None, 0)
+    mark = source_fingerprint(source)
+    inner = source if flat else source / "class_1"
+    for path in (source / "__MACOSX" / "class_9" / "a.png", inner / "._0.png", inner / "@eaDir" / "0.png" / "S.jpg"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no image")
+    after = draw_calibration_images(source, train, spec, None, 0)
+    assert after.names == before.names and before.left_out == () and source_fingerprint(source) == mark
+    place = "" if flat else "class_1/"
+    assert set(after.left_out) == {"__MACOSX/", f"{place}._0.png", f"{place}@eaDir/"}
 
 
 def test_an_npz_is_drawn_from(train: ImageSplit, spec: Preprocess, tmp_path: Path) -> None:

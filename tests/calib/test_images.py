@@ -8,6 +8,7 @@ import pytest
 
 from calib.calibration_source import source_fingerprint
 from calib.errors import InputError
+from calib.hidden import hidden_part, is_hidden
 from calib.images import balanced_subset, read_split
 
 
@@ -33,6 +34,53 @@ def test_balanced_subset_is_seeded_and_even(image_root: Path) -> None:
     assert chosen == balanced_subset(split, 31, seed=5) != balanced_subset(split, 31, seed=6)
     with pytest.raises(InputError, match="too few images"):
         balanced_subset(split, 61, seed=0)
+
+
+def test_what_systems_and_notebooks_leave_behind_is_no_class_and_no_image(image_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(image_root, tmp_path / "copy")
+    before = read_split(root, "train")
+    assert before.left_out == ()
+    photo = root / "train" / "class_1" / "000.png"
+    folders = ("__MACOSX/class_1", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN", ".hidden", "class_1/@eaDir/000.png")
+    for name in folders:
+        (root / "train" / name).mkdir(parents=True)
+        shutil.copy(photo, root / "train" / name / "x.png")
+    for name in ("._000.png", ".DS_Store", "Thumbs.db", ".000.png"):
+        (root / "train" / "class_1" / name).write_bytes(b"no image")
+    after = read_split(root, "train")
+    assert (after.classes, after.paths, after.labels) == (before.classes, before.paths, before.labels)
+    assert after.fingerprint() == before.fingerprint()
+    assert set(after.left_out) == {
+        "__MACOSX/", ".ipynb_checkpoints/", "@eaDir/", "$RECYCLE.BIN/", ".hidden/", "class_1/@eaDir/", "class_1/._000.png",
+        "class_1/.000.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["notes", "bag", "_x", "MACOSX", "thumbs", "recycle.bin"])
+def test_other_names_are_classes(name: str) -> None:
+    assert not is_hidden(name) and hidden_part(Path(name, "a.png")) is None
+
+
+def test_evaluation_may_lack_classes(image_root: Path, tmp_path: Path) -> None:
+    """A folder that is missing or empty; the classes stay the model's, and so do the labels."""
+    root = shutil.copytree(image_root, tmp_path / "copy")
+    classes = ("class_0", "class_1", "class_2")
+    assert read_split(root, "val", classes, may_lack=True) == read_split(root, "val", classes)
+    shutil.rmtree(root / "val" / "class_0")
+    for image in (root / "val" / "class_1").iterdir():
+        image.unlink()
+    split = read_split(root, "val", classes, may_lack=True)
+    assert split.classes == classes and split.without_images() == ("class_0", "class_1")
+    assert set(split.labels) == {2} and {path.parent.name for path in split.paths} == {"class_2"}
+    (root / "val" / "class_9").mkdir()
+    with pytest.raises(InputError, match=r"(?s)other classes than the model.*not in the model: \['class_9'\]\n"):
+        read_split(root, "val", classes, may_lack=True)
+    shutil.rmtree(root / "val" / "class_9")
+    with pytest.raises(InputError, match="has other classes"):  # as the train split is read
+        read_split(root, "val", classes)
+    shutil.rmtree(root / "val" / "class_2")
+    with pytest.raises(InputError, match=r"no class has images in .*val"):
+        read_split(root, "val", classes, may_lack=True)
 
 
 def _empty_class(root: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -123,7 +124,7 @@ def test_dry_run_believes_no_manifest_that_was_changed(finished: Path, capsys: P
 
 def test_dry_run_unpacks_no_images(finished: Path, capsys: Printed) -> None:
     shutil.move(finished / "images", finished / "elsewhere")
-    (finished / "images.npz").write_bytes(b"packed")
+    np.savez(finished / "images.npz", classes=["class_0", "class_1", "class_2"], train_labels=[0, 1, 2] * 20)
     rows = plan(capsys)
     assert rows["train"]["plan"] == "depends" and "not unpacked yet" in rows["train"]["reasons"][0]
     assert not (finished / "images").exists()

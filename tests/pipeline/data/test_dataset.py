@@ -13,6 +13,7 @@ from calib.preprocess import load_image
 from pipeline.data import overlap
 from pipeline.data.dataset import open_dataset
 from pipeline.data.overlap import check_no_overlap
+from pipeline.data.remarks import remarks
 from pipeline.parts.data import DataPart
 
 
@@ -162,3 +163,36 @@ def test_overlap_of_large_files(tmp_path: Path) -> None:
     shutil.copy(train.paths[0], val.paths[-1])
     with pytest.raises(InputError, match="1 val image"):
         check_no_overlap(train, val)
+
+
+def test_remarks_name_what_is_left_out_and_what_is_missing(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    train, val = open_dataset(part(tmp_path, arrays()))
+    assert remarks(train, val) == []
+    for name in ("train/__MACOSX", "train/.ipynb_checkpoints", "val/bag/@eaDir"):
+        (root / name).mkdir()
+    for index in range(2):
+        (root / "train" / "coat" / f"._{index}.png").write_bytes(b"")
+    for name in ("shoe", "coat"):
+        shutil.rmtree(root / "val" / name)
+    (root / "val" / "coat").mkdir()
+    assert remarks(*open_dataset(part(tmp_path))) == [
+        f"left out (made by the system or a notebook): {root}/train/.ipynb_checkpoints/, {root}/train/__MACOSX/, "
+        f"{root}/val/bag/@eaDir/ and 2 files such as {root}/train/coat/._0.png",
+        "warning: 2 of 3 classes without evaluation images, so how well they are recognised is not known: coat, shoe",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        (lambda root: (root / "val" / "glove").mkdir(), "has other classes than the model"),
+        (lambda root: (root / "train" / "glove").mkdir(), "a class folder has no images"),
+        (lambda root: [shutil.rmtree(root / "val" / name) for name in ("bag", "coat", "shoe")], "no class has images"),
+    ],
+)
+def test_classes_that_train_and_val_may_not_differ_in(tmp_path: Path, breaks: Any, message: str) -> None:
+    open_dataset(part(tmp_path, arrays()))
+    breaks(tmp_path / "images")
+    with pytest.raises(InputError, match=message):
+        open_dataset(part(tmp_path))

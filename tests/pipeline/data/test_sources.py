@@ -179,8 +179,8 @@ def test_what_makes_no_data_set_is_not_kept(tmp_path: Path) -> None:
     """A split with other classes is an error every time, and another split in the recipe mends it."""
     import datasets
 
-    labels = {"train": [0, 1, 0], "test": [0, 0], "validation": [1, 0]}
-    data = hub_part(tmp_path, labels, datasets.ClassLabel(names=["cat", "dog"]))
+    labels = {"train": [0, 1, 0], "test": [0, 2], "validation": [1, 0]}
+    data = hub_part(tmp_path, labels, datasets.ClassLabel(names=["cat", "dog", "bird"]))
     for _ in range(2):
         with pytest.raises(InputError, match=r"(?s)huggingface .*does not make a data set.*val.*data\.splits"):
             open_dataset(data)

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,17 @@ def test_gains_losses_classes_and_confusions_are_those_counted_by_hand() -> None
     assert (dog["label"], dog["reference_top1"], dog["top1"], dog["gained"]) == ("dog", 50, 100, 1)
     moved = {(m["label"], m["predicted"]): (m["reference"], m["engine"]) for m in found["confusion_moved"]}
     assert moved == {("cat", "dog"): (0, 2), ("dog", "cat"): (1, 0), ("owl", "cat"): (1, 0), ("owl", "dog"): (0, 1)}
+
+
+def test_a_class_without_images_changes_nothing_and_divides_by_nothing() -> None:
+    truth = np.where(labels() == 2, 3, labels())  # nothing of the third class
+    with np.errstate(all="raise"):
+        found = compare(logits(2, 0.6), logits(), truth, CLASSES, image_names())
+    assert CLASSES[2] not in {row["label"] for row in found["per_class"]} and found["per_class"]
+    assert CLASSES[2] in {row["predicted"] for row in found["confusion_moved"]}, (
+        "it may still be what others are taken for"
+    )
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_the_image_whose_class_lost_most_probability_comes_first() -> None:

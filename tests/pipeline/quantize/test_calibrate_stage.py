@@ -1,6 +1,7 @@
 """The stage: what it leaves, and that it asks the exported network for the colour order."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -84,6 +85,33 @@ def test_it_leaves_the_set_and_the_audit(workplace: Path, tmp_path: Path, capsys
     assert notes["images"] == 30 and notes["per_class"] == [10, 10] and notes["fingerprint"] == audit["fingerprint"]
     assert len(load_calibration_set(tmp_path / "calibration.npz", recipe(workplace).preprocess_spec())) == 30
     assert "order right by the network: top-1 100.0 % as given, 33.3 %" in capsys.readouterr().out
+
+
+def test_it_says_that_it_takes_fewer_than_the_default(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default = recipe(workplace, images=None, source=workplace / "images" / "train")
+    (workplace / "images" / "train" / "__MACOSX").mkdir()
+    (workplace / "images" / "train" / "__MACOSX" / "._1.png").write_bytes(b"no image")
+    try:
+        notes = calibrate_stage.run(default, inputs(workplace, "train"), tmp_path)
+    finally:
+        shutil.rmtree(workplace / "images" / "train" / "__MACOSX")
+    shown = capsys.readouterr().out
+    assert (
+        f"takes all {notes['images']} images there are: calibrate.images is not in the recipe, and its default is 512"
+        in shown
+    )
+    assert f"left out (made by the system or a notebook): {workplace}/images/train/__MACOSX/" in shown
+    calibrate_stage.run(recipe(workplace), inputs(workplace, "train"), tmp_path)
+    shown = capsys.readouterr().out
+    assert "takes all" not in shown and "left out" not in shown
+
+
+def test_the_default_has_another_key_than_its_number(workplace: Path) -> None:
+    """512 in a recipe must be there; without a number what is there is taken."""
+    parts = [recipe(workplace, images=images).model_dump(mode="json")["calibrate"] for images in (None, 512)]
+    assert parts[0] != parts[1]
 
 
 def test_it_needs_no_export(workplace: Path, tmp_path: Path) -> None:

@@ -346,10 +346,34 @@ def test_a_run_name_with_a_space_is_quoted_in_the_next_command() -> None:
     assert "t2t-edge predict --run 'my run' IMAGE" in _terminal(build(*inputs(), run="my run"))
 
 
+def test_classes_without_evaluation_images_are_said_everywhere(tmp_path: Path) -> None:
+    evaluation, benchmark = inputs()
+    names = ["bag", "<boot>", "coat", "dress", "shirt", "sandal"]
+    evaluation["dataset"]["classes_without_images"] = names
+    report = build(evaluation, benchmark)
+    write_report(report, tmp_path, REFERENCE, MODE)
+    assert json.loads((tmp_path / "report.json").read_text())["dataset"]["classes_without_images"] == names
+    said = "6 of 10 classes without evaluation images, so how well they are recognised is not known: bag, "
+    assert f"Warning: {said}<boot>, coat, dress, shirt and 1 more" in " ".join(_terminal(report).split())
+    assert f"**Warning:** {said}&lt;boot&gt;, coat, dress, shirt and 1 more.\n" in (tmp_path / "report.md").read_text()
+    assert (
+        f"<b>Warning:</b> {said}&lt;boot&gt;, coat, dress, shirt and 1 more</p>"
+        in (tmp_path / "report.html").read_text()
+    )
+    other = build(*inputs())
+    write_report(other, tmp_path / "other", REFERENCE, MODE)
+    shown = [_terminal(other), *((tmp_path / "other" / name).read_text() for name in ("report.md", "report.html"))]
+    assert "classes_without_images" not in other["dataset"] and not any(
+        "evaluation images, so" in text for text in shown
+    )
+    with pytest.raises(ValueError, match=r"dataset\.classes_without_images"):
+        check_report(report | {"dataset": report["dataset"] | {"classes_without_images": []}})
+
+
 def test_a_device_writes_the_keys_of_the_schema() -> None:
     """`report_rows` has no pydantic, so it lists them again."""
     assert set(report_rows.VARIANT_KEYS) | {"comparison", "percentiles_ms", "on_gpu"} == set(_Variant.model_fields)
-    assert set(report_rows.DATASET_KEYS) == set(_Dataset.model_fields)
+    assert set(report_rows.DATASET_KEYS) | set(report_rows.OPTIONAL_DATASET_KEYS) == set(_Dataset.model_fields)
     assert set(report_rows.MACHINE_KEYS) == set(_Machine.model_fields)
 
 
