@@ -45,8 +45,8 @@ def first_names(names: Sequence[str], shown: int = 5) -> str:
 
 def without_images(missing: Sequence[str], classes: int) -> str:
     """That of so many `classes` the `missing` ones have no evaluation images, and what follows from it."""
-    counts = f"{len(missing):,} of {classes:,} classes"
-    return f"{counts} without evaluation images, so how well they are recognised is not known: {first_names(missing)}"
+    count, names = f"{len(missing):,}", first_names(missing)
+    return f"{count} of {classes:,} classes without evaluation images, so how well they are recognised is not known: {names}"
 
 
 def counted(count: int, noun: str) -> str:
