@@ -35,7 +35,7 @@ SEES: dict[str, set[str]] = {
     "pipeline.artifact": {"export.engines"},
     "pipeline.parts": {"calib", "calib.precision", "export.engines"},
     "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
-    "pipeline.console": {"calib", "export.engines.tensorrt"},
+    "pipeline.console": {"calib", "export.engines.tensorrt", "pipeline.parts"},
     "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
     "pipeline.data": {"calib", "pipeline.console", "pipeline.parts", "pipeline.recipe"},
     "pipeline.training": {
