@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.engines.sidecar import RECIPE_PATH
-from pipeline.commands.command import add_command, add_run_options, run_folder
+from pipeline.commands.command import NEW_RUN, add_command, add_run_options, run_to_make
 from pipeline.commands.completers import complete_recipes
 from pipeline.console.exit_status import DONE
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pipeline.commands.command import Commands
     from pipeline.recipe import Recipe
 
-NEW_RUN = Path("recipes/demo.yaml")
 EXAMPLE = "t2t-edge {name} --recipe recipes/demo.yaml --run demo"
 STAGE_HELP = {
     "train": "train the network, or take over model.checkpoint",
@@ -99,7 +98,7 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
-    folder = run_folder(options)
+    folder = run_to_make(options)
     options.recipe = options.recipe or _own_recipe(folder)
     recipe = load_recipe(options.recipe)
     if options.dry_run:

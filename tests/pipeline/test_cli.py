@@ -64,7 +64,7 @@ def test_dry_run_of_a_finished_run(finished: Path, capsys: Printed) -> None:
 
 def test_dry_run_of_a_new_run_writes_nothing(finished: Path, capsys: Printed) -> None:
     before = files(finished)
-    rows = plan(capsys, "--run", "other")
+    rows = plan(capsys, "--recipe", "recipes/demo.yaml", "--run", "other")
     assert {(row["plan"], *row["reasons"]) for row in rows.values()} == {("runs", "it has not run yet")}
     assert files(finished) == before
 
@@ -138,8 +138,8 @@ def test_a_run_goes_on_with_its_own_recipe(finished: Path, capsys: Printed) -> N
     assert {row["plan"] for row in plan(capsys).values()} == {"unchanged"}
     assert main(["run"]) == DONE
     assert "running" not in capsys.readouterr().out
-    assert main(["run", "--dry-run", "--run", "new"]) == DONE
-    assert "next: t2t-edge run --recipe recipes/demo.yaml --run new" in capsys.readouterr().out
+    assert main(["run", "--dry-run", "--run", "new"]) == WRONG_INPUT  # with which recipe?
+    assert "for a new one: t2t-edge run --recipe FILE --run new" in capsys.readouterr().err
     (finished / "recipes" / "mine.yaml").unlink()
     assert main(["run"]) == WRONG_INPUT
     assert "mine.yaml" in capsys.readouterr().err
