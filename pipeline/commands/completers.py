@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.console.known_runs import runs_in
+from pipeline.console.known_runs import NEW_RUN, runs_in
 
 
 def complete_runs(parsed_args: argparse.Namespace, **_: object) -> Iterable[str]:
@@ -13,8 +13,8 @@ def complete_runs(parsed_args: argparse.Namespace, **_: object) -> Iterable[str]
 
 
 def complete_engines(parsed_args: argparse.Namespace, **_: object) -> Iterable[str]:
-    """The engines of the run on the command line."""
-    place = Path(parsed_args.runs) / str(parsed_args.run) / "build"
+    """The engines of the run on the command line, else of the demo."""
+    place = Path(parsed_args.runs) / str(parsed_args.run or NEW_RUN.stem) / "build"
     if not place.is_dir():
         return []
     return sorted(found.name for found in place.iterdir() if found.is_dir() and not found.name.startswith("."))

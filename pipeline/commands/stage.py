@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.engines.sidecar import RECIPE_PATH
-from pipeline.commands.command import NEW_RUN, add_command, add_run_options, run_to_make
+from pipeline.commands.command import add_command, add_run_options, run_to_make
 from pipeline.commands.completers import complete_recipes
 from pipeline.console.exit_status import DONE
+from pipeline.console.known_runs import NEW_RUN
 
 if TYPE_CHECKING:
     from pipeline.artifact import Artifact
@@ -62,10 +63,10 @@ def add_stage_command(
         description=f"{text}. Complete stages are skipped.",
     )  # fmt: skip
     recipe = command.add_argument(
-        "--recipe", type=Path, help=f"default: the one that the run was last made from, {NEW_RUN} for a new one"
+        "--recipe", type=Path, help=f"default: the one that the run was last made from, {NEW_RUN} for the demo"
     )
     recipe.completer = complete_recipes  # type: ignore[attr-defined]
-    add_run_options(command)
+    add_run_options(command, makes_runs=True)
     command.add_argument(
         "--dry-run", action="store_true", help="only say which stages would run and why; nothing is written"
     )

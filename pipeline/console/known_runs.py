@@ -9,6 +9,7 @@ from pipeline.artifact import MANIFEST
 from pipeline.console.figures import first_names
 from pipeline.parts.nearest import did_you_mean, nearest
 
+NEW_RUN = Path("recipes/demo.yaml")  # what a run is made from, and named after, where nothing was said
 _SHOWN = 8  # runs in a message
 
 

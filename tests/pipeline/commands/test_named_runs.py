@@ -1,16 +1,20 @@
-"""Runs by name: a misspelt one is never made, and the message names those that are there."""
+"""Runs by name: a misspelt one is never made, the message names those that are there, and a new one has its recipe's name."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from calib.errors import InputError
+from pipeline import cli, stages
 from pipeline.cli import main
 from pipeline.commands.stage import STAGE_HELP
 from pipeline.console.exit_status import WRONG_INPUT
 from pipeline.console.known_runs import is_run, runs_in
 from pipeline.predict.predict import Predictor
 
+ROOT = Path(__file__).parents[3]
 Printed = pytest.CaptureFixture[str]
 
 
@@ -113,3 +117,90 @@ def test_compare_and_python_say_it_too(capsys: Printed) -> None:
     with pytest.raises(InputError, match="there is no run emojy") as caught:
         Predictor("runs/emojy")
     assert caught.value.next_step == "t2t-edge predict --run emoji IMAGE"
+
+
+# --- the name of a run ----------------------------------------------------------------------------------------------
+
+
+def made(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[str, str]:
+    """The folder and the recipe of the run that a command would make or go on with."""
+    folders: list[Path] = []
+
+    def run_stages(recipe: object, folder: Path, last: str) -> None:
+        folders.append(folder)
+        raise InputError("enough")
+
+    monkeypatch.setattr(stages, "run_stages", run_stages)
+    assert main(list(arguments)) == WRONG_INPUT
+    (folder,) = folders
+    return str(folder), (folder / "recipe.path").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def recipes(here: Path) -> Path:
+    """Recipes of several names in the current folder, and no runs."""
+    (here / "recipes").mkdir()
+    for name in ("demo", "other", "my.v2", "my recipe", "-x"):
+        (here / "recipes" / f"{name}.yaml").write_text((ROOT / "recipes" / "demo.yaml").read_text(encoding="utf-8"))
+    (here / "runs").rename(here / "earlier")
+    return here
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "recipe"),
+    [
+        ([], "runs/demo", "recipes/demo.yaml"),
+        (["--recipe", "recipes/other.yaml"], "runs/other", "recipes/other.yaml"),
+        (["--recipe", "recipes/my.v2.yaml", "--runs", "elsewhere"], "elsewhere/my.v2", "recipes/my.v2.yaml"),
+        (["--recipe", "recipes/other.yaml", "--run", "demo"], "runs/demo", "recipes/other.yaml"),
+        (["--recipe", "recipes/my recipe.yaml", "--run", "mine"], "runs/mine", "recipes/my recipe.yaml"),
+        (["--run", "demo"], "runs/demo", "recipes/demo.yaml"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "run", "report"])
+@pytest.mark.usefixtures("recipes")
+def test_a_new_run(
+    monkeypatch: pytest.MonkeyPatch, command: str, arguments: list[str], folder: str, recipe: str
+) -> None:
+    assert made(monkeypatch, command, *arguments) == (folder, recipe)
+
+
+@pytest.mark.usefixtures("recipes")
+def test_a_run_that_is_there_goes_on_with_its_own_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    made(monkeypatch, "train", "--recipe", "recipes/other.yaml")
+    assert made(monkeypatch, "export", "--run", "other") == ("runs/other", "recipes/other.yaml")
+    made(monkeypatch, "train", "--recipe", "recipes/other.yaml", "--run", "demo")
+    assert made(monkeypatch, "run") == ("runs/demo", "recipes/other.yaml")
+
+
+@pytest.mark.parametrize("name", ["my recipe", "-x"])
+@pytest.mark.usefixtures("recipes")
+def test_a_file_whose_name_is_none_for_a_run(capsys: Printed, name: str) -> None:
+    assert refused(capsys, "train", f"--recipe=recipes/{name}.yaml") == [
+        "error: no run can be named after this recipe's file", f"  got: recipes/{name}.yaml",
+        "  allowed: letters, digits, . _ -, of which the first is a letter or digit",
+        "  next: give the run a name: --run NAME",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("export", "run"),
+        ("export RECIPE=recipes/other.yaml", "run --recipe recipes/other.yaml"),
+        ("export RECIPE=recipes/other.yaml RUN=x", "run --recipe recipes/other.yaml --run x"),
+        ("train RECIPE=recipes/other.yaml", "train --recipe recipes/other.yaml"),
+        ("report RUN=x", "report --run x"),
+        ("predict IMAGES=photos", "predict --run demo photos"),
+        ("predict RUN=x IMAGES=photos", "predict --run x photos"),
+        ("bundle RECIPE=recipes/my.v2.yaml", "bundle --run my.v2"),
+    ],
+)
+def test_make_names_the_same_runs(command: str, line: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if name not in ("RUN", "RECIPE", "IMAGES", "MAKEFLAGS")}
+    done = subprocess.run(
+        ["make", "-n", "-o", "setup", *command.split()], cwd=ROOT, env=clean, capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == f".venv/bin/python -m pipeline {line}\n"
+    assert cli.make_parser().parse_args(line.split()).command == line.split()[0]
