@@ -1,18 +1,21 @@
 # `make` alone prints the commands. Everything runs in .venv, which is made from pyproject.toml and constraints.txt.
 PYTHON ?= python3
-# Empty is the recipe that the run was last made from, recipes/demo.yaml for a new run.
+# Empty is the recipe that the run was last made from, recipes/demo.yaml for the demo.
 RECIPE ?=
-RUN ?= demo
+# Empty is the name of the recipe's file: recipes/other.yaml goes to runs/other, and without a recipe it is the demo.
+RUN ?=
 IMAGES ?= data/fashion-mnist/val
 BIN := .venv/bin
 EDGE := $(BIN)/python -m pipeline
+STAGES_OF = $(if $(RECIPE), --recipe $(RECIPE))$(if $(RUN), --run $(RUN))
+NAME = $(or $(RUN),$(basename $(notdir $(RECIPE))),demo)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup export test test-fast lint train report predict models bench bench-train curves zoo quantization prove doctor bundle clean
 
 help: ## print these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
-	@echo "  variables: RECIPE=$(or $(RECIPE),(the run's own; recipes/demo.yaml for a new one)) RUN=$(RUN) IMAGES=$(IMAGES)"
+	@echo "  variables: RECIPE=$(or $(RECIPE),(the run's own; recipes/demo.yaml for the demo)) RUN=$(or $(RUN),$(NAME) (named after RECIPE)) IMAGES=$(IMAGES)"
 
 setup: .venv/installed ## make .venv with everything a host needs
 
@@ -24,19 +27,19 @@ setup: .venv/installed ## make .venv with everything a host needs
 	@touch $@
 
 export: setup ## train, export, quantize, build, check, measure and report
-	@$(EDGE) run $(if $(RECIPE),--recipe $(RECIPE) )--run $(RUN)
+	@$(EDGE) run$(STAGES_OF)
 
 train: setup ## train only
-	@$(EDGE) train $(if $(RECIPE),--recipe $(RECIPE) )--run $(RUN)
+	@$(EDGE) train$(STAGES_OF)
 
 report: setup ## print the trade-off table again
-	@$(EDGE) report $(if $(RECIPE),--recipe $(RECIPE) )--run $(RUN)
+	@$(EDGE) report$(STAGES_OF)
 
 predict: setup ## class and probability of IMAGES with the recommended engine
-	@$(EDGE) predict --run $(RUN) $(IMAGES)
+	@$(EDGE) predict --run $(NAME) $(IMAGES)
 
 bundle: setup ## one folder that a Jetson or GPU owner copies: it builds, checks and measures there
-	@$(EDGE) bundle --run $(RUN)
+	@$(EDGE) bundle --run $(NAME)
 
 zoo: setup ## every model of the zoo through the whole chain, a row each (about an hour on two cores)
 	@$(BIN)/python tests/bench/zoo.py

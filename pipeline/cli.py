@@ -6,6 +6,8 @@ import sys
 from pipeline.commands import bundle, completion, doctor, models, predict, report, stage
 from pipeline.console.exit_status import exit_status
 from pipeline.console.json_document import one_document, run_noted
+from pipeline.console.parser import Parser
+from pipeline.console.version import ShowVersion
 
 COMMANDS = (stage, report, predict, bundle, doctor, models, completion)  # in the order that --help lists them
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
@@ -25,10 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each command registers itself, with the function that runs it as `call`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="t2t-edge",
         description="A Tokens-to-Token ViT from training to an engine, with proof of what each precision costs.",
     )
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="command", title="commands",
         description="From train to report they are stages: each runs every stage up to its own, and skips what is complete.",

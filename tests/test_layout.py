@@ -35,7 +35,7 @@ SEES: dict[str, set[str]] = {
     "pipeline.artifact": {"export.engines"},
     "pipeline.parts": {"calib", "calib.precision", "export.engines"},
     "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
-    "pipeline.console": {"calib", "export.engines.tensorrt"},
+    "pipeline.console": {"calib", "export.engines", "export.engines.tensorrt", "pipeline.artifact", "pipeline.parts"},
     "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
     "pipeline.data": {"calib", "pipeline.console", "pipeline.parts", "pipeline.recipe"},
     "pipeline.training": {
@@ -59,7 +59,7 @@ SEES: dict[str, set[str]] = {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",
         "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.recipe",
     },
-    "pipeline.report.values": {"calib", "pipeline.artifact", "pipeline.console", "pipeline.measure"},
+    "pipeline.report.values": {"calib", "pipeline.artifact", "pipeline.console", "pipeline.measure", "pipeline.parts"},
     "pipeline.report.page": {
         "pipeline.artifact", "pipeline.console", "pipeline.measure", "pipeline.report.values", "pipeline.visualize",
     },

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.command import add_command, add_run_options, run_folder
+from pipeline.commands.command import add_command, add_run_options, run_to_read
 from pipeline.commands.completers import complete_engines
 from pipeline.console.exit_status import DONE
 
@@ -32,7 +32,7 @@ def register(commands: "Commands") -> None:
 def _bundle(options: argparse.Namespace) -> int:
     from pipeline.device.bundle import write_bundle
 
-    folder = run_folder(options)
+    folder = run_to_read(options)
     command = "t2t-edge bundle " + shlex.join(options.arguments[1:])
     bundle = write_bundle(folder, options.output or folder / "bundle", options.engine, options.images, command.strip())
     options.document |= {"folder": str(bundle), "next": "./t2t run"}

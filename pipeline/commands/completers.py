@@ -4,15 +4,20 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.console.known_runs import NEW_RUN, runs_in
+
 
 def complete_runs(parsed_args: argparse.Namespace, **_: object) -> Iterable[str]:
     """The names of runs."""
-    return _folders(Path(parsed_args.runs))
+    return runs_in(Path(parsed_args.runs))
 
 
 def complete_engines(parsed_args: argparse.Namespace, **_: object) -> Iterable[str]:
-    """The engines of the run on the command line."""
-    return _folders(Path(parsed_args.runs) / str(parsed_args.run) / "build")
+    """The engines of the run on the command line, else of the demo."""
+    place = Path(parsed_args.runs) / str(parsed_args.run or NEW_RUN.stem) / "build"
+    if not place.is_dir():
+        return []
+    return sorted(found.name for found in place.iterdir() if found.is_dir() and not found.name.startswith("."))
 
 
 def complete_recipes(prefix: str, **_: object) -> Iterable[str]:
@@ -21,10 +26,3 @@ def complete_recipes(prefix: str, **_: object) -> Iterable[str]:
 
     names: Iterable[str] = FilesCompleter(("yaml", "yml"))(prefix)
     return names
-
-
-def _folders(place: Path) -> list[str]:
-    """Names of the folders in `place`, without hidden ones; none where there is no such place."""
-    if not place.is_dir():
-        return []
-    return sorted(found.name for found in place.iterdir() if found.is_dir() and not found.name.startswith("."))

@@ -4,7 +4,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING
 
-from pipeline.commands.command import add_command, add_run_options, run_folder
+from pipeline.commands.command import add_command, add_run_options, run_to_read
 from pipeline.commands.completers import complete_engines
 from pipeline.predict.options import add_predict_options
 
@@ -36,7 +36,7 @@ def _predict(options: argparse.Namespace) -> int:
     from pipeline.predict.command import predict_command
     from pipeline.predict.predict import find_engine
 
-    folder = run_folder(options)
+    folder = run_to_read(options, " IMAGE")
     engine = f" --engine {shlex.quote(options.engine)}" if options.engine else ""
     program = f"t2t-edge predict {where(options)}{engine}"
     return predict_command(options, lambda: find_engine(folder, options.engine), program)

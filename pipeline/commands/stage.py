@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.engines.sidecar import RECIPE_PATH
-from pipeline.commands.command import add_command, add_run_options, run_folder
+from pipeline.commands.command import add_command, add_run_options, run_to_make
 from pipeline.commands.completers import complete_recipes
 from pipeline.console.exit_status import DONE
+from pipeline.console.known_runs import NEW_RUN
 
 if TYPE_CHECKING:
     from pipeline.artifact import Artifact
     from pipeline.commands.command import Commands
     from pipeline.recipe import Recipe
 
-NEW_RUN = Path("recipes/demo.yaml")
 EXAMPLE = "t2t-edge {name} --recipe recipes/demo.yaml --run demo"
 STAGE_HELP = {
     "train": "train the network, or take over model.checkpoint",
@@ -63,10 +63,10 @@ def add_stage_command(
         description=f"{text}. Complete stages are skipped.",
     )  # fmt: skip
     recipe = command.add_argument(
-        "--recipe", type=Path, help=f"default: the one that the run was last made from, {NEW_RUN} for a new one"
+        "--recipe", type=Path, help=f"default: the one that the run was last made from, {NEW_RUN} for the demo"
     )
     recipe.completer = complete_recipes  # type: ignore[attr-defined]
-    add_run_options(command)
+    add_run_options(command, makes_runs=True)
     command.add_argument(
         "--dry-run", action="store_true", help="only say which stages would run and why; nothing is written"
     )
@@ -99,7 +99,7 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
     from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
-    folder = run_folder(options)
+    folder = run_to_make(options)
     options.recipe = options.recipe or _own_recipe(folder)
     recipe = load_recipe(options.recipe)
     if options.dry_run:

@@ -30,10 +30,15 @@ def run_noted(run: Callable[[argparse.Namespace], int], options: argparse.Namesp
     try:
         return run(options)
     except InputError as error:
-        got, allowed = (None if value is None else str(value) for value in (error.got, error.allowed))
-        options.document["error"] = {"what": error.what, "got": got, "allowed": allowed, "next": error.next_step}
+        options.document["error"] = error_entry(error)
         raise
     except (KeyboardInterrupt, RuntimeError, OSError, SystemError) as error:
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
         options.document["error"] = {"what": what, "got": None, "allowed": None, "next": None}
         raise
+
+
+def error_entry(error: InputError) -> dict[str, str | None]:
+    """What a document says of wrong input: `what`, `got`, `allowed`, `next`."""
+    got, allowed = (None if value is None else str(value) for value in (error.got, error.allowed))
+    return {"what": error.what, "got": got, "allowed": allowed, "next": error.next_step}

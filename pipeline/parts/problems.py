@@ -1,12 +1,12 @@
 """What is wrong with a recipe, in words: every problem with its key, and what is allowed there."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline.parts.allowed import Schema, choices_at, describe_key, keys_at
+from pipeline.parts.nearest import did_you_mean, nearest
 
 _SHOWN = 12  # problems in a message
 
@@ -37,13 +37,13 @@ def _problem(problem: Any, root: Schema) -> str:
     where: tuple[str | int, ...] = problem["loc"]
     key = _dotted(where) or "recipe"
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key{_did_you_mean(_near_keys(where, root))}"
+        return f"{key}: no such key{did_you_mean(_near_keys(where, root))}"
     if problem["type"] == "missing":
         return f"{key}: missing"
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
     if problem["type"] == "literal_error" and choices_at(where, root):
-        near = difflib.get_close_matches(str(problem["input"]).lower(), choices_at(where, root), n=1)
-        return f"{key}{shown}: none of its values{_did_you_mean(near)}"
+        near = nearest(str(problem["input"]), choices_at(where, root))
+        return f"{key}{shown}: none of its values{did_you_mean(near)}"
     if problem["type"] == "model_type":
         return f"{key}{shown}: not keys and values"
     return f"{key}{shown}: {problem['msg'].removeprefix('Value error, ')}"
@@ -64,14 +64,10 @@ def _near_keys(where: tuple[str | int, ...], root: Schema) -> list[str]:
     *part, last = where
     name, keys = str(last), keys_at(part, root)
     return (
-        difflib.get_close_matches(name.lower(), keys, n=1, cutoff=0.8)
+        nearest(name, keys, cutoff=0.8)
         or [f"{other}.{name}" for other in keys_at((), root) if name in keys_at((other,), root)]
-        or difflib.get_close_matches(name.lower(), keys, n=1)
+        or nearest(name, keys)
     )
-
-
-def _did_you_mean(near: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _dotted(where: Sequence[str | int]) -> str:

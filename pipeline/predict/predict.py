@@ -22,6 +22,7 @@ from calib.preprocess import Image, preprocess
 from export.engines.engine import load_engine
 from export.engines.sidecar import SIDECAR, Expected
 from export.runner import INPUT, OUTPUT, Unavailable
+from pipeline.console.known_runs import is_run, no_such_run
 from pipeline.predict.sources import Frame, Source, open_sources, read_frame
 from pipeline.predict.stream import Pipeline
 
@@ -227,6 +228,8 @@ def find_engine(run_folder: Path, name: str | None, next_step: str | None = None
         chosen = str(name or (report["recommended"] or {}).get("name"))
         preprocess_sha256 = report["preprocess_sha256"]
     except FileNotFoundError as error:
+        if next_step is None and not is_run(run_folder):
+            raise no_such_run(run_folder, lambda run: f"t2t-edge predict --run {shlex.quote(run)} IMAGE") from error
         runs = ", ".join(sorted(str(found.parents[1].name) for found in run_folder.parent.glob("*/report/report.json")))
         raise InputError(
             "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",

@@ -64,7 +64,7 @@ def test_dry_run_of_a_finished_run(finished: Path, capsys: Printed) -> None:
 
 def test_dry_run_of_a_new_run_writes_nothing(finished: Path, capsys: Printed) -> None:
     before = files(finished)
-    rows = plan(capsys, "--run", "other")
+    rows = plan(capsys, "--recipe", "recipes/demo.yaml", "--run", "other")
     assert {(row["plan"], *row["reasons"]) for row in rows.values()} == {("runs", "it has not run yet")}
     assert files(finished) == before
 
@@ -133,16 +133,27 @@ def test_dry_run_unpacks_no_images(finished: Path, capsys: Printed) -> None:
 def test_a_run_goes_on_with_its_own_recipe(finished: Path, capsys: Printed) -> None:
     """`make export RUN=mine` without RECIPE must not make the demo in place of a run."""
     shutil.copy(finished / "recipes" / "demo.yaml", finished / "recipes" / "mine.yaml")
-    assert main(["run", "--recipe", "recipes/mine.yaml"]) == DONE
+    assert main(["run", "--recipe", "recipes/mine.yaml", "--run", "demo"]) == DONE
     change(finished, "train", epochs=3)  # in recipes/demo.yaml
     assert {row["plan"] for row in plan(capsys).values()} == {"unchanged"}
     assert main(["run"]) == DONE
     assert "running" not in capsys.readouterr().out
-    assert main(["run", "--dry-run", "--run", "new"]) == DONE
-    assert "next: t2t-edge run --recipe recipes/demo.yaml --run new" in capsys.readouterr().out
+    assert main(["run", "--dry-run", "--run", "new"]) == WRONG_INPUT  # with which recipe?
+    assert "for a new one: t2t-edge run --recipe FILE --run new" in capsys.readouterr().err
     (finished / "recipes" / "mine.yaml").unlink()
     assert main(["run"]) == WRONG_INPUT
     assert "mine.yaml" in capsys.readouterr().err
+
+
+def test_a_run_is_named_after_its_recipe(finished: Path, capsys: Printed) -> None:
+    """`train --recipe other.yaml` must not write over the demo's checkpoint."""
+    shutil.copy(finished / "recipes" / "demo.yaml", finished / "recipes" / "other.yaml")
+    before = files(finished / "runs" / "demo")
+    assert main(["train", "--recipe", "recipes/other.yaml"]) == DONE
+    assert "next: t2t-edge export --recipe recipes/other.yaml --run other\n" in capsys.readouterr().out
+    assert (finished / "runs/other/train/checkpoint.pt").is_file() and files(finished / "runs" / "demo") == before
+    rows = plan(capsys, "--recipe", "recipes/other.yaml")
+    assert (rows["train"]["plan"], rows["export"]["plan"]) == ("unchanged", "runs")
 
 
 def test_dry_run_as_text(finished: Path, capsys: Printed) -> None:
@@ -253,6 +264,8 @@ def script(capsys: Printed) -> str:
         (["t2t-edge", "quantize", "--ex"], ["--explain"]),
         (["t2t-edge", "predict", "--run", ""], ["demo"]),
         (["t2t-edge", "predict", "--run", "demo", "--engine", "onnx"], ["onnxruntime-fp32", "onnxruntime-int8"]),
+        (["t2t-edge", "predict", "--engine", "openvino"], []),  # of the demo
+        (["t2t-edge", "bundle", "--engine", "onnxruntime-i"], ["onnxruntime-int8"]),
         (["t2t-edge", "run", "--recipe", "recipes/"], ["recipes/demo.yaml"]),
         (["t2t-edge", "completion", ""], list(SHELLS)),
         (["t2t-edge", "predict", "imag"], ["images/"]),

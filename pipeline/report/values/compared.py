@@ -9,6 +9,8 @@ from typing import Any
 
 from calib.errors import InputError
 from pipeline.console.figures import counted
+from pipeline.console.known_runs import near_run, runs_beside
+from pipeline.parts.nearest import did_you_mean
 from pipeline.report.values.results import read_results
 from pipeline.report.values.schema import check_report
 
@@ -72,11 +74,16 @@ def _files(path: Path) -> list[Path]:
     ]
     if not found:
         raise InputError(
-            f"{path} has no report", got=f"no file {places[0]}",
-            allowed="a run's folder (runs/demo), a report.json, a results file, or a folder of runs or of results files",
+            f"{path} has no report", got=f"no file {places[0]}{'' if path.exists() else _did_you_mean(path)}",
+            allowed="a run's folder (runs/demo), a report.json, a results file, or a folder of runs or of results files"
+            + ("" if path.exists() else f"; {runs_beside(path)}"),
             next_step="t2t-edge report --run NAME makes a run's; without --compare",
         )  # fmt: skip
     return found
+
+
+def _did_you_mean(path: Path) -> str:
+    return did_you_mean([str(path.parent / name) for name in near_run(path)])
 
 
 def _may_be_ours(file: Path) -> bool:

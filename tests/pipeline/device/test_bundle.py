@@ -189,7 +189,7 @@ def test_a_cpu_engine_of_fp8_is_never_planned() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--run", "nowhere"], WRONG_INPUT, "this run is not finished"),
+        (["--run", "smal"], WRONG_INPUT, "smal: there is no such folder; did you mean small?"),
         (["--engine", "onnxruntime-fp64"], WRONG_INPUT, "no such engine in the report"),
         (["--images", "0"], WRONG_INPUT, "needs evaluation images"),
         (["--output", "taken"], WRONG_INPUT, "something else where the bundle would go"),
