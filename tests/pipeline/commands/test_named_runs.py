@@ -197,7 +197,8 @@ def test_a_file_whose_name_is_none_for_a_run(capsys: Printed, name: str) -> None
     ],
 )
 def test_make_names_the_same_runs(command: str, line: str) -> None:
-    clean = {name: value for name, value in os.environ.items() if name not in ("RUN", "RECIPE", "IMAGES", "MAKEFLAGS")}
+    of_an_outer_make = ("RUN", "RECIPE", "IMAGES", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    clean = {name: value for name, value in os.environ.items() if name not in of_an_outer_make}
     done = subprocess.run(
         ["make", "-n", "-o", "setup", *command.split()], cwd=ROOT, env=clean, capture_output=True, text=True, timeout=60,
         check=True,
