@@ -1,6 +1,5 @@
 """Where calibration images come from: the training split, a folder, or an npz of images; and a seeded draw from it."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,15 +104,11 @@ def draw_calibration_images(
     )  # fmt: skip
 
 
-def source_fingerprint(source: Path | None) -> str:
-    """Changes when a file of the source is added, removed or rewritten (names, sizes and times); "" without a source."""
-    digest = hashlib.sha256()
-    if source is None:
-        return ""
-    for path in _all_images(source)[0] if source.is_dir() else [source]:
-        stat = path.stat() if path.exists() else None
-        digest.update(f"{path.relative_to(source)}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
+def source_files(source: Path) -> tuple[Path, ...]:
+    """The files that a source consists of: its images, or the npz itself; none where it is missing."""
+    if source.is_dir():
+        return tuple(_all_images(source)[0])
+    return (source,) if source.is_file() else ()
 
 
 def draw_from_split(split: ImageSplit, count: int | None, seed: int) -> FileDraw:

@@ -1,6 +1,5 @@
 """Image folders: `root/<split>/<class>/*.jpg|png…`, read in a fixed order."""
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,13 +33,15 @@ class ImageSplit:
         there = set(self.labels)
         return tuple(name for label, name in enumerate(self.classes) if label not in there)
 
-    def fingerprint(self) -> str:
-        """Hash of relative names, sizes and modification times: changes when an image is added, removed or rewritten."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            stat = path.stat()
-            digest.update(f"{path.relative_to(self.root)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+    def names(self) -> tuple[str, ...]:
+        """The images' names relative to `root`, with slashes."""
+        return relative_names(self.root, self.paths)
+
+
+def relative_names(folder: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+    """Names of `paths`, all below `folder`, relative to it and with slashes; quick for a million of them."""
+    start = len(str(folder)) + 1 if str(folder) != "." else 0
+    return tuple(str(path)[start:].replace(os.sep, "/") for path in paths)
 
 
 def is_utf8(name: str | os.PathLike[str]) -> bool:

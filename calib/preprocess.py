@@ -61,9 +61,13 @@ def opencv_version() -> str:
 
 def load_image(path: Path) -> Image:
     """Read an image file as RGB uint8, shape (H, W, 3); grey becomes three equal channels, EXIF rotation is applied."""
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: NDArray[np.uint8], path: Path) -> Image:
+    """The image in a file's bytes, shape (n,), as `load_image` gives it; `path` is what the InputError names."""
     import cv2
 
-    data = _read_bytes(path)
     found, image = f"{path} ({data.size} bytes)", None
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
@@ -74,7 +78,7 @@ def load_image(path: Path) -> Image:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def _read_bytes(path: Path) -> NDArray[np.uint8]:
+def read_bytes(path: Path) -> NDArray[np.uint8]:
     """A file's bytes, shape (n,); InputError where it is missing or the system does not let it be read."""
     try:
         if path.is_file():

@@ -6,8 +6,8 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from export.engines.sidecar import sha256_of
@@ -59,33 +59,30 @@ def read_artifact(folder: Path) -> Artifact | None:
     return artifact
 
 
-def write_manifest(
-    folder: Path,
-    *,
-    stage: str,
-    key: str,
-    recipe: dict[str, Any],
-    inputs: dict[str, str],
-    versions: dict[str, str | None],
-    notes: dict[str, Any],
-    seconds: float,
-    images: Mapping[str, str] = MappingProxyType({}),
-    source: str = "",
-) -> None:
-    """List every file of `folder` and write the manifest, in one move. Hidden files are work, not outputs."""
+def write_manifest(folder: Path, identity: Mapping[str, Any], *, notes: dict[str, Any], seconds: float) -> None:
+    """List every file of `folder` and write the manifest, in one move. Hidden files are work, not outputs.
+
+    `identity` is what the result depends on, as `pipeline.run.identity.Identity.recorded` gives it: `stage`, `key`, `recipe`,
+    `inputs`, `images`, `versions`, `code` and `places`.
+    """
     files = sorted(
         path for path in folder.rglob("*")
         if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
     )  # fmt: skip
     names = [path.relative_to(folder).as_posix() for path in files]
     manifest = {
-        "schema": 1, "stage": stage, "key": key, "recipe": recipe, "inputs": inputs, "images": dict(images),
-        "source": source, "versions": versions,
+        "schema": 2, **identity, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1), "notes": notes,
         "outputs": {name: sha256_of(path) for name, path in zip(names, files, strict=True)},
         "sizes": {name: path.stat().st_size for name, path in zip(names, files, strict=True)},
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
+
+
+def note_places(folder: Path, manifest: Mapping[str, Any], places: Mapping[str, Any]) -> None:
+    """Correct where a finished stage's images lie, if they lie elsewhere now; a run that is only read is left as it is."""
+    if manifest.get("places") != places and os.access(folder, os.W_OK):
+        write_json(folder / MANIFEST, {**manifest, "places": places})
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,60 +1,33 @@
 """The stages in order, and how one is run: skipped when nothing it depends on changed, whole or not at all."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from calib.calibration_source import source_fingerprint
-from export.engines.engine import backend_version
-from pipeline.artifact import Artifact, hash_of, read_artifact, swap_folder, write_manifest
-from pipeline.data.dataset import open_dataset
+from pipeline.artifact import Artifact, note_places, read_artifact, read_manifest, write_manifest
+from pipeline.data.look import Look
 from pipeline.data.remarks import remarks
-from pipeline.machine.describe import installed_versions
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
 from pipeline.quantize import calibrate_stage, export_stage, qat_stage
 from pipeline.quantize import stage as quantize_stage
 from pipeline.quantize.search import sensitivity_stage
 from pipeline.quantize.search import stage as search_stage
-from pipeline.recipe import Recipe, keys_of
+from pipeline.recipe import Recipe
 from pipeline.report import stage as report_stage
 from pipeline.run.checks import check_before_running
+from pipeline.run.identify import contents_of, identify
+from pipeline.run.identity import Identity, differences, made_otherwise, when
+from pipeline.run.images import changed_images, note_images
+from pipeline.run.kept import find_kept, put_in_place
+from pipeline.run.replaced import say_replaced
+from pipeline.run.stage import Inputs, Stage
+from pipeline.run.work import forget_key, prepare_work, work_place
 from pipeline.training import stage as train_stage
-from pipeline.training.resume import LAST, decisive
 from pipeline.visualize import stage as visualize_stage
 
-Inputs = Mapping[str, Artifact]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: `run(recipe, inputs, folder)` fills `folder` and returns notes for the manifest.
-
-    `parts` are what it reads of the recipe, whole parts or single keys (`quantize.policy`), of which `narrow` may leave less;
-    `inputs` are the stages whose outputs it reads: its key is made of these, and of the installed versions of its
-    `backends`. How many images are computed at a time decides nothing and is no part of a key.
-    `resumes` keeps an interrupted run's folder for the next try.
-    A stage that is not `wanted` by a recipe runs only when it is asked for by name. One that `trains` runs on every process
-    of torchrun.
-    """
-
-    name: str
-    run: Callable[[Recipe, Inputs, Path], dict[str, Any]]
-    parts: tuple[str, ...]
-    inputs: tuple[str, ...]
-    uses_images: bool = False
-    resumes: bool = False
-    trains: bool = False
-    wanted: Callable[[Recipe], bool] = lambda _: True
-    backends: Callable[[Recipe], tuple[str, ...]] = lambda _: ()
-    narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda parts: parts
-
-    def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What it reads of a recipe's plain values."""
-        return self.narrow(keys_of(values, self.parts))
+_POLL_SECONDS = 0.2
+_HEAD_START_SECONDS = 1.0  # for rank 0 to be the one that looks at the images, and shows how far it is
 
 
 def _makes(base: str) -> Callable[[Recipe], bool]:
@@ -103,50 +76,6 @@ STAGES = (
         uses_images=True,
     ),
 )  # fmt: skip
-_VERSIONS = ("torch", "timm", "onnx", "onnxsim", "nvidia-modelopt", "numpy", "opencv-python-headless")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a stage's result depends on: recipe parts, hashes of inputs, of images and of their source, backends' versions."""
-
-    stage: str
-    parts: dict[str, Any]
-    inputs: dict[str, str]
-    images: dict[str, str]
-    backends: dict[str, str | None]
-    source: str
-
-    @property
-    def key(self) -> str:
-        """A stage is complete when its manifest has this key."""
-        return self._hash(self.parts)
-
-    @property
-    def work_key(self) -> str:
-        """An interrupted run of the stage goes on when its work has this key."""
-        return self._hash(decisive(self.parts))
-
-    def _hash(self, parts: dict[str, Any]) -> str:
-        return hash_of([self.stage, parts, self.inputs, self.images, self.backends, self.source])
-
-
-def identify(stage: Stage, recipe: Recipe, inputs: Inputs, *, unpack: bool = True) -> Identity:
-    """What `stage` depends on now. Without `unpack`, images that are still packed are an InputError: nothing is written."""
-    splits = open_dataset(recipe.data, unpack=unpack) if stage.uses_images else ()
-    return Identity(
-        stage.name,
-        stage.read(recipe.model_dump(mode="json")),
-        {name: hash_of(artifact.outputs) for name, artifact in inputs.items()},
-        {split.root.name: split.fingerprint() for split in splits},
-        {name: backend_version(name) for name in stage.backends(recipe)},
-        source_fingerprint(recipe.calibrate.source) if stage.name == "calibrate" else "",
-    )
-
-
-def interrupted(stage: Stage, folder: Path) -> bool:
-    """Whether an earlier run of the stage left work that it goes on from, if nothing has changed since."""
-    return stage.resumes and _read_key(_partial(folder)) is not None
 
 
 def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str], None] = print) -> Artifact:
@@ -156,10 +85,12 @@ def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str],
     """
     done: dict[str, Artifact] = {}
     wanted = wanted_stages(recipe, last)
+    look = Look(recipe, decode=read_artifact(run_folder / "train") is None)
     if _rank() > 0:
         wanted = wanted[: max(index for index, stage in enumerate(wanted) if stage.trains) + 1]
+        time.sleep(_HEAD_START_SECONDS)
     for stage in wanted:
-        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, _silent if _rank() > 0 else say)
+        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, look, _silent if _rank() > 0 else say)
     return done[wanted[-1].name]
 
 
@@ -180,50 +111,75 @@ def _silent(_: str) -> None:
 
 
 def _run_or_skip(
-    stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], run_folder: Path, say: Callable[[str], None]
-) -> Artifact:
+    stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], run_folder: Path, look: Look, say: Callable[[str], None]
+) -> Artifact:  # fmt: skip
     inputs = {name: done[name] for name in stage.inputs if name in done}
-    identity = identify(stage, recipe, inputs)
-    key = identity.key
+    identity = identify(stage, recipe, inputs, look)
     folder = run_folder / stage.name
     if stage.name == "train":
-        for line in remarks(*open_dataset(recipe.data)):
+        for line in remarks(*look.splits()):
             say(f"{'':>11}{line}")
-    finished = read_artifact(_partial(folder))  # read before the folder: rank 0 moves it there
-    artifact = read_artifact(folder)
-    if artifact is not None and artifact.key == key:
+    # In the order in which rank 0 moves them: what one look misses, the next one finds.
+    work, kept, artifact = read_artifact(work_place(folder)), find_kept(folder, identity.key), read_artifact(folder)
+    if artifact is not None and artifact.key == identity.key:
         say(f"{stage.name:>9}: unchanged ({folder})")
+        _say_made_otherwise(folder, identity, say)
         return artifact
-    only_moves = finished is not None and finished.key == key  # killed between the manifest and the move
+    only_moves = work is not None and work.key == identity.key  # killed between the manifest and the move
     if _rank() > 0:  # rank 0 keeps the books
-        if stage.trains and not only_moves:
-            stage.run(recipe, inputs, _partial(folder))
-        return _wait_for(folder, key)
+        if stage.trains and not only_moves and kept is None:
+            stage.run(recipe, inputs, work_place(folder))
+        return _wait_for(folder, identity.key)
     if only_moves:
-        return _put_in_place(folder)
+        return _put_in_place(work_place(folder), folder)
+    if kept is not None:
+        artifact = put_in_place(kept.folder, folder)
+        say(f"{stage.name:>9}: taken back, made {when(read_manifest(folder) or {})} ({folder})")
+        _say_made_otherwise(folder, identity, say)
+        return artifact
+    return _run(stage, recipe, inputs, identity, folder, look, say)
+
+
+def _run(
+    stage: Stage, recipe: Recipe, inputs: Inputs, identity: Identity, folder: Path, look: Look, say: Callable[[str], None]
+) -> Artifact:  # fmt: skip
+    """Run the stage, and put its result in place of an earlier one, which is kept."""
     if stage.name == "train":
-        check_before_running(recipe, training=True)
+        check_before_running(recipe, look, training=True)
+    contents = contents_of(stage, look)
+    if stage.trains and (earlier := read_manifest(folder)) is not None:
+        known = earlier.get("images", {})
+        changed = {name: changed_images(folder.parent, known.get(name, ""), found) for name, found in contents.items()}
+        images = len(look.splits()[0])
+        say_replaced(stage, folder, earlier, differences(earlier, identity, (), changed), recipe, images, say)
     say(f"{stage.name:>9}: running")
     started = time.monotonic()
-    partial = _prepare_partial(stage, folder, identity.work_key, say)
-    notes = stage.run(recipe, inputs, partial)
+    work = prepare_work(stage, folder, identity.key, say)
+    notes = stage.run(recipe, inputs, work)
     seconds = time.monotonic() - started
-    write_manifest(
-        partial, stage=stage.name, key=key, recipe=identity.parts, inputs=identity.inputs, images=identity.images,
-        source=identity.source, versions=installed_versions(_VERSIONS) | identity.backends, notes=notes, seconds=seconds,
-    )  # fmt: skip
-    artifact = _put_in_place(folder)
+    for found in contents.values():
+        note_images(folder.parent, found)
+    write_manifest(work, identity.recorded(), notes=notes, seconds=seconds)
+    artifact = _put_in_place(work, folder)
+    look.forget()
     say(f"{stage.name:>9}: done in {seconds:.0f} s ({folder})")
     return artifact
 
 
-def _put_in_place(folder: Path) -> Artifact:
-    """Move the finished work folder to `folder`."""
-    swap_folder(_partial(folder), folder)
-    (folder / _KEY).unlink(missing_ok=True)
-    artifact = read_artifact(folder)
-    assert artifact is not None
+def _put_in_place(work: Path, folder: Path) -> Artifact:
+    artifact = put_in_place(work, folder)
+    forget_key(folder)
     return artifact
+
+
+def _say_made_otherwise(folder: Path, identity: Identity, say: Callable[[str], None]) -> None:
+    """Note where the images lie now, and say what a training was made with that is another now: it is not done again for it."""
+    if _rank() > 0:
+        return
+    manifest = read_manifest(folder) or {}
+    note_places(folder, manifest, identity.places)
+    if identity.trains and (lines := made_otherwise(manifest, identity)):
+        say(f"{'':>11}made with other versions: {', '.join(lines)}; it is not done again for that")
 
 
 def _wait_for(folder: Path, key: str) -> Artifact:
@@ -233,51 +189,3 @@ def _wait_for(folder: Path, key: str) -> Artifact:
         if artifact is not None and artifact.key == key:
             return artifact
         time.sleep(_POLL_SECONDS)
-
-
-_KEY = ".key"
-_POLL_SECONDS = 0.2
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def find_work(stage: Stage, folder: Path, key: str) -> Path | None:
-    """The work folder of an interrupted run with this key, in its place or set aside; None where there is none."""
-    for path in (_partial(folder), _aside(folder, key)):
-        if stage.resumes and _read_key(path) == key:
-            return path
-    return None
-
-
-def _aside(folder: Path, key: str) -> Path:
-    """Where the interrupted work of `key` is kept while another's has its place."""
-    return _partial(folder).with_name(f"{_partial(folder).name}.{key[:8]}")
-
-
-def _read_key(work: Path) -> str | None:
-    return (work / _KEY).read_text(encoding="utf-8") if (work / _KEY).is_file() else None
-
-
-def _prepare_partial(stage: Stage, folder: Path, key: str, say: Callable[[str], None]) -> Path:
-    """An empty work folder, or the one an interrupted run of the same key left, where the stage can go on from it.
-
-    A training that another key has interrupted is days of work: it is set aside, and goes on when its key comes back.
-    """
-    partial, work = _partial(folder), find_work(stage, folder, key)
-    if work == partial:
-        return partial
-    if (partial / LAST).is_file():
-        kept = _aside(folder, _read_key(partial) or "unknown")
-        os.rename(partial, kept)
-        say(f"{stage.name:>9}: an interrupted training with other values, images or inputs is kept as {kept}")
-        say(f"{'':>9}  (with what it was begun with it goes on; if it is not needed: rm -r '{kept}')")
-    shutil.rmtree(partial, ignore_errors=True)
-    if work is not None:
-        os.rename(work, partial)
-        say(f"{stage.name:>9}: goes on with the interrupted training that was kept as {work}")
-        return partial
-    partial.mkdir(parents=True)
-    (partial / _KEY).write_text(key, encoding="utf-8")
-    return partial

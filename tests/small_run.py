@@ -17,6 +17,8 @@ from pipeline.artifact import Artifact, hash_of, read_artifact, write_manifest
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
 from pipeline.recipe import Recipe
 from pipeline.report.write import build_report, write_report
+from pipeline.run.identity import Identity
+from pipeline.run.stage import Stage
 
 CELLS = 4  # along each side: the network sees the mean colour of 4 × 4 cells
 
@@ -30,11 +32,11 @@ def write_run(folder: Path, values: dict[str, Any], spec: Preprocess) -> None:
         name: str, parts: tuple[str, ...], inputs: tuple[str, ...], fill: Callable[[Path], dict[str, Any]]
     ) -> None:
         (folder / name).mkdir(parents=True)
-        write_manifest(
-            folder / name, stage=name, key="", recipe={part: recipe.model_dump(mode="json")[part] for part in parts},
-            inputs={other: hash_of(done[other].outputs) for other in inputs}, versions={}, notes=fill(folder / name),
-            seconds=0.0,
-        )  # fmt: skip
+        values = recipe.model_dump(mode="json")
+        read = Stage(name, lambda *_: {}, parts, inputs)
+        from_others = {other: hash_of(done[other].outputs) for other in inputs}
+        identity = Identity(name, False, read.read(values), from_others, {}, {}, "", read.places(values))
+        write_manifest(folder / name, identity.recorded(), notes=fill(folder / name), seconds=0.0)
         artifact = read_artifact(folder / name)
         assert artifact is not None
         done[name] = artifact

@@ -74,17 +74,17 @@ SEES: dict[str, set[str]] = {
         "pipeline.report.values",
     },
     "pipeline.run": {
-        "models", "calib", "pipeline.console", "pipeline.data", "pipeline.parts", "pipeline.recipe", "pipeline.training",
+        "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",
+        "pipeline.machine", "pipeline.parts", "pipeline.recipe", "pipeline.training",
     },
     "pipeline.stages": {
-        "calib", "export.engines", "pipeline.artifact", "pipeline.data", "pipeline.machine", "pipeline.measure",
-        "pipeline.quantize", "pipeline.quantize.search", "pipeline.recipe", "pipeline.report", "pipeline.run",
-        "pipeline.training", "pipeline.visualize",
+        "pipeline.artifact", "pipeline.data", "pipeline.measure", "pipeline.quantize", "pipeline.quantize.search",
+        "pipeline.recipe", "pipeline.report", "pipeline.run", "pipeline.training", "pipeline.visualize",
     },
     "pipeline.commands": {
-        "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.device", "pipeline.machine",
-        "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report", "pipeline.report.values",
-        "pipeline.run", "pipeline.stages",
+        "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",
+        "pipeline.machine", "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report",
+        "pipeline.report.values", "pipeline.run", "pipeline.stages",
     },
     "pipeline.cli": {"pipeline.commands", "pipeline.console"},
     "pipeline.__main__": {"pipeline.cli"},
@@ -105,7 +105,20 @@ OWNERS = {
     },
     "onnxsim": {"export/simplify.py"},
 }
-HOST_ONLY = {"torch", "timm", "onnx", "pydantic", "rich", "scipy", "matplotlib", "yaml", "jinja2", "argcomplete"}
+HOST_ONLY = {
+    "torch",
+    "timm",
+    "onnx",
+    "pydantic",
+    "rich",
+    "scipy",
+    "matplotlib",
+    "yaml",
+    "jinja2",
+    "argcomplete",
+    "filelock",
+    "platformdirs",
+}
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
 

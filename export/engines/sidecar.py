@@ -19,6 +19,7 @@ from export.engines.tensorrt.options import BuildOptions
 
 SIDECAR = "engine.json"
 RECIPE_PATH = "recipe.path"  # in a run's folder: the recipe it was made from
+LOCK_NOTE = ".lock.json"  # in a run's folder: the command that is writing it
 
 
 @dataclass(frozen=True)

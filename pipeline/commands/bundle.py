@@ -1,11 +1,10 @@
 """`t2t-edge bundle`: one folder for a Jetson or any other device."""
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.command import add_command, add_run_options, run_to_read
+from pipeline.commands.command import add_command, add_run_options, command_line, run_to_read
 from pipeline.commands.completers import complete_engines
 from pipeline.console.exit_status import DONE
 
@@ -31,10 +30,11 @@ def register(commands: "Commands") -> None:
 
 def _bundle(options: argparse.Namespace) -> int:
     from pipeline.device.bundle import write_bundle
+    from pipeline.run.lock import hold
 
-    folder = run_to_read(options)
-    command = "t2t-edge bundle " + shlex.join(options.arguments[1:])
-    bundle = write_bundle(folder, options.output or folder / "bundle", options.engine, options.images, command.strip())
+    folder, command = run_to_read(options), command_line(options)
+    with hold(folder, command):
+        bundle = write_bundle(folder, options.output or folder / "bundle", options.engine, options.images, command)
     options.document |= {"folder": str(bundle), "next": "./t2t run"}
     print(f"{bundle}: copy this folder to the device, then there: ./t2t run")
     return DONE

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,11 @@ def _named_after(recipe: Path) -> str:
             next_step="give the run a name: --run NAME",
         )  # fmt: skip
     return recipe.stem
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command as it was called, for other commands' messages."""
+    return f"t2t-edge {shlex.join(options.arguments)}"
 
 
 def run_to_read(options: argparse.Namespace, more: str = "") -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.engines.sidecar import RECIPE_PATH
-from pipeline.commands.command import add_command, add_run_options, run_to_make
+from pipeline.commands.command import add_command, add_run_options, command_line, run_to_make
 from pipeline.commands.completers import complete_recipes
 from pipeline.console.exit_status import DONE
 from pipeline.console.known_runs import NEW_RUN
@@ -97,6 +97,7 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
     None where there is nothing to tell: with --dry-run, which runs no stage, and on ranks above 0 under torchrun.
     """
     from pipeline.recipe import load_recipe
+    from pipeline.run.lock import hold
     from pipeline.stages import run_stages
 
     folder = run_to_make(options)
@@ -105,8 +106,9 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
     if options.dry_run:
         _dry_run(options, recipe, folder, last)
         return None
-    _remember(folder, options.recipe)
-    artifact = run_stages(recipe, folder, last)
+    with hold(folder, command_line(options)):
+        _remember(folder, options.recipe)
+        artifact = run_stages(recipe, folder, last)
     return None if int(os.environ.get("RANK", 0)) > 0 else artifact
 
 
@@ -122,9 +124,11 @@ def tell_outcome(options: argparse.Namespace, last: str, artifact: "Artifact") -
 def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: str) -> None:
     from pipeline.commands.dry_run import check_plan, plan_stages, print_plan
     from pipeline.commands.outcome import where
+    from pipeline.data.look import Look
 
-    planned = plan_stages(recipe, folder, last)
-    check_plan(recipe, planned)
+    look = Look(recipe, unpack=False)
+    planned = plan_stages(recipe, folder, last, look)
+    check_plan(recipe, planned, look)
     print_plan(planned)
     command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
     print(f"  nothing was written; next: {command}")

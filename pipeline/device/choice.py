@@ -49,6 +49,7 @@ def read_run(folder: Path) -> FinishedRun:
     artifacts: dict[str, Artifact] = {}
     inputs: dict[str, dict[str, str]] = {}
     parts: dict[str, Any] = {}
+    places: dict[str, Any] = {}
     for stage in STAGES:
         artifact = read_artifact(folder / stage)
         if artifact is None:
@@ -56,11 +57,14 @@ def read_run(folder: Path) -> FinishedRun:
         values = json.loads((folder / stage / MANIFEST).read_text(encoding="utf-8"))
         artifacts[stage], inputs[stage] = artifact, values["inputs"]
         parts |= values["recipe"]
+        places |= values["places"]
     for stage, needed in inputs.items():
         for name, digest in needed.items():
             if name in artifacts and hash_of(artifacts[name].outputs) != digest:
                 raise _unfinished(folder, f"{folder / stage} is older than {folder / name}")
     report = json.loads(artifacts["report"].path("report.json").read_text(encoding="utf-8"))
+    for name, where in places.items():
+        parts[name] = parts[name] | where
     return FinishedRun(folder, artifacts, parts, report)
 
 

@@ -13,6 +13,8 @@ class DataPart(Part):
 
     `source` webdataset: `origin` is a folder of shards, `splits` are globs in it; huggingface: `origin` is a data set's name
     or folder, `splits` its splits, `columns` image and label. docs/training.md says more.
+
+    With `check`, all images are decoded once before the first training step.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -21,6 +23,7 @@ class DataPart(Part):
     origin: str | None = None
     splits: tuple[str, str] | None = None
     columns: tuple[str, str] = ("image", "label")
+    check: bool = True
 
     @model_validator(mode="after")
     def _origin(self) -> "DataPart":

@@ -1,10 +1,13 @@
 """`train` and `qat`: training, and training with quantization in the loop."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from pipeline.parts.part import Fraction, Part, Positive, Seed
+
+# Keys of `train` and `qat` that do not change the weights.
+DECIDES_NOTHING = ("workers", "eval_every", "save_every", "keep_last", "keep_best", "on_nan", "max_skipped", "wandb")
 
 
 def _off(value: object) -> object:
@@ -75,3 +78,17 @@ class QatPart(Part):
     clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
     workers: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0
+
+
+def decisive(parts: dict[str, Any]) -> dict[str, Any]:
+    """Recipe parts without what may change while a training is interrupted, or after it: its weights are the same all the same.
+
+    With `train.global_batch` an update has the same images however many of them a process holds.
+    """
+    kept = {}
+    for name, part in parts.items():
+        skipped = DECIDES_NOTHING if name in ("train", "qat") else ()
+        if name == "train" and part.get("global_batch") is not None:
+            skipped = (*skipped, "batch_size")
+        kept[name] = part if not skipped else {key: value for key, value in part.items() if key not in skipped}
+    return kept

@@ -12,7 +12,8 @@ from calib.images import ImageSplit
 from models.t2t_vit import VARIANTS
 from pipeline.console.figures import one_line
 from pipeline.data.archive import packed_train_split
-from pipeline.data.dataset import archive_of, is_packed, open_dataset
+from pipeline.data.dataset import archive_of, is_packed
+from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
 from pipeline.parts.model import ModelPart
 from pipeline.recipe import Recipe
@@ -24,23 +25,25 @@ _UNKNOWN_CLASSES = (
 )
 
 
-def check_before_running(recipe: Recipe, *, training: bool) -> None:
+def check_before_running(recipe: Recipe, look: Look, *, training: bool) -> None:
     """InputError for what would fail while `recipe` runs; nothing is written, unpacked or computed.
 
     Without `training`, which is complete, only what the calibrate stage would refuse is looked for.
     """
-    train = _training_images(recipe.data)
+    train = _training_images(recipe.data, look)
     if training:
         _check_network(recipe, len(train.classes) if train is not None else _UNKNOWN_CLASSES)
     if train is not None:
         part = recipe.calibrate
         draw_calibration_images(part.source, train, recipe.preprocess_spec(), part.images, part.seed)
+    if training and not is_packed(recipe.data):
+        look.check()
 
 
-def _training_images(data: DataPart) -> ImageSplit | None:
+def _training_images(data: DataPart, look: Look) -> ImageSplit | None:
     """The train split, of an archive as far as it tells; None where `data.source` is not written out yet."""
     if not is_packed(data):
-        return open_dataset(data, unpack=False)[0]
+        return look.splits()[0]
     archive = archive_of(data)
     return packed_train_split(archive, data.root) if archive.is_file() else None
 

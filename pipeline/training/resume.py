@@ -7,6 +7,7 @@ from typing import Any
 
 from calib.errors import InputError
 from pipeline.console.figures import counted
+from pipeline.parts.train import DECIDES_NOTHING
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_file, save_atomically
 from pipeline.training.distributed import World
@@ -15,8 +16,6 @@ from pipeline.training.state import Position, TrainingState
 
 LAST, BEST, KEPT = "last.pt", "best.pt", "kept"
 _COPIED_BYTES = 1 << 24  # at a time: last.pt can have hundreds of MB
-# Keys of `train` that do not change the weights.
-_DECIDES_NOTHING = ("workers", "eval_every", "save_every", "keep_last", "keep_best", "on_nan", "max_skipped", "wandb")
 _ONE_OR_MANY = ("processes", "train.batch_size")  # with train.global_batch, these may differ when training resumes
 
 
@@ -90,20 +89,9 @@ def restore_last(folder: Path, state: TrainingState, identity: dict[str, Any], w
 
 
 def training_identity(recipe: Recipe, classes: tuple[str, ...], images: int, world: World) -> dict[str, Any]:
-    """Everything that the trained weights depend on, as plain values: not `workers`, nor how often they are evaluated."""
+    """What the trained weights depend on, as plain values: not `workers`, or where a checkpoint lies."""
     values: dict[str, Any] = {"classes": list(classes), "train images": images, "processes": world.size}
     for name in ("model", "preprocess", "train"):
         part = getattr(recipe, name).model_dump(mode="json")
-        values |= {f"{name}.{key}": value for key, value in part.items() if key not in _DECIDES_NOTHING}
+        values |= {f"{name}.{key}": value for key, value in part.items() if key not in (*DECIDES_NOTHING, "checkpoint")}
     return values
-
-
-def decisive(parts: dict[str, Any]) -> dict[str, Any]:
-    """Recipe parts without the keys that may change while a training is interrupted: it resumes all the same."""
-    kept = {}
-    for name, part in parts.items():
-        skipped = _DECIDES_NOTHING if name in ("train", "qat") else ()
-        if name == "train" and part.get("global_batch") is not None:
-            skipped = (*skipped, "batch_size")
-        kept[name] = part if not skipped else {key: value for key, value in part.items() if key not in skipped}
-    return kept

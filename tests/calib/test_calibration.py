@@ -18,7 +18,7 @@ from calib.calibration import (
     spread,
     write_calibration_set,
 )
-from calib.calibration_source import draw_calibration_images, source_fingerprint
+from calib.calibration_source import draw_calibration_images, source_files
 from calib.errors import InputError
 from calib.images import ImageSplit, read_split
 from calib.npz import write_npz
@@ -203,13 +203,13 @@ def test_hidden_files_of_a_source_are_left_out(
 ) -> None:
     source = flat_folder(image_root, tmp_path) if flat else shutil.copytree(image_root / "val", tmp_path / "classes")
     before = draw_calibration_images(source, train, spec, None, 0)
-    mark = source_fingerprint(source)
+    files = source_files(source)
     inner = source if flat else source / "class_1"
     for path in (source / "__MACOSX" / "class_9" / "a.png", inner / "._0.png", inner / "@eaDir" / "0.png" / "S.jpg"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"no image")
     after = draw_calibration_images(source, train, spec, None, 0)
-    assert after.names == before.names and before.left_out == () and source_fingerprint(source) == mark
+    assert after.names == before.names and before.left_out == () and source_files(source) == files
     place = "" if flat else "class_1/"
     assert set(after.left_out) == {"__MACOSX/", f"{place}._0.png", f"{place}@eaDir/"}
 
@@ -224,16 +224,14 @@ def test_an_npz_is_drawn_from(train: ImageSplit, spec: Preprocess, tmp_path: Pat
     assert set(unknown.labels.tolist()) == {-1} and len(set(unknown.names)) == 18
 
 
-def test_a_changed_source_has_another_fingerprint(image_root: Path, tmp_path: Path) -> None:
+def test_the_files_of_a_source(image_root: Path, tmp_path: Path) -> None:
     folder = flat_folder(image_root, tmp_path)
-    before = source_fingerprint(folder)
-    assert before == source_fingerprint(folder) and source_fingerprint(None) == ""
+    before = source_files(folder)
+    assert list(before) == sorted(folder.iterdir()) and before
     (folder / "3.png").unlink()
-    assert source_fingerprint(folder) != before
+    assert set(before) - set(source_files(folder)) == {folder / "3.png"}
     archive = save_npz(tmp_path, images=np.zeros(3))
-    before = source_fingerprint(archive)
-    save_npz(tmp_path, images=np.zeros(4))
-    assert source_fingerprint(archive) != before
+    assert source_files(archive) == (archive,) and source_files(tmp_path / "none") == ()
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)

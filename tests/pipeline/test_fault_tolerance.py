@@ -16,8 +16,10 @@ from trainings import EVERYTHING, PLAIN, Training, assert_same_training, folder,
 
 from calib.errors import InputError
 from pipeline import stages
+from pipeline.artifact import read_artifact
 from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
+from pipeline.run.kept import put_aside
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
 from pipeline.training.loader import EpochSampler
@@ -301,23 +303,23 @@ def test_a_kill_after_training_trains_nothing_again(
     chosen, said = recipe(images, PLAIN | {"epochs": 1}), list[str]()
     if where == "moved away":  # there is an older result, which a kill leaves moved away
         stages.run_stages(recipe(images, PLAIN | {"epochs": 1, "seed": 1}), tmp_path / "run", "train", said.append)
-    swap = stages.swap_folder
 
-    def killed(partial: Path, final: Path) -> None:
+    def killed(finished: Path, final: Path) -> None:
         if where == "moved away":
-            final.rename(final.with_name(f".{final.name}.old"))
+            put_aside(final)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "swap_folder", killed)
+        patch.setattr(stages, "put_in_place", killed)
         with pytest.raises(KeyboardInterrupt):
             stages.run_stages(chosen, tmp_path / "run", "train", said.append)
-    monkeypatch.setattr(stages, "swap_folder", swap)
     monkeypatch.setattr("pipeline.training.stage.train", lambda *_: pytest.fail("trained again"))
     artifact = stages.run_stages(chosen, tmp_path / "run", "train", said.append)
     assert artifact.path("checkpoint.pt").is_file() and artifact.notes["epochs"] == 1
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["train"]
-    assert not any(path.name.startswith(".") for path in artifact.folder.iterdir())
+    kept = list((tmp_path / "run" / ".kept" / "train").iterdir()) if where == "moved away" else []
+    assert all(read_artifact(place) for place in kept) and len(kept) == (where == "moved away")
+    assert not any(place.name.startswith(".") for place in artifact.folder.iterdir())
+    assert not list((tmp_path / "run").glob(".train*")), "nothing is left over"
 
 
 def record_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import stages
 from pipeline.commands.dry_run import plan_stages
+from pipeline.data.look import Look
 from pipeline.recipe import Recipe
-from pipeline.stages import STAGES, find_work, identify
+from pipeline.run.identify import identify
+from pipeline.run.work import find_work
+from pipeline.stages import STAGES
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 RTX = {"backend": "tensorrt_rtx", "precisions": ["int8"], "targets": ["sm86"]}
@@ -29,7 +31,7 @@ def recipe(root: Path, **parts: Any) -> Recipe:
 def stages_changed(root: Path, **parts: Any) -> set[str]:
     """Stages whose own key is another with these values than without; what their inputs become is not looked at."""
     before, after = recipe(root), recipe(root, **parts)
-    keys = {stage.name: [identify(stage, one, {}).key for one in (before, after)] for stage in STAGES}
+    keys = {stage.name: [identify(stage, one, {}, Look(one)).key for one in (before, after)] for stage in STAGES}
     return {name for name, (one, two) in keys.items() if one != two} - {"report"}  # which shows the whole recipe
 
 
@@ -69,8 +71,8 @@ def test_the_engine_that_a_stage_runs_is_part_of_its_key(
     chosen = recipe(image_root, search={"backend": "tensorrt"}, visualize={"backend": "tensorrt_rtx"})
 
     def keys(version: str) -> dict[str, str]:
-        monkeypatch.setattr(stages, "backend_version", lambda name: version if name == backend else "1")
-        return {stage.name: identify(stage, chosen, {}).key for stage in STAGES}
+        monkeypatch.setattr("pipeline.run.identify.backend_version", lambda name: version if name == backend else "1")
+        return {stage.name: identify(stage, chosen, {}, Look(chosen)).key for stage in STAGES}
 
     before, after = keys("1"), keys("2")
     assert {name for name in before if before[name] != after[name]} == changed
@@ -79,7 +81,8 @@ def test_the_engine_that_a_stage_runs_is_part_of_its_key(
 def test_targets_are_part_of_the_key_where_feature_maps_are_an_engine_ahead_of_time(image_root: Path) -> None:
     def key(backend: str, target: str) -> str:
         build = [RTX | {"targets": [target]}]
-        return identify(BY_NAME["visualize"], recipe(image_root, visualize={"backend": backend}, build=build), {}).key
+        chosen = recipe(image_root, visualize={"backend": backend}, build=build)
+        return identify(BY_NAME["visualize"], chosen, {}, Look(chosen)).key
 
     assert key("tensorrt_rtx", "sm86") != key("tensorrt_rtx", "sm89")
     assert key("onnxruntime", "sm86") == key("onnxruntime", "sm89")
@@ -93,7 +96,7 @@ def test_a_dry_run_tells_whose_interrupted_work_there_is(image_root: Path, tmp_p
     assert reason(begun) == "it has not run yet"
     work = tmp_path / ".train.partial"
     work.mkdir()
-    (work / ".key").write_text(key := identify(BY_NAME["train"], begun, {}).work_key)
+    (work / ".key").write_text(key := identify(BY_NAME["train"], begun, {}, Look(begun)).key)
     assert reason(begun) == "it was interrupted, and goes on from there"
     assert reason(other).startswith("it has not run yet with these values")
     aside = work.rename(tmp_path / f".train.partial.{key[:8]}")

@@ -13,6 +13,7 @@ import yaml
 from calib.errors import InputError
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, WRONG_INPUT
+from pipeline.data.look import Look
 from pipeline.recipe import Recipe
 from pipeline.run import checks
 from pipeline.run.checks import check_before_running
@@ -55,7 +56,8 @@ def values(root: Path, **model: Any) -> dict[str, Any]:
 
 
 def check(recipe: dict[str, Any], training: bool = True) -> None:
-    check_before_running(Recipe.model_validate(recipe), training=training)
+    chosen = Recipe.model_validate(recipe)
+    check_before_running(chosen, Look(chosen, unpack=False), training=training)
 
 
 @pytest.fixture

@@ -1,0 +1,88 @@
+"""The images of a recipe as they are now: which there are, and what they hold."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from calib.calibration_source import source_files
+from calib.errors import InputError
+from calib.images import ImageSplit, relative_names
+from calib.preprocess import IMAGE_SUFFIXES
+from pipeline.console.figures import counted
+from pipeline.data.content import Contents, read_contents
+from pipeline.data.dataset import open_dataset
+from pipeline.recipe import Recipe
+
+_SHOWN = 5  # damaged images in a message
+
+
+class Look:
+    """One look at the images of `recipe`: what it finds is kept until `forget`, so that its stages need not look again.
+
+    Without `unpack`, images that are still packed are an InputError: nothing is written. With `decode`, an image that is read is
+    decoded as well, which `check` would else read it for a second time.
+    """
+
+    def __init__(self, recipe: Recipe, *, unpack: bool = True, decode: bool = False) -> None:
+        self._data, self._source = recipe.data, recipe.calibrate.source
+        self._checkpoint = recipe.model.checkpoint
+        self._unpack, self._decode = unpack, decode and recipe.data.check
+        self.forget()
+
+    def forget(self) -> None:
+        """Look again from now on: a stage that ran for hours may have outlived the images."""
+        self._splits: tuple[ImageSplit, ImageSplit] | None = None
+        self._contents: dict[str, Contents] = {}
+
+    def splits(self) -> tuple[ImageSplit, ImageSplit]:
+        """The train and val images."""
+        if self._splits is None:
+            self._splits = open_dataset(self._data, unpack=self._unpack)
+        return self._splits
+
+    def images(self) -> Mapping[str, Contents]:
+        """What the train and val images hold, by the names of the splits."""
+        return {split.root.name: self._read(split.root.name, split.root, split.names()) for split in self.splits()}
+
+    def source(self) -> Contents | None:
+        """What `calibrate.source` holds; None where the recipe has none."""
+        if self._source is None:
+            return None
+        images = self._source.is_dir()
+        folder = self._source if images else self._source.parent
+        return self._read("calibrate.source", folder, relative_names(folder, source_files(self._source)), images=images)
+
+    def checkpoint(self) -> Contents | None:
+        """What `model.checkpoint` holds, of no files where it is missing; None where the recipe has none."""
+        path = self._checkpoint
+        if path is None:
+            return None
+        return self._read("model.checkpoint", path.parent, (path.name,) if path.is_file() else (), images=False)
+
+    def check(self) -> None:
+        """InputError that names the images that cannot be decoded; each was, or is now, decoded once."""
+        if not self._data.check:
+            return
+        if not self._decode:
+            self._decode, self._contents = True, {}
+        sets = [*self.images().values()]
+        if self._source is not None and self._source.is_dir() and (found := self.source()) is not None:
+            sets.append(found)
+        damaged = [found.root / name for found in sets for name in found.damaged]
+        if damaged:
+            raise _damaged(damaged, sum(len(found.names) for found in sets))
+
+    def _read(self, name: str, root: Path, names: tuple[str, ...], *, images: bool = True) -> Contents:
+        if name not in self._contents:
+            decode = images and self._decode
+            self._contents[name] = read_contents(root, names, decode=decode, title=f"looking at {root}")
+        return self._contents[name]
+
+
+def _damaged(paths: list[Path], total: int) -> InputError:
+    more = f" and {len(paths) - _SHOWN:,} more" if len(paths) > _SHOWN else ""
+    return InputError(
+        f"{len(paths):,} of {counted(total, 'image')} cannot be decoded",
+        got=", ".join(map(str, paths[:_SHOWN])) + more,
+        allowed=f"whole images: {', '.join(IMAGE_SUFFIXES)}",
+        next_step=f"replace or delete them, the first: rm '{paths[0]}' (data.check: false in the recipe leaves this check out)",
+    )
