@@ -33,10 +33,9 @@ def register(commands: "Commands") -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     from pipeline.commands.outcome import where
-    from pipeline.predict.command import predict_command
-    from pipeline.predict.predict import find_engine
+    from pipeline.predict.command import load_predictor, predict_command
 
     folder = run_to_read(options, " IMAGE")
     engine = f" --engine {shlex.quote(options.engine)}" if options.engine else ""
     program = f"t2t-edge predict {where(options)}{engine}"
-    return predict_command(options, lambda: find_engine(folder, options.engine), program)
+    return predict_command(options, lambda: load_predictor(options, folder, engine=options.engine), program)

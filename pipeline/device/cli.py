@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.engines.sidecar import Expected
 from pipeline.console.exit_status import DONE, FAILED, GATE_FAILED, exit_status, say
 from pipeline.device.build import build, choose_backend
 from pipeline.device.contents import DEVICE, DEVICE_BACKENDS, EVALUATION, GRAPHS, open_bundle
@@ -14,9 +13,10 @@ from pipeline.device.measure import benchmark, evaluate, report
 from pipeline.device.state import DeviceState
 from pipeline.device.triton import write_triton
 from pipeline.machine.doctor import print_doctor
-from pipeline.predict.command import predict_command
+from pipeline.predict.command import load_predictor, predict_command
+from pipeline.predict.find import find_engine
 from pipeline.predict.options import add_predict_options
-from pipeline.predict.predict import find_engine
+from pipeline.predict.predict import Predictor
 from pipeline.report.values.format import DEVICE_COMMANDS, recommendation
 from pipeline.report.values.markdown import markdown_table
 from pipeline.report.values.rows import gate_failed
@@ -122,9 +122,9 @@ def _without_pass(variants: list[dict[str, Any]]) -> int:
 
 
 def _predict(state: DeviceState, options: argparse.Namespace) -> int:
-    def find() -> tuple[Path, Expected]:
+    def load() -> Predictor:
         state.finished_rows()  # an error where the engines are of an earlier bundle in this folder
         engine, evaluated = find_engine(state.work, options.engine, f"{state.command} run")
-        return engine, replace(evaluated, rebuild=f"{state.command} run")
+        return load_predictor(options, engine, expected=replace(evaluated, rebuild=f"{state.command} run"))
 
-    return predict_command(options, find, f"{state.command} predict")
+    return predict_command(options, load, f"{state.command} predict")

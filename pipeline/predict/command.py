@@ -68,11 +68,20 @@ def escaping_stdout() -> Iterator[None]:
         stdout.reconfigure(errors=before)
 
 
-def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, Expected]], program: str) -> int:
+def load_predictor(
+    options: argparse.Namespace, folder: Path, *, engine: str | None = None, expected: Expected | None = None
+) -> Predictor:
+    """The Predictor that the options ask for; `folder`, `engine` and `expected` as it takes them."""
+    return Predictor(
+        folder, engine=engine, top=options.top, batch=options.batch, threads=options.threads, workers=options.workers,
+        expected=expected,
+    )  # fmt: skip
+
+
+def predict_command(options: argparse.Namespace, load: Callable[[], Predictor], program: str) -> int:
     """Predict the sources in `options`; 0 where at least one image was predicted and there was no ctrl-C.
 
-    `find` returns the engine's folder and what its files must be; it is called after the sources are opened. `program` is
-    the beginning of the suggested next command.
+    `load` is called after the sources are opened. `program` is the beginning of the suggested next command.
     """
     with ExitStack() as stack:
         stack.enter_context(escaping_stdout())
@@ -82,11 +91,7 @@ def predict_command(options: argparse.Namespace, find: Callable[[], tuple[Path, 
             stack.callback(source.close)
         if options.save is not None:
             refuse_originals(options.save, sources)
-        engine, expected = find()
-        predictor = Predictor(
-            engine, top=options.top, batch=options.batch, threads=options.threads, workers=options.workers,
-            expected=expected,
-        )  # fmt: skip
+        predictor = load()
         stack.enter_context(predictor)
         writers: list[Writer] = [JsonLines() if options.json else TextLines()]
         if options.csv is not None:

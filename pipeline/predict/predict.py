@@ -5,9 +5,7 @@ for prediction in Predictor("runs/demo").stream("photos/"):
     print(prediction.source, prediction.label, prediction.probability)
 """
 
-import json
 import os
-import shlex
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from calib.preprocess import Image, preprocess
 from export.engines.engine import load_engine
 from export.engines.sidecar import SIDECAR, Expected
 from export.runner import INPUT, OUTPUT, Unavailable
-from pipeline.console.known_runs import is_run, no_such_run
+from pipeline.predict.find import load_of_run
 from pipeline.predict.sources import Frame, Source, open_sources, read_frame
 from pipeline.predict.stream import Pipeline
 
@@ -101,13 +99,13 @@ class Predictor:
     ):
         cores = os.cpu_count() or 1
         path = Path(folder)
-        if engine is None and (path / SIDECAR).is_file():
-            self.folder, known = path, expected or Expected()
-        else:
-            self.folder, known = find_engine(path, engine)
         _check_counts({"top": top, "batch": batch, "threads": threads, "workers": workers})
         try:
-            self._sidecar, self.runner = load_engine(self.folder, threads or cores, expected=known)
+            if engine is None and (path / SIDECAR).is_file():
+                self.folder = path
+                self._sidecar, self.runner = load_engine(path, threads or cores, expected=expected or Expected())
+            else:
+                self.folder, self._sidecar, self.runner = load_of_run(path, engine, threads or cores)
         except Unavailable as reason:
             raise InputError(
                 "the engine cannot run on this machine", got=str(reason), next_step="t2t-edge doctor"
@@ -217,37 +215,3 @@ def _check_counts(counts: dict[str, int | None]) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise InputError(f"--{name} is a number of at least 1", got=count, allowed="1 or more")
-
-
-def find_engine(run_folder: Path, name: str | None, next_step: str | None = None) -> tuple[Path, Expected]:
-    """The folder of a run's engine `name`, or of the recommended one, and what its files must be by the report."""
-    path = run_folder / "report" / "report.json"
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        passed = {str(row["name"]): row["sha256"] for row in report["variants"] if row["status"] == "pass"}
-        chosen = str(name or (report["recommended"] or {}).get("name"))
-        preprocess_sha256 = report["preprocess_sha256"]
-    except FileNotFoundError as error:
-        if next_step is None and not is_run(run_folder):
-            raise no_such_run(run_folder, lambda run: f"t2t-edge predict --run {shlex.quote(run)} IMAGE") from error
-        runs = ", ".join(sorted(str(found.parents[1].name) for found in run_folder.parent.glob("*/report/report.json")))
-        raise InputError(
-            "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",
-            next_step=next_step or f"make export RUN={run_folder.name}",
-        ) from error  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # incomplete, or not written by a run
-        raise InputError(
-            "the report of this run cannot be read", got=f"{path}: {type(error).__name__}: {error}",
-            next_step=next_step or f"t2t-edge report --run {shlex.quote(run_folder.name)}",
-        ) from error  # fmt: skip
-    if chosen not in passed:
-        raise InputError(
-            "no engine of this run passed the accuracy gate"
-            if name is None
-            else "that engine did not pass, or does not exist",
-            got=name or "nothing recommended",
-            allowed=", ".join(passed) or "none",
-            next_step=f"read {path.with_suffix('.md')}",
-        )
-    expected = Expected(preprocess_sha256=preprocess_sha256, engine_sha256=passed[chosen])
-    return run_folder / "build" / chosen, expected

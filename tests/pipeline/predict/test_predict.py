@@ -22,7 +22,8 @@ from export.engines.engine import load_engine
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 from pipeline.predict import predict as predict_module
-from pipeline.predict.predict import NOT_FINITE, Prediction, Predictor, find_engine
+from pipeline.predict.find import find_engine
+from pipeline.predict.predict import NOT_FINITE, Prediction, Predictor
 from pipeline.predict.writers import AnnotatedCopies
 
 ROOT = Path(__file__).parents[3]
