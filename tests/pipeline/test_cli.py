@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -85,7 +86,9 @@ def test_dry_run_names_the_key_and_real_runs_agree(
     rows = plan(capsys)
     order = list(rows)
     first = order.index(stage)
-    assert rows[stage]["plan"] == "runs" and rows[stage]["reasons"] == [reason]
+    first_reason, *others = rows[stage]["reasons"]
+    assert rows[stage]["plan"] == "runs" and first_reason == reason
+    assert [line.split(" in runs")[1][:17] for line in others] == (["/demo/.kept/train"] if stage == "train" else [])
     assert {rows[name]["plan"] for name in order[:first]} <= {"unchanged"}
     after = {name: row["plan"] for name, row in rows.items() if row["plan"] != "unchanged"}
     if part != "gate":  # its stages are quick, and really run
@@ -107,13 +110,19 @@ def test_dry_run_follows_inputs_images_versions_and_damage(
     }  # fmt: skip
     assert rows["calibrate"]["plan"] == "unchanged"
 
-    os.utime(next((finished / "images" / "val" / "class_0").iterdir()), (1, 1))
-    rows = plan(capsys)
-    assert rows["train"]["reasons"] == ["images: val has changed"] and rows["train"]["plan"] == "runs"
+    photo = finished / "images" / "val" / "class_0" / "000.png"
+    os.utime(photo, (1, 1))
+    assert plan(capsys)["train"]["plan"] == "unchanged", "when it was written decides nothing"
+    pixels = cv2.imread(str(photo))
+    pixels[3, 4] ^= 1
+    cv2.imwrite(str(photo), pixels)
+    changed, stays = plan(capsys)["train"]["reasons"]
+    assert changed == "images: val has changed (1 of 30 changed)"
+    assert "would stay in runs/demo/.kept/train/" in stays
 
-    monkeypatch.setattr(stages, "backend_version", lambda backend: "99.0")
-    assert "version: onnxruntime " in plan(capsys)["benchmark"]["reasons"][0]
-    assert plan(capsys)["benchmark"]["reasons"][0].endswith(f"{engines.backend_version('onnxruntime')} → 99.0")
+    monkeypatch.setattr("pipeline.run.identify.backend_version", lambda backend: "99.0")
+    version = f"version: onnxruntime {engines.backend_version('onnxruntime')} → 99.0"
+    assert plan(capsys)["benchmark"]["reasons"] == [changed, version]
 
 
 def test_dry_run_believes_no_manifest_that_was_changed(finished: Path, capsys: Printed) -> None:
