@@ -106,6 +106,7 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
         _dry_run(options, recipe, folder, last)
         return None
     _remember(folder, options.recipe)
+    options.log.begin(folder)
     artifact = run_stages(recipe, folder, last)
     return None if int(os.environ.get("RANK", 0)) > 0 else artifact
 
