@@ -81,9 +81,8 @@ class Trainer:
         try:
             self._train_epoch(epoch, network, state, log, save, started)
             trained = time.monotonic() - started
-            due = (epoch + 1) % self.part.eval_every == 0 or epoch + 1 == self.part.epochs
             models = [state.model] if state.ema is None else [state.model, state.ema.module]
-            top1: list[float] = self.measure(models) if due else []
+            top1: list[float] = self.measure(models) if self.part.evaluates_after(epoch) else []
         except (InputError, NotFinite) as error:
             if self.world.rank > 0:  # the command prints only rank 0's errors, and rank 0 does not know of this one
                 print(f"process {self.world.rank} of {self.world.size}: error: {error}", file=sys.stderr, flush=True)
