@@ -15,8 +15,9 @@ _SHORT = 30.0  # what is over so soon needs no estimate
 class Remaining:
     """Hears of every update and epoch of this process, and answers with a line for the console where it has one.
 
-    It speaks after the first updates, and at the end of an epoch until it knows how long an evaluation takes, where that has
-    changed the answer. The first update of an epoch is left out: kernels are chosen then, and workers start.
+    It speaks after the first updates, and once more, where that has changed the answer, at the end of the first epoch by which
+    there were enough of them and an evaluation. The first update of an epoch is left out: kernels are chosen then, and
+    workers start.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Remaining:
         self._timed, self._seconds = 0, 0.0  # updates of earlier epochs, and what they took
         self._evaluation: float | None = None
         self._end: float | None = None  # what was said, as a time of the clock
+        self._settled = False
 
     def after_update(self, done: int) -> str | None:
         """Call it after each update, with how many are done in all epochs."""
@@ -39,20 +41,26 @@ class Remaining:
         self._first = self._first or self._last
         if self._end is not None or done % self._updates == 0:  # at the end of an epoch more is known in a moment
             return None
-        if done - self._before < _LEAST_UPDATES or self._last[1] - self._begun < _LEAST_SECONDS:
-            return None
-        return self._say(self._last[1])
+        return self._say(self._last[1]) if self._enough() else None
 
     def after_epoch(self, *, evaluated: bool) -> str | None:
         """Call it after each epoch and its evaluation, if it had one."""
-        now, known = self._clock(), self._evaluation is not None
+        now = self._clock()
         if evaluated:
             self._evaluation = now - self._last[1]
         if self._first is not None:
             self._timed += self._last[0] - self._first[0]
             self._seconds += self._last[1] - self._first[1]
         self._first = None
-        return None if known else self._say(now)
+        known = self._evaluation is not None and self._enough()
+        if self._settled or not (known or self._end is None):
+            return None
+        self._settled = known
+        return self._say(now)
+
+    def _enough(self) -> bool:
+        done, last = self._last
+        return done - self._before >= _LEAST_UPDATES and last - self._begun >= _LEAST_SECONDS
 
     def _say(self, now: float) -> str | None:
         """The line, unless it would say nearly the same again, or that of a moment."""

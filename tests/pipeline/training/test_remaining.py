@@ -34,16 +34,16 @@ class Clock:
 
 def lines(
     part: TrainPart, updates: int, update: float, evaluation: float = 0.0, before: int = 0, warm_up: float = 0.0,
-    until: int | None = None,
+    slow: float = 0.0, until: int | None = None,
 ) -> list[tuple[int, str]]:  # fmt: skip
-    """What is said of a training whose updates and evaluations take so many seconds, the first one `warm_up` more; each with
-    the number of updates done by then."""
+    """What is said of a training whose updates and evaluations take so many seconds, the first one `warm_up` more and each
+    of the first epoch `slow` more; each with the number of updates done by then."""
     clock = Clock()
     remaining = Remaining(part, updates, before, clock, clock.now)
     said = []
     clock.seconds += warm_up
     for done in range(before + 1, (until or part.epochs * updates) + 1):
-        clock.seconds += update
+        clock.seconds += update + slow * (done <= updates)
         said.append((done, remaining.after_update(done)))
         if done % updates == 0:
             due = part.evaluates_after(done // updates - 1)
@@ -68,6 +68,14 @@ def test_at_the_end_of_the_first_epoch_at_the_latest() -> None:
     assert lines(TrainPart(epochs=4), 5, 10.0, 50.0) == [(5, "about 5 min for the 3 epochs left (done at 12:06)")]
     assert lines(TrainPart(epochs=4), 1, 50.0, 50.0) == [(1, "about 5 min for the 3 epochs left (done at 12:06)")]
     assert lines(TrainPart(epochs=2), 5, 10.0, 50.0) == [(5, "about 2 min for the last epoch (done at 12:03)")]
+
+
+def test_short_epochs_that_get_faster() -> None:
+    """5 updates an epoch, of 2 s at first and 1 s then: said after 10 s, and again when there were 20 updates and 30 s."""
+    assert lines(TrainPart(epochs=60), 5, 1.0, 2.0, slow=1.0) == [
+        (5, "about 12 min for the 59 epochs left (done at 12:12)"),
+        (20, "about 8 min for the 56 epochs left (done at 12:08)"),
+    ]
 
 
 def test_an_evaluation_that_changes_it_is_said_and_another_not() -> None:
