@@ -28,6 +28,19 @@ def megabytes(size: int | None) -> str:
     return number(None if size is None else size / 1e6, 1)
 
 
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min`, `2 days 3 h`: as exact as a person wants it."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    hours = round(seconds / 3600)
+    return counted(hours // 24, "day") + (f" {hours % 24} h" if hours % 24 else "")
+
+
 def one_line(text: str) -> str:
     """`text` with every run of white space, line ends included, as one space."""
     return " ".join(text.split())
@@ -53,17 +66,3 @@ def counted(count: int, noun: str) -> str:
     """`1 image`, `1,000 images`, `no images`; `noun` is in the singular, and one that takes an s or es."""
     number_of = f"{count:,}" if count else "no"
     return f"{number_of} {noun if count == 1 else noun + ('es' if noun.endswith('s') else 's')}"
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 20 min`, `2 days 3 h`: about so long, in the one or two largest units."""
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if round(seconds) < 60:
-        return f"{round(seconds)} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        large, rest = f"{minutes // 60} h", f"{minutes % 60} min" if minutes % 60 else ""
-    else:
-        large, rest = counted(hours // 24, "day"), f"{hours % 24} h" if hours % 24 else ""
-    return f"{large} {rest}".rstrip()
