@@ -1,8 +1,9 @@
 """Image folders: `root/<split>/<class>/*.jpg|png…`, read in a fixed order."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ class ImageSplit:
         return relative_names(self.root, self.paths)
 
 
-def relative_names(folder: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+def relative_names(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
     """Names of `paths`, all below `folder`, relative to it and with slashes; quick for a million of them."""
     start = len(str(folder)) + 1 if str(folder) != "." else 0
     return tuple(str(path)[start:].replace(os.sep, "/") for path in paths)
@@ -54,9 +55,12 @@ def escaped(name: str | os.PathLike[str]) -> str:
     return os.fspath(name).encode("utf-8", "backslashreplace").decode()
 
 
-def refuse_unnameable(folder: Path, paths: Iterable[Path]) -> None:
+def refuse_unnameable(folder: Path, paths: Sequence[Path]) -> None:
     """InputError where names of `paths`, below `folder`, are not UTF-8: what a run hashes and reports is written in it."""
-    bad = [path for path in paths if not is_utf8(path.relative_to(folder))]
+    names = relative_names(folder, paths)
+    if is_utf8("/".join(names)):  # at once, as there may be a million
+        return
+    bad = [path for path, name in zip(paths, names, strict=True) if not is_utf8(name)]
     if bad:
         raise InputError(
             f"{escaped(folder)} has names that are not UTF-8", got=f"{len(bad)}, the first: {escaped(bad[0])}",
@@ -121,15 +125,19 @@ def _other_classes(folder: Path, found: tuple[str, ...], classes: tuple[str, ...
 def _list_images(folder: Path) -> tuple[list[Path], list[str]]:
     """The images in a class folder, sorted, and what is left out there, named with the folder; nothing where it is missing."""
     images, hidden = [], []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        is_image = path.suffix.lower() in IMAGE_SUFFIXES
-        if not is_hidden(path.name):
+    paths = (
+        sorted(folder.iterdir(), key=attrgetter("name")) if folder.is_dir() else []
+    )  # names compare faster than Paths
+    for path in paths:
+        name = path.name
+        is_image = name.lower().endswith(IMAGE_SUFFIXES)
+        if not is_hidden(name):
             if is_image:
                 images.append(path)
         elif path.is_dir():
-            hidden.append(f"{folder.name}/{path.name}/")
+            hidden.append(f"{folder.name}/{name}/")
         elif is_image:
-            hidden.append(f"{folder.name}/{path.name}")
+            hidden.append(f"{folder.name}/{name}")
     return images, hidden
 
 

@@ -7,6 +7,7 @@ from pipeline.commands import bundle, completion, doctor, models, predict, repor
 from pipeline.console.exit_status import exit_status
 from pipeline.console.json_document import one_document, run_noted
 from pipeline.console.parser import Parser
+from pipeline.console.run_log import run_log
 from pipeline.console.version import ShowVersion
 
 COMMANDS = (stage, report, predict, bundle, runs, doctor, models, completion)  # in the order that --help lists them
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     completion.complete_if_asked(parser)
     options = parser.parse_args(arguments)
     options.arguments = arguments
-    with one_document(options) as document:
+    with one_document(options) as document, run_log(arguments) as options.log:
         document["exit_status"] = status = exit_status(lambda: run_noted(options.call, options), INTERRUPTED)
     return status
 

@@ -108,6 +108,7 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
         return None
     with hold(folder, command_line(options)):
         _remember(folder, options.recipe)
+        options.log.begin(folder)
         artifact = run_stages(recipe, folder, last)
     return None if int(os.environ.get("RANK", 0)) > 0 else artifact
 

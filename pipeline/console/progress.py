@@ -3,18 +3,27 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from export.engines.tensorrt.progress import Progress
 
 Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
 _LOG_SECONDS = 15.0
 
 
-def track(items: Sequence[Item], title: str) -> Iterator[Item]:
+class Countable(Protocol[Item_co]):
+    """What can be gone through and says how much it is: a sequence, or batches of a loader."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item_co]: ...
+
+
+def track(items: Countable[Item], title: str) -> Iterator[Item]:
     """Yield `items`, showing how many are done; under torchrun only rank 0 prints."""
     if int(os.environ.get("RANK", 0)) > 0:
         yield from items

@@ -61,6 +61,10 @@ class TrainPart(Part):
     wandb: str | None = None
     seed: Seed = 0
 
+    def evaluates_after(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is followed by an evaluation."""
+        return (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
+
 
 class QatPart(Part):
     """Quantization-aware training of the trained network for `int8-qat`, with the FP32 network as the teacher.

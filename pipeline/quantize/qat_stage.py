@@ -62,7 +62,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
             return notes
         print(
             f"           top-1: FP32 {trained.teacher_top1:.2f} %, quantized {trained.before_top1:.2f} %, "
-            f"trained quantized {trained.after_top1:.2f} %"
+            f"trained quantized {trained.after_top1:.2f} % on {counted(trained.images, 'image')}"
         )
     return notes | write_student(recipe, checkpoint, student.cpu(), proto, found, calibration, folder)
 

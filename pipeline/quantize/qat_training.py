@@ -32,13 +32,14 @@ MIN_SCALE = 0.8  # least share of the image in a random crop, so that a crop sho
 
 @dataclass(frozen=True)
 class Trained:
-    """Top-1 in percent on the evaluation images, and the loss of each epoch."""
+    """Top-1 in percent on so many evaluation `images`, and the loss of each epoch."""
 
     teacher_top1: float
     before_top1: float
     after_top1: float
     losses: tuple[float, ...]
     seconds: float
+    images: int
 
     def notes(self) -> dict[str, Any]:
         """Plain values for the manifest."""
@@ -62,7 +63,7 @@ def train_student(recipe: Recipe, student: FakeQuantized, teacher: nn.Module, fo
         state = make_state(student, as_training.train, len(loaders.train), world)
         teacher = teacher.to(world.device).requires_grad_(False)
         trainer = DistillingTrainer(as_training, loaders, len(train_split.classes), world, teacher, recipe.qat)
-        before, teacher_top1 = trainer.measure([student, teacher])
+        before, teacher_top1 = trainer.measure([student, teacher], "evaluating FP32 and quantized")
         identity = training_identity(as_training, train_split.classes, len(train_split), world)
         quantize, own = recipe.quantize.model_dump(mode="json"), recipe.qat.model_dump(mode="json")
         identity |= {f"quantize.{key}": quantize[key] for key in QUANTIZE_KEYS}
@@ -71,7 +72,8 @@ def train_student(recipe: Recipe, student: FakeQuantized, teacher: nn.Module, fo
     last = state.history[-1]
     assert last.val_top1 is not None
     losses = tuple(row.train_loss for row in state.history)
-    return Trained(teacher_top1, before, last.val_top1, losses, sum(row.seconds for row in state.history))
+    seconds = sum(row.seconds for row in state.history)
+    return Trained(teacher_top1, before, last.val_top1, losses, seconds, len(val_split))
 
 
 def training_part(part: QatPart, train: TrainPart) -> TrainPart:

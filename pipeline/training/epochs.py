@@ -13,6 +13,7 @@ from calib.errors import InputError
 from pipeline.parts.train import TrainPart
 from pipeline.training.distributed import World
 from pipeline.training.log import open_log
+from pipeline.training.remaining import Remaining
 from pipeline.training.resume import LAST, restore_last, save_last
 from pipeline.training.state import TrainingState
 from pipeline.training.trainer import Trainer
@@ -39,7 +40,9 @@ def run_epochs(
             save_last(folder, state, identity, part.keep_last)
 
     network = _wrap(state.model, part, world)
-    with open_log(folder, part.epochs, trainer.updates, state.history, world, part.wandb) as log:
+    done = state.epochs_done * trainer.updates + state.position.update
+    remaining = Remaining(part, trainer.updates, done)
+    with open_log(folder, part.epochs, trainer.updates, state.history, world, remaining, part.wandb) as log:
         for epoch in range(state.epochs_done, part.epochs):
             trainer.run_epoch(epoch, network, state, log, save)
             after_epoch()  # before the epoch is saved as done: after a kill in between, both happen again

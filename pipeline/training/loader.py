@@ -6,7 +6,7 @@ can resume exactly.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -191,9 +191,9 @@ def collate(samples: list[Sample | InputError]) -> Batch | InputError:
     return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
 
 
-def device_batches(loader: DataLoader[Any], device: torch.device) -> Iterator[Batch]:
-    """The loader's batches on `device`; raises the InputError of an image that cannot be read."""
-    for batch in loader:
+def device_batches(batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:
+    """A loader's batches on `device`; raises the InputError of an image that cannot be read."""
+    for batch in batches:
         if isinstance(batch, InputError):
             raise batch
         images, labels = batch

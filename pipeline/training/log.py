@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from calib.errors import InputError
 from pipeline.training.distributed import World
+from pipeline.training.remaining import Remaining
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,16 +46,17 @@ class TrainingLog:
 
     def __init__(
         self, folder: Path, epochs: int, steps: int, history: list[EpochMetrics], writer: "SummaryWriter | None",
-        bar: "Progress | None" = None, wandb: "WandbRun | None" = None,
+        remaining: Remaining, bar: "Progress | None" = None, wandb: "WandbRun | None" = None,
     ):  # fmt: skip
-        self.wandb = wandb
+        self.wandb, self.remaining = wandb, remaining
         self.folder, self.epochs, self.steps, self.history, self.writer = folder, epochs, steps, history, writer
         self._bar = bar
         if bar is not None:
             self._task = bar.add_task("           training", total=epochs * steps, completed=len(history) * steps)
 
     def show_step(self, epoch: int, step: int, loss: float) -> None:
-        """Move the bar: epoch and step count from 0."""
+        """Move the bar, and say when training will be done once that is known: epoch and step count from 0."""
+        self._say(self.remaining.after_update(epoch * self.steps + step + 1))
         if self._bar is not None:
             accuracy = next((_accuracy(row) for row in reversed(self.history) if row.val_top1 is not None), "–")
             text = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}  top-1 {accuracy}"
@@ -62,8 +64,8 @@ class TrainingLog:
 
     def show_skipped(self, epoch: int, step: int, loss: float) -> None:
         """Print that an update was left out: epoch and step count from 0."""
-        if self.writer is not None:
-            self._print(f"           epoch {epoch + 1}/{self.epochs}  step {step + 1} left out: loss {loss}")
+        self._say(f"epoch {epoch + 1}/{self.epochs}  step {step + 1} left out: loss {loss}")
+        self._say(self.remaining.after_update(epoch * self.steps + step + 1))
 
     def add_epoch(self, row: EpochMetrics) -> None:
         """Keep a finished epoch and show it."""
@@ -77,17 +79,20 @@ class TrainingLog:
         self.writer.flush()
         if self.wandb is not None:
             self.wandb.log(values, step=row.epoch)
-        line = (
-            f"           epoch {row.epoch}/{self.epochs}  loss {row.train_loss:.3f}  top-1 {_accuracy(row)}"
+        self._say(
+            f"epoch {row.epoch}/{self.epochs}  loss {row.train_loss:.3f}  top-1 {_accuracy(row)}"
             f"  {row.images_per_s:.0f} images/s  {row.seconds:.0f} s"
         )
-        self._print(line)
+        self._say(self.remaining.after_epoch(evaluated=row.val_top1 is not None))
 
-    def _print(self, line: str) -> None:
+    def _say(self, line: str | None) -> None:
+        """Print a line where there is one; only rank 0 has a writer, and prints."""
+        if line is None or self.writer is None:
+            return
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False, markup=False)  # above the bar
+            self._bar.console.print(f"           {line}", highlight=False, markup=False)  # above the bar
         else:
-            print(line, flush=True)
+            print(f"           {line}", flush=True)
 
 
 class WandbRun(Protocol):
@@ -98,14 +103,15 @@ class WandbRun(Protocol):
 
 @contextmanager
 def open_log(
-    folder: Path, epochs: int, steps: int, history: list[EpochMetrics], world: World, project: str | None = None
-) -> Iterator[TrainingLog]:
+    folder: Path, epochs: int, steps: int, history: list[EpochMetrics], world: World, remaining: Remaining,
+    project: str | None = None,
+) -> Iterator[TrainingLog]:  # fmt: skip
     """A log that continues after `history`; `steps` is the number of steps in an epoch. Only rank 0 prints and writes.
 
     With `project` it also logs to a run of that Weights & Biases project; InputError where the package is missing.
     """
     if world.rank > 0:
-        yield TrainingLog(folder, epochs, steps, history, None)
+        yield TrainingLog(folder, epochs, steps, history, None, remaining)
         return
     from torch.utils.tensorboard import SummaryWriter
 
@@ -114,13 +120,13 @@ def open_log(
         SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1) as writer,
     ):
         if not sys.stdout.isatty():
-            yield TrainingLog(folder, epochs, steps, history, writer, wandb=wandb)
+            yield TrainingLog(folder, epochs, steps, history, writer, remaining, wandb=wandb)
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
         with Progress(*columns, TimeRemainingColumn(), transient=True) as bar:
-            yield TrainingLog(folder, epochs, steps, history, writer, bar, wandb)
+            yield TrainingLog(folder, epochs, steps, history, writer, remaining, bar, wandb)
 
 
 @contextmanager

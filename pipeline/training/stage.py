@@ -63,6 +63,8 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
                 model, notes = _train(recipe, train_split, trainer, folder)
         if world.rank == 0:
             _write(model, recipe, train_split.classes, folder / "checkpoint.pt")
+            images = counted(len(val_split), "image")
+            print(f"           top-1 {notes['top1']:.2f} % on {images} ({notes['weights']})", flush=True)
         world.wait()  # until the checkpoint is written
         return notes
 
@@ -118,7 +120,7 @@ def _take_over(recipe: Recipe, split: ImageSplit, trainer: Trainer) -> tuple[nn.
     """The weights of `model.checkpoint`, or of `model.factory`, evaluated but not trained."""
     started = time.monotonic()
     model, weights = _given_weights(recipe, split, trainer.world)
-    (top1,) = trainer.measure([model.to(trainer.world.device)])
+    (top1,) = trainer.measure([model.to(trainer.world.device)], "evaluating")
     seconds = time.monotonic() - started
     return model, {"top1": top1, "epochs": 0, "seconds": seconds, "images_per_s": None, "weights": weights}
 

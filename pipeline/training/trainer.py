@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from calib.errors import InputError
 from pipeline.console.figures import counted
+from pipeline.console.progress import track
 from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
@@ -80,9 +81,8 @@ class Trainer:
         try:
             self._train_epoch(epoch, network, state, log, save, started)
             trained = time.monotonic() - started
-            due = (epoch + 1) % self.part.eval_every == 0 or epoch + 1 == self.part.epochs
             models = [state.model] if state.ema is None else [state.model, state.ema.module]
-            top1: list[float] = self.measure(models) if due else []
+            top1: list[float] = self.measure(models) if self.part.evaluates_after(epoch) else []
         except (InputError, NotFinite) as error:
             if self.world.rank > 0:  # the command prints only rank 0's errors, and rank 0 does not know of this one
                 print(f"process {self.world.rank} of {self.world.size}: error: {error}", file=sys.stderr, flush=True)
@@ -201,14 +201,18 @@ class Trainer:
         return torch.autocast(self.world.device.type, dtype=dtype, enabled=dtype is not None)
 
     @torch.inference_mode()
-    def measure(self, models: list[nn.Module]) -> list[float]:
-        """Top-1 in percent of each model on all val images, each counted once, in float32 as at the accuracy gate."""
+    def measure(self, models: list[nn.Module], title: str | None = None) -> list[float]:
+        """Top-1 in percent of each model on all val images, each counted once, in float32 as at the accuracy gate.
+
+        Shows its progress where it has a title: not after an epoch, when training shows its own.
+        """
         for model in models:
             model.eval()
             self.world.share_buffers(model)
         # correct images of each model, then all images
         counts = torch.zeros(len(models) + 1, dtype=torch.int64, device=self.world.device)
-        for images, labels in device_batches(self.loaders.val, self.world.device):
+        batches = track(self.loaders.val, title) if title else self.loaders.val
+        for images, labels in device_batches(batches, self.world.device):
             normalised = self.normalise(images)
             for index, model in enumerate(models):
                 counts[index] += (model(normalised).argmax(1) == labels).sum()

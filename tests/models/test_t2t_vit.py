@@ -22,6 +22,10 @@ GOLDEN = json.loads((HERE / "golden.json").read_text())  # their logits at 224 p
 # classes; logits at 64 px and 7 classes in float64, its performer's casts to float32 taken out.
 UPSTREAM = json.loads((HERE / "upstream_keys.json").read_text())
 
+# The rule's orthogonal matrix comes from a QR decomposition in float32, whose last bits differ between processors: Intel's and
+# AMD's logits are 5e-7 apart.
+PERFORMER_ROUNDING = 2e-6
+
 
 def by_rule(name: str, img_size: int, num_classes: int) -> T2TViT:
     """A model in float64 with the rule's weights; made on the meta device, so that no time goes into other weights."""
@@ -77,7 +81,9 @@ def test_every_variant_is_registered_and_equals_the_authors_and_the_literal_form
     assert model.num_features == (584 if name == "t2t_vit_dense" else VARIANTS[name].embed_dim)
     if name in UPSTREAM:
         difference = (ours - torch.tensor(UPSTREAM[name]["logits_64px"], dtype=torch.float64)).abs()
-        assert difference.max() < 1e-9, f"the authors': max {difference.max():.2e}, mean {difference.mean():.2e}"
+        assert difference.max() < (1e-9 if VARIANTS[name].token_attention == "transformer" else PERFORMER_ROUNDING), (
+            f"the authors': max {difference.max():.2e}, mean {difference.mean():.2e}"
+        )
 
 
 def test_only_our_own_variant_is_not_the_authors() -> None:

@@ -14,10 +14,10 @@ from calib.calibration import load_calibration_set
 from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import load_batch
-from pipeline import stages
 from pipeline.artifact import Artifact
 from pipeline.quantize import calibrate_stage
 from pipeline.recipe import Recipe
+from pipeline.run.work import work_place
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
 CLASSES = ("blue", "green", "red")
@@ -130,5 +130,5 @@ def test_an_unfit_set_is_refused_after_the_audit_is_saved(
     shown = capsys.readouterr().out
     assert "refused    the colour order is wrong" in shown and f"the audit is in {tmp_path / 'audit.json'}" in shown
     page = (Path(__file__).parents[3] / "docs" / "calibration.md").read_text(encoding="utf-8")
-    assert f"`{stages._partial(Path('runs/<run>/calibrate'))}/audit.json`" in page
+    assert f"`{work_place(Path('runs/<run>/calibrate'))}/audit.json`" in page
     calibrate_stage.run(wrong, inputs(workplace, "train"), tmp_path)  # statistics alone do not refuse

@@ -2,7 +2,9 @@
 
 import copy
 import csv
+import io
 import json
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,7 +244,17 @@ def finished(ready: Ready, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(qat_stage, "COMPARED_IMAGES", 15)
         patch.setattr(qat_stage, "compare", compare)
-        return folder, qat_stage.run(recipe(ready.root, quantize={"weight_bits": 4}), ready.inputs(), folder)
+        with redirect_stdout(io.StringIO()) as printed:
+            notes = qat_stage.run(recipe(ready.root, quantize={"weight_bits": 4}), ready.inputs(), folder)
+    (folder / "printed.txt").write_text(printed.getvalue())
+    return folder, notes
+
+
+def test_what_it_reached_is_said(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, notes = finished
+    before, teacher = f"{notes['before_top1']:.2f} %", f"{notes['teacher_top1']:.2f} %"
+    said = f"top-1: FP32 {teacher}, quantized {before}, trained quantized {notes['top1']:.2f} % on 30 images\n"
+    assert f"           {said}" in (folder / "printed.txt").read_text()
 
 
 def test_training_comes_nearer_to_the_teacher(ready: Ready, finished: tuple[Path, dict[str, Any]]) -> None:

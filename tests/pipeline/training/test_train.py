@@ -27,6 +27,7 @@ from trainings import (
 from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
+from pipeline.console import progress
 from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
@@ -103,8 +104,9 @@ def test_learns_and_reports(tmp_path: Path, images: Path, capsys: pytest.Capture
     assert [row["val_top1"] != "" for row in table] == [False, False, False, True, False, True]
     assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
     assert float(table[0]["lr"]) > float(table[-1]["lr"]) >= 1e-5, "the cosine falls"
-    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
+    *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and "epoch 6/6" in lines[-1] and "top-1 100.00 %" in lines[-1]
+    assert last.strip() == "top-1 100.00 % on 7 images (last epoch)"
     assert list((work / "tensorboard").glob("events.out.tfevents.*"))
     checkpoint = read_checkpoint(work / "checkpoint.pt")
     assert checkpoint.classes == ("bright", "dark") and checkpoint.preprocess == chosen.preprocess_spec().to_dict()
@@ -121,11 +123,31 @@ def top1_of(work: Path, root: Path, chosen: Recipe) -> float:
     return 100 * float((guessed == torch.tensor(split.labels)).sum()) / len(split)
 
 
-def test_no_epochs_takes_the_checkpoint_over(tmp_path: Path, images: Path) -> None:
+def test_what_is_said_is_of_the_weights_that_are_kept(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of the last epoch's, where the checkpoint gets their moving average."""
+    work = folder(tmp_path, "work")
+    chosen = recipe(images, PLAIN | {"lr": 1e-2, "ema_decay": 0.9})
+    notes = train(chosen, work)
+    assert rows(work)[-1]["val_top1"] != rows(work)[-1]["ema_top1"], "this test shows nothing"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.strip() == f"top-1 {top1_of(work, images, chosen):.2f} % on 7 images (moving average)"
+    assert notes["top1"] == top1_of(work, images, chosen)
+
+
+def test_no_epochs_takes_the_checkpoint_over(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
     train(recipe(images, PLAIN), first)
     chosen = recipe(images, PLAIN | {"epochs": 0}, weights=first / "checkpoint.pt")
+    monkeypatch.setattr(progress, "_LOG_SECONDS", -1.0)
+    capsys.readouterr()
     notes = train(chosen, second)
+    *_, bar, last = capsys.readouterr().out.splitlines()
+    assert bar.strip() == "evaluating: 1 of 2", "batches"
+    assert last.strip() == f"top-1 {top1_of(second, images, chosen):.2f} % on 7 images (model.checkpoint)"
     assert notes["epochs"] == 0 and notes["images_per_s"] is None
     assert notes["top1"] == top1_of(second, images, chosen)
     one, two = (read_checkpoint(path / "checkpoint.pt").state_dict for path in (first, second))
