@@ -40,9 +40,9 @@ class ImageSplit:
 
 
 def relative_names(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
-    """Names of `paths`, all below `folder`, relative to it and with slashes; quick for a million of them."""
+    """Names of `paths`, all below `folder`, relative to it; quick for a million of them."""
     start = len(str(folder)) + 1 if str(folder) != "." else 0
-    return tuple(str(path)[start:].replace(os.sep, "/") for path in paths)
+    return tuple([str(path)[start:] for path in paths])
 
 
 def is_utf8(name: str | os.PathLike[str]) -> bool:

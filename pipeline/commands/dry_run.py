@@ -14,6 +14,7 @@ from pipeline.run.identify import contents_of, identify
 from pipeline.run.identity import Identity, differences, when
 from pipeline.run.images import changed_images
 from pipeline.run.kept import find_kept, kept_place
+from pipeline.run.replaced import what_is_trained
 from pipeline.run.stage import Stage
 from pipeline.run.work import find_work, interrupted
 from pipeline.stages import wanted_stages
@@ -76,8 +77,10 @@ def _plan(
     if manifest is None:
         return Planned(stage.name, "runs", (_begun(stage, folder, found, before),)), None
     if reasons := _reasons(stage, folder, manifest, artifact, found, before, look):
-        stays = (f"the result of {when(manifest)} would stay in {kept_place(folder, str(manifest.get('key')))}",)
-        return Planned(stage.name, "runs", (*reasons, *(stays if stage.trains else ()))), artifact
+        if stage.trains:
+            reasons.append(what_is_trained(stage, manifest, recipe, len(look.splits()[0])))
+            reasons.append(f"the result of {when(manifest)} stays: {kept_place(folder, str(manifest.get('key')))}")
+        return Planned(stage.name, "runs", tuple(reasons)), artifact
     if before:
         return Planned(stage.name, "depends", (f"unless {', '.join(before)} makes what it made before",)), artifact
     if not unchanged:

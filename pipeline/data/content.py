@@ -75,9 +75,8 @@ def _stat_all(root: Path, names: Sequence[str]) -> Entries:
         stats = [os.stat(f"{root}/{name}") for name in names]  # noqa: PTH116  (a million Paths take seconds)
     except OSError as error:
         raise _unreadable(Path(os.fsdecode(error.filename)), error) from error
-    entries["size"] = [stat.st_size for stat in stats]
-    entries["mtime"] = [stat.st_mtime_ns for stat in stats]
-    entries["ctime"] = [stat.st_ctime_ns for stat in stats]
+    known = np.fromiter(((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats), "3<i8", len(names))
+    entries["size"], entries["mtime"], entries["ctime"] = known.T
     return entries
 
 

@@ -25,11 +25,15 @@ def say_replaced(
         say(f"{indent}  {reason}")
     if len(reasons) > _SHOWN:
         say(f"{indent}  and {len(reasons) - _SHOWN} more")
-    epochs = getattr(recipe, stage.name).epochs
-    before = manifest.get("recipe", {}).get(stage.name, {}).get("epochs")
-    took = f"; the earlier one took {duration(manifest['seconds'])}" if "seconds" in manifest else ""
-    of = f" for {counted(before, 'epoch')}" if took and before is not None else ""
-    size = f"{counted(epochs, 'epoch')} on {counted(images, 'image')}"
-    say(f"{indent}now {recipe.model.label} is trained for {size}{took}{of}")
+    say(f"{indent}{what_is_trained(stage, manifest, recipe, images)}")
     say(f"{indent}the earlier one stays, and is taken back with what it was made from:")
     say(f"{indent}  {kept_place(folder, str(manifest.get('key')))}")
+
+
+def what_is_trained(stage: Stage, manifest: Mapping[str, Any], recipe: Recipe, images: int) -> str:
+    """What takes the place of the result of `manifest`, and how long that one took, which is all that is known beforehand."""
+    size = f"{counted(getattr(recipe, stage.name).epochs, 'epoch')} on {counted(images, 'image')}"
+    took = f"; the earlier one took {duration(manifest['seconds'])}" if "seconds" in manifest else ""
+    epochs = manifest.get("recipe", {}).get(stage.name, {}).get("epochs")
+    of = f" for {counted(epochs, 'epoch')}" if took and epochs is not None else ""
+    return f"now {recipe.model.label} is trained for {size}{took}{of}"
