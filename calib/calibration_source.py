@@ -104,11 +104,11 @@ def draw_calibration_images(
     )  # fmt: skip
 
 
-def source_files(source: Path) -> tuple[Path, ...]:
-    """The files that a source consists of: its images, or the npz itself; none where it is missing."""
+def source_files(source: Path) -> tuple[Path, tuple[str, ...]]:
+    """The files that a source consists of, as a folder and names in it: images, or the npz itself; none where it is missing."""
     if source.is_dir():
-        return tuple(_all_images(source)[0])
-    return (source,) if source.is_file() else ()
+        return source, tuple(_all_images(source)[0])
+    return source.parent, (source.name,) if source.is_file() else ()
 
 
 def draw_from_split(split: ImageSplit, count: int | None, seed: int) -> FileDraw:
@@ -119,10 +119,10 @@ def draw_from_split(split: ImageSplit, count: int | None, seed: int) -> FileDraw
 def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int | None, seed: int) -> FileDraw:
     """Class-balanced where the folders are the model's classes; otherwise any images below, without labels."""
     folders = {entry.name for entry in source.iterdir() if entry.is_dir() and not is_hidden(entry.name)}
-    files, left_out = _all_images(source)
+    names, left_out = _all_images(source)
     if not folders & set(classes):
-        split = ImageSplit(source, classes, tuple(files), (UNKNOWN,) * len(files), left_out)
-        return _files(split, _seeded(len(files), _wanted(source, len(files), count), seed))
+        split = ImageSplit(source, classes, tuple(names), (UNKNOWN,) * len(names), left_out)
+        return _files(split, _seeded(len(names), _wanted(source, len(names), count), seed))
     if folders - set(classes):
         raise InputError(
             f"{source} has other classes than the model",
@@ -130,13 +130,13 @@ def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int | None,
             allowed=f"the model's {len(classes)} classes, or no folder named as a class (images without labels)",
             next_step="rename or remove these folders, or put all images into one folder",
         )  # fmt: skip
-    paths: list[Path] = []
+    names = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         images = _images_in(source / name) if name in folders else []
-        paths += images
+        names += images
         labels += [label] * len(images)
-    split = ImageSplit(source, classes, tuple(paths), tuple(labels), left_out)
+    split = ImageSplit(source, classes, tuple(names), tuple(labels), left_out)
     if missing := list(split.without_images()):
         raise _missing_classes(str(source), missing, len(classes))
     return draw_from_split(split, count, seed)
@@ -153,7 +153,7 @@ def _draw_from_npz(
     missing = [name for label, name in enumerate(classes) if not (labels == label).any()]
     if missing:
         raise _missing_classes(str(source), missing, len(classes))
-    nowhere = (source,) * len(labels)  # a balanced draw needs labels only
+    nowhere = ("",) * len(labels)  # a balanced draw needs labels only
     chosen = balanced_subset(ImageSplit(source, classes, nowhere, tuple(labels.tolist())), count, seed)
     return ArrayDraw(_row_names(source, chosen), tuple(int(labels[row]) for row in chosen), stored, tuple(chosen))
 
@@ -163,8 +163,8 @@ def _row_names(source: Path, rows: list[int]) -> tuple[str, ...]:
 
 
 def _files(split: ImageSplit, chosen: list[int]) -> FileDraw:
-    files = tuple(split.paths[index] for index in chosen)
-    names = tuple(file.relative_to(split.root).as_posix() for file in files)
+    names = tuple(split.names[index] for index in chosen)
+    files = tuple(split.root / name for name in names)
     return FileDraw(names, tuple(split.labels[index] for index in chosen), files, split.left_out)
 
 
@@ -172,21 +172,22 @@ def _seeded(available: int, count: int, seed: int) -> list[int]:
     return sorted(int(index) for index in np.random.default_rng(seed).permutation(available)[:count])
 
 
-def _images_in(folder: Path) -> list[Path]:
-    found = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
-    )
-    refuse_unnameable(folder, found)
-    return found
+def _images_in(folder: Path) -> list[str]:
+    """The images of a class folder, sorted, named with the folder."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    names = [f"{folder.name}/{name}" for name in found if not is_hidden(name)]
+    refuse_unnameable(folder.parent, names)
+    return names
 
 
-def _all_images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The images below `folder`, sorted, and what is left out, as `ImageSplit` names it."""
+def _all_images(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The images below `folder`, sorted, and what is left out, as `ImageSplit` names them."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    hidden = [hidden_part(path.relative_to(folder)) for path in found]
-    images = [path for path, part in zip(found, hidden, strict=True) if part is None]
-    refuse_unnameable(folder, images)
-    return images, tuple(dict.fromkeys(part for part in hidden if part is not None))
+    places = [path.relative_to(folder) for path in found]
+    hidden = [hidden_part(place) for place in places]
+    names = [place.as_posix() for place, part in zip(places, hidden, strict=True) if part is None]
+    refuse_unnameable(folder, names)
+    return names, tuple(dict.fromkeys(part for part in hidden if part is not None))
 
 
 def _wanted(where: Path, available: int, count: int | None) -> int:

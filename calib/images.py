@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +15,30 @@ from calib.preprocess import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """One split of an image folder: class names (sorted), image paths (sorted by class and name) and their labels.
+    """One split of an image folder: class names (sorted), images by class and name, and their labels.
 
-    `left_out` names what `calib.hidden` leaves out, relative to `root`; folders end with a slash.
+    `names` of images are relative to `root`, with slashes. `left_out` names what `calib.hidden` leaves out; folders end with a
+    slash.
     """
 
     root: Path
     classes: tuple[str, ...]
-    paths: tuple[Path, ...]
+    names: tuple[str, ...]
     labels: tuple[int, ...]
     left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
+
+    @cached_property
+    def paths(self) -> tuple[Path, ...]:
+        """The images' paths. A million of them take seconds to make, which who needs names alone saves."""
+        return tuple(self.root / name for name in self.names)
 
     def without_images(self) -> tuple[str, ...]:
         """The classes that have no image in this split."""
         there = set(self.labels)
         return tuple(name for label, name in enumerate(self.classes) if label not in there)
-
-    def names(self) -> tuple[str, ...]:
-        """The images' names relative to `root`, with slashes."""
-        return relative_names(self.root, self.paths)
-
-
-def relative_names(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
-    """Names of `paths`, all below `folder`, relative to it; quick for a million of them."""
-    start = len(str(folder)) + 1 if str(folder) != "." else 0
-    return tuple([str(path)[start:] for path in paths])
 
 
 def is_utf8(name: str | os.PathLike[str]) -> bool:
@@ -55,18 +51,16 @@ def escaped(name: str | os.PathLike[str]) -> str:
     return os.fspath(name).encode("utf-8", "backslashreplace").decode()
 
 
-def refuse_unnameable(folder: Path, paths: Sequence[Path]) -> None:
-    """InputError where names of `paths`, below `folder`, are not UTF-8: what a run hashes and reports is written in it."""
-    names = relative_names(folder, paths)
+def refuse_unnameable(folder: Path, names: Sequence[str]) -> None:
+    """InputError where `names` in `folder` are not UTF-8: what a run hashes and reports is written in it."""
     if is_utf8("/".join(names)):  # at once, as there may be a million
         return
-    bad = [path for path, name in zip(paths, names, strict=True) if not is_utf8(name)]
-    if bad:
-        raise InputError(
-            f"{escaped(folder)} has names that are not UTF-8", got=f"{len(bad)}, the first: {escaped(bad[0])}",
-            allowed="names of folders and images in UTF-8",
-            next_step=f"rename them, such as with: convmv -r -f latin1 -t utf8 --notest '{escaped(folder)}'",
-        )  # fmt: skip
+    bad = [folder / name for name in names if not is_utf8(name)]
+    raise InputError(
+        f"{escaped(folder)} has names that are not UTF-8", got=f"{len(bad)}, the first: {escaped(bad[0])}",
+        allowed="names of folders and images in UTF-8",
+        next_step=f"rename them, such as with: convmv -r -f latin1 -t utf8 --notest '{escaped(folder)}'",
+    )  # fmt: skip
 
 
 def read_split(
@@ -86,13 +80,13 @@ def read_split(
     folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     found = tuple(name for name in folders if not is_hidden(name))
     left_out = [f"{name}/" for name in folders if is_hidden(name)]
-    refuse_unnameable(folder, [folder / name for name in found])
+    refuse_unnameable(folder, found)
     may_lack = may_lack and classes is not None
     if len(found) < 2 and not may_lack:
         raise InputError(f"{folder} needs at least two class folders", got=list(found), allowed="<class>/*.jpg|png")
     if classes is not None and (set(found) - set(classes) if may_lack else found != classes):
         raise _other_classes(folder, found, classes, may_lack)
-    paths: list[Path] = []
+    names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes or found):
         images, hidden = _list_images(folder / name)
@@ -102,15 +96,15 @@ def read_split(
                 "a class folder has no images", got=folder / name, allowed=", ".join(IMAGE_SUFFIXES),
                 next_step=f"add images or remove the folder: rmdir '{folder / name}'",
             )  # fmt: skip
-        paths += images
+        names += images
         labels += [label] * len(images)
-    if not paths:
+    if not names:
         raise InputError(
             f"no class has images in {folder}", got=f"{len(found)} class folders", allowed=", ".join(IMAGE_SUFFIXES),
             next_step=f"add images: {folder}/<class>/*.jpg|png",
         )  # fmt: skip
-    refuse_unnameable(folder, paths)
-    return ImageSplit(folder, classes or found, tuple(paths), tuple(labels), tuple(left_out))
+    refuse_unnameable(folder, names)
+    return ImageSplit(folder, classes or found, tuple(names), tuple(labels), tuple(left_out))
 
 
 def _other_classes(folder: Path, found: tuple[str, ...], classes: tuple[str, ...], may_lack: bool) -> InputError:
@@ -122,21 +116,17 @@ def _other_classes(folder: Path, found: tuple[str, ...], classes: tuple[str, ...
     )  # fmt: skip
 
 
-def _list_images(folder: Path) -> tuple[list[Path], list[str]]:
+def _list_images(folder: Path) -> tuple[list[str], list[str]]:
     """The images in a class folder, sorted, and what is left out there, named with the folder; nothing where it is missing."""
     images, hidden = [], []
-    paths = (
-        sorted(folder.iterdir(), key=attrgetter("name")) if folder.is_dir() else []
-    )  # names compare faster than Paths
-    for path in paths:
-        name = path.name
-        is_image = name.lower().endswith(IMAGE_SUFFIXES)
-        if not is_hidden(name):
-            if is_image:
-                images.append(path)
-        elif path.is_dir():
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208  (a million Paths take seconds)
+        lower = name.lower()
+        if not is_hidden(lower):
+            if lower.endswith(IMAGE_SUFFIXES):
+                images.append(f"{folder.name}/{name}")
+        elif (folder / name).is_dir():
             hidden.append(f"{folder.name}/{name}/")
-        elif is_image:
+        elif lower.endswith(IMAGE_SUFFIXES):
             hidden.append(f"{folder.name}/{name}")
     return images, hidden
 

@@ -45,7 +45,7 @@ def packed_train_split(archive: Path, root: Path) -> ImageSplit:
             classes, labels = [str(name) for name in content["classes"]], content["train_labels"].tolist()
     except UNREADABLE as error:
         raise _bad_archive(archive, one_line(str(error))) from error
-    return ImageSplit(root / "train", tuple(classes), (root / "train",) * len(labels), tuple(labels))
+    return ImageSplit(root / "train", tuple(classes), ("",) * len(labels), tuple(labels))
 
 
 def _read_archive(archive: Path) -> dict[str, NDArray[np.generic]]:

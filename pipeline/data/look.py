@@ -5,7 +5,7 @@ from pathlib import Path
 
 from calib.calibration_source import source_files
 from calib.errors import InputError
-from calib.images import ImageSplit, relative_names
+from calib.images import ImageSplit
 from calib.preprocess import IMAGE_SUFFIXES
 from pipeline.console.figures import counted
 from pipeline.data.content import Contents, read_contents
@@ -41,15 +41,13 @@ class Look:
 
     def images(self) -> Mapping[str, Contents]:
         """What the train and val images hold, by the names of the splits."""
-        return {split.root.name: self._read(split.root.name, split.root, split.names()) for split in self.splits()}
+        return {split.root.name: self._read(split.root.name, split.root, split.names) for split in self.splits()}
 
     def source(self) -> Contents | None:
         """What `calibrate.source` holds; None where the recipe has none."""
         if self._source is None:
             return None
-        images = self._source.is_dir()
-        folder = self._source if images else self._source.parent
-        return self._read("calibrate.source", folder, relative_names(folder, source_files(self._source)), images=images)
+        return self._read("calibrate.source", *source_files(self._source), images=self._source.is_dir())
 
     def checkpoint(self) -> Contents | None:
         """What `model.checkpoint` holds, of no files where it is missing; None where the recipe has none."""

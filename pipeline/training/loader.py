@@ -73,7 +73,7 @@ class TrainImages(Dataset[Sample | InputError]):
 
         epoch, index = key
         try:
-            image = load_image(self.split.paths[index])
+            image = load_image(self.split.root / self.split.names[index])
         except InputError as error:
             return error
         seed_all(self.seed, epoch, image=index)
@@ -118,7 +118,7 @@ class ValImages(Dataset[Sample | InputError]):
 
     def __getitem__(self, index: int) -> Sample | InputError:
         try:
-            image = preprocess(load_image(self.split.paths[index]), self.spec)
+            image = preprocess(load_image(self.split.root / self.split.names[index]), self.spec)
         except InputError as error:
             return error
         return torch.from_numpy(image).permute(2, 0, 1), self.split.labels[index]

@@ -133,8 +133,7 @@ def _load_picked(split: ImageSplit, index: int, spec: Preprocess) -> Image:
 
 
 def _describe_image(split: ImageSplit, index: int) -> dict[str, Any]:
-    path = split.paths[index].relative_to(split.root).as_posix()
-    return {"index": index, "path": path, "class": split.classes[split.labels[index]]}
+    return {"index": index, "path": split.names[index], "class": split.classes[split.labels[index]]}
 
 
 def _open_reference(

@@ -55,7 +55,7 @@ def _look(root: Path) -> None:
     started = time.monotonic()
     split = read_split(root.parent, root.name)
     listed = time.monotonic()
-    names = split.names()
+    names = split.names
     contents = read_contents(root, names, decode=False, title="looking")
     ended = time.monotonic()
     print(

@@ -187,7 +187,7 @@ def test_swapped_images_without_labels(splits, images, known: bool) -> None:
 def test_fewer_images_than_classes_are_no_objection(splits, images) -> None:
     """512 images of ImageNet's 1,000 classes are what everybody calibrates with."""
     many = tuple(f"class_{index:02d}" for index in range(80))
-    train = ImageSplit(splits[0].root, many, splits[0].paths, splits[0].labels)
+    train = ImageSplit(splits[0].root, many, splits[0].names, splits[0].labels)
     audit_calibration_set(CalibrationSet(*images), Against(SPEC, train, splits[1])).refuse()
 
 
@@ -299,7 +299,7 @@ def test_the_fingerprint_is_of_pixels_order_and_preprocessing(splits, images) ->
 def test_statistics_alone_only_warn(splits, images) -> None:
     red = images[1] != 0  # training images that lean to red: without the blue ones
     train = ImageSplit(
-        splits[0].root, ("green", "red"), splits[0].paths[24:], tuple(label - 1 for label in splits[0].labels[24:])
+        splits[0].root, ("green", "red"), splits[0].names[24:], tuple(label - 1 for label in splits[0].labels[24:])
     )
     for flip, verdict in ((1, "right"), (-1, "wrong")):
         part = images[0][red][..., ::flip]

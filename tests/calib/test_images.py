@@ -9,7 +9,7 @@ import pytest
 from calib.calibration_source import source_files
 from calib.errors import InputError
 from calib.hidden import hidden_part, is_hidden
-from calib.images import balanced_subset, read_split, relative_names
+from calib.images import balanced_subset, read_split
 
 
 def test_reads_in_a_fixed_order(image_root: Path) -> None:
@@ -22,13 +22,12 @@ def test_reads_in_a_fixed_order(image_root: Path) -> None:
 def test_names_are_relative_and_the_same_wherever_the_folder_lies(
     image_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = read_split(image_root, "val").names()
+    names = read_split(image_root, "val").names
     assert names == tuple(f"class_{label}/{index:03d}.png" for label in range(3) for index in range(10))
     root = shutil.copytree(image_root, tmp_path / "copy")
     monkeypatch.chdir(root)
-    assert read_split(Path(), "val").names() == read_split(root, "val").names() == names
-    monkeypatch.chdir(root / "val")
-    assert relative_names(Path(), [Path("class_1/000.png")]) == ("class_1/000.png",)
+    assert read_split(Path(), "val").names == read_split(root, "val").names == names
+    assert read_split(Path(), "val").paths[0] == Path("val/class_0/000.png")
 
 
 def test_balanced_subset_is_seeded_and_even(image_root: Path) -> None:

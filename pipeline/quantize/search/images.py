@@ -35,7 +35,7 @@ def draw_search_split(
     nearly equal those of an evaluation image (`calib.leak`), and duplicates. InputError where too few are left.
     """
     named = set(calibration.names)
-    pool = [path for path in train.paths if path.relative_to(train.root).as_posix() not in named]
+    pool = [path for path, name in zip(train.paths, train.names, strict=True) if name not in named]
     calibrated = {digest for batch in calibration.batches(CHUNK) for digest in pixel_hashes(batch)}
     refused: set[Path] = set()
     while True:
@@ -67,8 +67,10 @@ def _advice(left: int, train: ImageSplit) -> str:
 
 
 def _without(split: ImageSplit, kept: set[Path]) -> ImageSplit:
-    pairs = [(path, label) for path, label in zip(split.paths, split.labels, strict=True) if path in kept]
-    return replace(split, paths=tuple(path for path, _ in pairs), labels=tuple(label for _, label in pairs))
+    left = [index for index, path in enumerate(split.paths) if path in kept]
+    return replace(
+        split, names=tuple(split.names[index] for index in left), labels=tuple(split.labels[index] for index in left)
+    )
 
 
 def _load(paths: list[Path], spec: Preprocess) -> tuple[Image, PixelMeter]:

@@ -19,10 +19,9 @@ def read_comparisons(export: Artifact, evaluate: Artifact, split: ImageSplit) ->
         reference, labels = stored["logits"], stored["labels"]
     if tuple(labels.tolist()) != split.labels:
         raise ValueError(f"{split.root} is not what was evaluated: run the evaluate stage again")
-    names = [path.relative_to(split.root).as_posix() for path in split.paths]
     with np.load(evaluate.path("logits.npz"), allow_pickle=False) as stored:
         return {
-            name: compare(_rows(stored[name]), reference, labels, split.classes, names)
+            name: compare(_rows(stored[name]), reference, labels, split.classes, split.names)
             for name in stored.files
             if not name.startswith("graph:")
         }

@@ -42,7 +42,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def look(root: Path, *, decode: bool = False) -> Contents:
-    return read_contents(root, read_split(root.parent, root.name).names(), decode=decode, title="looking")
+    return read_contents(root, read_split(root.parent, root.name).names, decode=decode, title="looking")
 
 
 def test_a_second_look_reads_nothing(root: Path, opened: list[Path]) -> None:
@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(content, "read_bytes", refused)
     with pytest.raises(InputError, match=r"(?s)an image cannot be read.*val/class_0/\d+.png: Permission denied"):
         look(root)
-    names = read_split(root.parent, "val").names()
+    names = read_split(root.parent, "val").names
     (root / names[0]).unlink()
     with pytest.raises(InputError, match=r"(?s)an image cannot be read.*class_0/000.png: No such file"):
         read_contents(root, names, decode=False, title="looking")
@@ -182,5 +182,5 @@ def test_two_processes_read_the_files_once(root: Path, tmp_path: Path) -> None:
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
     (one, *first), (two, *second) = ((tmp_path / f"{pid}.txt").read_text().splitlines() for pid in pids)
     assert one == two and sorted(first + second) == sorted(
-        str(root / name) for name in read_split(root.parent, "val").names()
+        str(root / name) for name in read_split(root.parent, "val").names
     )
