@@ -108,7 +108,7 @@ def make_tiny_run(folder: Path, image_root: Path) -> None:
         "build": [{"backend": "onnxruntime", "precisions": ["fp32", "int8"]}],
         "evaluate": {"batch_size": 10},
         "visualize": {"images": 8},
-        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "rounds": 1, "calls": 2, "threads": 1},
+        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 1, "calls": 2, "threads": 1},
         "gate": {"min_relative_top1": 0.0},
     }  # fmt: skip
     (folder / "recipes" / "demo.yaml").write_text(yaml.safe_dump(recipe))

@@ -58,7 +58,8 @@ def recipe_values(root: Path) -> dict:
             {"backend": "tensorrt", "precisions": ["fp16"]},
         ],
         "evaluate": {"batch_size": 10},
-        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "rounds": 2, "calls": 3, "threads": 1},
+        "visualize": {"images": 8, "channels": 4},
+        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "warmup_ms": 0, "rounds": 2, "calls": 3, "threads": 1},
     }  # fmt: skip
 
 
