@@ -70,15 +70,28 @@ def small_model() -> torch.nn.Module:
 @pytest.fixture(scope="session")
 def small_onnx(small_model: torch.nn.Module, spec: Preprocess, image_root: Path, once: Once) -> Path:
     """A folder with `raw.onnx`, `small_model` as it is exported, and `fp32.onnx`, the same simplified."""
+    return once("small_onnx", lambda folder: export_small(small_model, spec, image_root, folder))
+
+
+@pytest.fixture(scope="session")
+def transformer_onnx(spec: Preprocess, image_root: Path, once: Once) -> Path:
+    """`small_onnx` of t2t_vit_t_mini: soft splits by token transformers."""
 
     def make(folder: Path) -> None:
-        assert export_onnx(small_model, spec, ["class_0", "class_1", "class_2"], folder / "raw.onnx") == []
-        images = load_batch(list(read_split(image_root, "train").paths[:4]), spec)
-        result = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
-        assert result.accepted, result.reason
-        assert result.nodes_after["total"] < result.nodes_before["total"]
+        model = timm.create_model("t2t_vit_t_mini", num_classes=3).eval()
+        model.load_state_dict(fill(model.state_dict()))
+        export_small(model, spec, image_root, folder)
 
-    return once("small_onnx", make)
+    return once("transformer_onnx", make)
+
+
+def export_small(model: torch.nn.Module, spec: Preprocess, image_root: Path, folder: Path) -> None:
+    """See `small_onnx`."""
+    assert export_onnx(model, spec, ["class_0", "class_1", "class_2"], folder / "raw.onnx") == []
+    images = load_batch(list(read_split(image_root, "train").paths[:4]), spec)
+    result = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
+    assert result.accepted, result.reason
+    assert result.nodes_after["total"] < result.nodes_before["total"]
 
 
 @pytest.fixture(scope="session")
