@@ -1,4 +1,5 @@
-"""For the tests of prediction: a finished run with a real engine, a video, and a camera on the network. And a bundle."""
+"""A finished run through every stage. For the tests of prediction: one with a real engine, a video, and a camera on the
+network. And a bundle."""
 
 import json
 import shutil
@@ -9,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 from bundles import write_bundle_of_run
+from chain_run import make_chain
+from once import Once
 from pipeline_cameras import NetworkCamera
 
 from calib.preprocess import Preprocess
@@ -16,6 +19,12 @@ from export.engines.engine import build_engine
 from export.engines.spec import EngineSpec
 
 CLASSES = ["class_0", "class_1", "class_2"]
+
+
+@pytest.fixture(scope="session")
+def chain(image_root: Path, once: Once) -> Path:
+    """A folder with `recipe.yaml` and a finished run `runs/small`."""
+    return once("chain", lambda folder: make_chain(folder, image_root))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from bench.numerics import compare
-from once import Once
+from chain_run import recipe_values, run, write_recipe
 from processes import Forked
 
 from calib.images import read_split
@@ -38,49 +38,6 @@ from pipeline.training.weights import build_model
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-
-
-def recipe_values(root: Path) -> dict:
-    return {
-        "schema": 1,
-        "data": {"name": "three classes", "root": str(root)},
-        "model": {"name": "t2t_vit_mini", "image_size": 32},
-        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
-        "train": {
-            "epochs": 6, "batch_size": 20, "warmup_epochs": 0, "lr": 5e-4, "mixup": 0, "cutmix": 0, "auto_augment": None,
-            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "ema_decay": 0, "workers": 0, "eval_every": 6,
-        },
-        "calibrate": {"images": 30},
-        "build": [
-            {"backend": "onnxruntime", "precisions": ["fp32", "int8"]},
-            {"backend": "openvino", "precisions": ["fp32", "int8"]},
-            {"backend": "tensorrt_rtx", "precisions": ["int8-fp16"], "targets": ["sm86"]},
-            {"backend": "tensorrt", "precisions": ["fp16"]},
-        ],
-        "evaluate": {"batch_size": 10},
-        "benchmark": {"batch_sizes": [1, 8], "warmup": 1, "rounds": 2, "calls": 3, "threads": 1},
-    }  # fmt: skip
-
-
-def write_recipe(path: Path, values: dict) -> Path:
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-@pytest.fixture(scope="module")
-def chain(image_root: Path, once: Once) -> Path:
-    """A folder with `recipe.yaml` and a finished run `runs/small`."""
-
-    def make(folder: Path) -> None:
-        write_recipe(folder / "recipe.yaml", recipe_values(image_root))
-        assert run(folder, "run") == DONE
-
-    return once("chain", make)
-
-
-def run(folder: Path, command: str, *more: str) -> int:
-    options = [] if command in ("predict", "bundle") else ["--recipe", str(folder / "recipe.yaml")]
-    return main([command, *options, "--runs", str(folder / "runs"), "--run", "small", *more])
 
 
 def test_report_is_complete_and_true_to_its_schema(chain: Path) -> None:

@@ -43,7 +43,8 @@ def run_chain(folder: Path, image_root: Path, model: dict[str, Any], **train: An
             {"backend": "openvino", "precisions": ["fp16", "int8"]},
         ],
         "evaluate": {"batch_size": 10},
-        "benchmark": {"batch_sizes": [1], "warmup": 1, "rounds": 1, "calls": 1},
+        "visualize": {"images": 8, "channels": 4},
+        "benchmark": {"batch_sizes": [1], "warmup": 1, "warmup_ms": 0, "rounds": 1, "calls": 1, "threads": 1},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     status = main(["run", "--recipe", str(folder / "recipe.yaml"), "--runs", str(folder / "runs"), "--run", "one"])

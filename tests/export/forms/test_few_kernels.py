@@ -6,9 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import timm
 import torch
-from golden import fill
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -22,9 +20,8 @@ from export.forms.single_head import halve_single_heads
 from export.forms.token_nodes import Unrecognised, read_performer, read_soft_split, token_attentions
 from export.graph.layers import count_precisions, read_layers
 from export.graph.roles import QDQ
-from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, export_onnx, node_metadata
+from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, node_metadata
 from export.quantize.int8 import QuantizeOptions, find_ranges, write_quantized
-from export.simplify import simplify_onnx
 from models.t2t_vit import MINI_SPLITS
 
 pytestmark = pytest.mark.slow
@@ -40,16 +37,11 @@ def calibration(image_root: Path, spec: Preprocess) -> CalibrationSet:
 
 
 @pytest.fixture(scope="module")
-def graphs(
-    small_onnx: Path, spec: Preprocess, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, onnx.ModelProto]:
-    performer, transformer = NAMES
-    path = tmp_path_factory.mktemp("graphs") / "fp32.onnx"
-    model = timm.create_model(transformer, num_classes=3).eval()
-    model.load_state_dict(fill(model.state_dict()))
-    export_onnx(model, spec, ["a", "b", "c"], path)
-    assert simplify_onnx(path, path, calibration.first(2)).accepted
-    return {performer: onnx.load(small_onnx / "fp32.onnx"), transformer: onnx.load(path)}
+def graphs(small_onnx: Path, transformer_onnx: Path) -> dict[str, onnx.ModelProto]:
+    return {
+        name: onnx.load(folder / "fp32.onnx")
+        for name, folder in zip(NAMES, (small_onnx, transformer_onnx), strict=True)
+    }
 
 
 def run(proto: onnx.ModelProto, images: np.ndarray, *tensors: str) -> list[np.ndarray]:

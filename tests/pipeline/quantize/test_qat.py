@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import shutil
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,13 @@ import onnx
 import pytest
 import timm
 import torch
-from once import Once
+from chain_run import recipe_values
 from onnx import numpy_helper
 from processes import Forked
 from trainings import launch, train_quantized
 
-from calib.calibration import CalibrationSet, load_calibration_set, make_calibration_set
+from calib.calibration import CalibrationSet, load_calibration_set
 from calib.errors import InputError
-from calib.images import read_split
 from calib.precision.policy import decide
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
@@ -40,7 +40,6 @@ from pipeline.quantize.qat_training import DistillingTrainer, Trained, distillat
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
-from pipeline.training.stage import train
 from pipeline.training.weights import build_model
 
 pytestmark = pytest.mark.slow
@@ -49,17 +48,11 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 def recipe(root: Path, **parts: dict[str, Any]) -> Recipe:
+    """As the chain's, but for QAT."""
     values = {
-        "schema": 1, "data": {"name": "three classes", "root": str(root)},
-        "model": {"name": "t2t_vit_mini", "image_size": 32},
-        "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
-        "train": {
-            "epochs": 5, "batch_size": 20, "warmup_epochs": 0, "lr": 5e-4, "mixup": 0, "cutmix": 0, "auto_augment": None,
-            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "ema_decay": 0, "workers": 0, "eval_every": 5,
-        },
-        "calibrate": {"images": 30}, "quantize": {}, "build": [],
-        "qat": {"epochs": 4, "batch_size": 10, "lr": 1e-4, "workers": 0},
-    }  # fmt: skip
+        key: value for key, value in recipe_values(root).items() if key not in ("evaluate", "visualize", "benchmark")
+    }
+    values |= {"quantize": {}, "build": [], "qat": {"epochs": 4, "batch_size": 10, "lr": 1e-4, "workers": 0}}
     return Recipe.model_validate({key: value | parts.get(key, {}) if isinstance(value, dict) else value
                                   for key, value in values.items()})  # fmt: skip
 
@@ -92,18 +85,12 @@ class Ready:
 
 
 @pytest.fixture(scope="module")
-def ready(image_root: Path, once: Once) -> Ready:
+def ready(chain: Path, image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     """A small network trained on photographs, its graph and its calibration set."""
-
-    def make(folder: Path) -> None:
-        chosen = recipe(image_root)
-        train(chosen, folder)
-        spec, checkpoint = chosen.preprocess_spec(), read_checkpoint(folder / "checkpoint.pt")
-        calibration = make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
-        export_onnx(build_model(checkpoint, chosen.model), spec, checkpoint.classes, folder / "raw.onnx")
-        assert simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.images[:4]).accepted
-
-    return Ready(once("qat", make), image_root)
+    folder = tmp_path_factory.mktemp("ready")
+    for name in ("train/checkpoint.pt", "export/fp32.onnx", "calibrate/calibration.npz"):
+        shutil.copy(chain / "runs" / "small" / name, folder)
+    return Ready(folder, image_root)
 
 
 @pytest.mark.parametrize("policy", ["weights", "+attention", "+residual", "full"])

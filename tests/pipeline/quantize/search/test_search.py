@@ -40,7 +40,7 @@ def make_recipe(root: Path, **search: Any) -> Recipe:
         "model": {"name": "t2t_vit_mini", "image_size": 32},
         "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
         "quantize": {"precisions": ["fp32", "auto"]}, "build": [{"backend": "onnxruntime", "precisions": ["auto"]}],
-        "evaluate": {"batch_size": 10}, "benchmark": {"warmup": 1, "rounds": 3, "calls": 3, "threads": 1},
+        "evaluate": {"batch_size": 10}, "benchmark": {"warmup": 1, "warmup_ms": 0, "rounds": 3, "calls": 3, "threads": 1},
         "gate": {"min_relative_top1": 0.5},
         "search": {"backend": "onnxruntime", "images": 24, "max_drop_pp": 10} | search,
     })  # fmt: skip
