@@ -147,7 +147,8 @@ def _run(
     if stage.name == "train":
         check_before_running(recipe, look, training=True)
     contents = contents_of(stage, look)
-    if stage.trains and (earlier := read_manifest(folder)) is not None:
+    if stage.trains and folder.is_dir():
+        earlier = read_manifest(folder) or {}
         known = earlier.get("images", {})
         changed = {name: changed_images(folder.parent, known.get(name, ""), found) for name, found in contents.items()}
         images = len(look.splits()[0])

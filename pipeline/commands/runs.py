@@ -50,15 +50,15 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _print(run: "Run", now: datetime) -> None:
-    print(
-        f"{run.name}  {megabytes(run.bytes)} MB, {_age(run.changed, now)} old, complete: {', '.join(run.stages) or 'nothing'}"
-    )
+    state = f"cannot be read: {run.problem}" if run.problem else f"complete: {', '.join(run.stages) or 'nothing'}"
+    print(f"{run.name}  {megabytes(run.bytes)} MB, {_age(run.changed, now)} old, {state}")
     for one in run.kept:
         print(f"    kept: {_line(one, now)}")
 
 
 def _line(kept: "Kept", now: datetime) -> str:
-    what = f"finished {_age(kept.finished, now)} ago" if kept.finished else "interrupted"
+    what = f"finished {f'{_age(kept.finished, now)} ago' if kept.finished else 'at an unknown time'}"
+    what = "interrupted" if kept.interrupted else what
     damaged = "" if kept.whole else ", damaged"
     return f"{kept.stage}, {what}{damaged}, {megabytes(kept.bytes)} MB  {kept.path}"
 
@@ -73,10 +73,11 @@ def _total(kept: list["Kept"]) -> str:
 
 def _prune(options: argparse.Namespace, runs: list["Run"], kept: list["Kept"]) -> None:
     """Remove what was named, run by run, each held meanwhile."""
-    from pipeline.run.inventory import remove_kept
+    from pipeline.run.inventory import kept_in, remove_kept
     from pipeline.run.lock import hold
 
-    options.document["removed"] = removed = []
+    removed: list[Kept] = []
+    options.document["removed"] = []
     if not kept:
         print("nothing is kept of earlier results")
         return
@@ -86,10 +87,18 @@ def _prune(options: argparse.Namespace, runs: list["Run"], kept: list["Kept"]) -
     for run in runs:
         if run.kept:
             with hold(run.folder, command_line(options)):
-                for one in run.kept:
+                there = kept_in(
+                    run.folder
+                )  # while it was asked, a command may have taken one back, or put others aside
+                for one in (named for named in run.kept if named in there):
                     remove_kept(one)
-                    removed.append(str(one.path))
-    print(f"removed: {_total(kept)}")
+                    removed.append(one)
+                    options.document["removed"].append(str(one.path))
+    print(f"removed: {_total(removed)}")
+    if len(removed) < len(kept):
+        print(
+            f"{counted(len(kept) - len(removed), 'folder')} left: no longer what was named above; next: t2t-edge runs"
+        )
 
 
 def _agreed(question: str) -> bool:
@@ -105,10 +114,11 @@ def _agreed(question: str) -> bool:
 def _row(run: "Run") -> dict[str, Any]:
     return {
         "name": run.name, "folder": str(run.folder), "stages": list(run.stages), "bytes": run.bytes,
-        "changed": run.changed.isoformat(timespec="seconds"),
+        "changed": run.changed.isoformat(timespec="seconds"), "problem": run.problem,
         "kept": [
             {
                 "stage": one.stage, "folder": str(one.path), "bytes": one.bytes, "whole": one.whole,
+                "interrupted": one.interrupted,
                 "finished": one.finished and one.finished.isoformat(timespec="seconds"),
             }
             for one in run.kept

@@ -57,7 +57,7 @@ def read_run(folder: Path) -> FinishedRun:
         values = json.loads((folder / stage / MANIFEST).read_text(encoding="utf-8"))
         artifacts[stage], inputs[stage] = artifact, values["inputs"]
         parts |= values["recipe"]
-        places |= values["places"]
+        places |= values.get("places", {})  # an earlier version kept them among the parts
     for stage, needed in inputs.items():
         for name, digest in needed.items():
             if name in artifacts and hash_of(artifacts[name].outputs) != digest:

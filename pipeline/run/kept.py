@@ -5,6 +5,7 @@ A result moves by renaming alone: a kill, or a full disk, between two moves leav
 
 import os
 import shutil
+from itertools import count
 from pathlib import Path
 
 from pipeline.artifact import Artifact, read_artifact, read_manifest
@@ -24,20 +25,30 @@ def find_kept(folder: Path, key: str) -> Artifact | None:
     return found if found is not None and found.key == key else None
 
 
-def put_aside(folder: Path) -> Path | None:
-    """Move what is in `folder` to its place among the kept; returns that place. None where there is nothing.
+def place_aside(folder: Path) -> Path:
+    """Where what is in `folder` is put aside: under its key, or beside that where it is damaged, each time elsewhere.
 
-    A result that is damaged is kept too: who changed a checkpoint by hand may want it. It is never taken back.
+    A damaged result is kept too, and never taken back: who changed a checkpoint by hand may want it.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) or {}
+    place = kept_place(folder, str(manifest.get("key") or "unknown"))
+    return place if read_artifact(folder) is not None else _beside(place)
+
+
+def _beside(place: Path) -> Path:
+    names = (f"{place.name}.damaged{number or ''}" for number in count())
+    return next(found for name in names if not (found := place.with_name(name)).exists())
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Move what is in `folder` to `place_aside`; returns that place. None where there is nothing."""
     if not folder.exists():
         return None
-    place = kept_place(folder, str((manifest or {}).get("key") or "unknown"))
-    if place.exists():
-        if read_artifact(folder) is None and read_artifact(place) is not None:
-            shutil.rmtree(folder)  # what is kept there is whole
-            return place
-        shutil.rmtree(place)
+    place = place_aside(folder)
+    if read_artifact(place) is not None:
+        shutil.rmtree(place)  # the same result
+    elif place.exists():
+        os.rename(place, _beside(place))
     place.parent.mkdir(parents=True, exist_ok=True)
     os.rename(folder, place)
     return place

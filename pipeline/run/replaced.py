@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifact import MANIFEST, read_artifact
 from pipeline.console.figures import counted, duration
 from pipeline.recipe import Recipe
 from pipeline.run.identity import when
-from pipeline.run.kept import kept_place
+from pipeline.run.kept import place_aside
 from pipeline.run.stage import Stage
 
 _SHOWN = 6  # reasons
@@ -21,7 +22,10 @@ def say_replaced(
     one stays."""
     indent, call = f"{'':>11}", "QAT" if stage.name == "qat" else "training"
     say(f"{stage.name:>9}: the finished {call} of {when(manifest)} is not of this recipe and these images any more:")
-    for reason in reasons[:_SHOWN] or ("its files were changed",):
+    whole = read_artifact(folder) is not None
+    if not whole:
+        reasons = ["its files were changed" if manifest else f"its {MANIFEST} is missing or damaged"]
+    for reason in reasons[:_SHOWN]:
         say(f"{indent}  {reason}")
     if len(reasons) > _SHOWN:
         say(f"{indent}  and {len(reasons) - _SHOWN} more")
@@ -31,5 +35,6 @@ def say_replaced(
     of = f" for {counted(before, 'epoch')}" if took and before is not None else ""
     size = f"{counted(epochs, 'epoch')} on {counted(images, 'image')}"
     say(f"{indent}now {recipe.model.label} is trained for {size}{took}{of}")
-    say(f"{indent}the earlier one stays, and is taken back with what it was made from:")
-    say(f"{indent}  {kept_place(folder, str(manifest.get('key')))}")
+    comes_back = "is taken back with what it was made from" if whole else "is not taken back, as it is damaged"
+    say(f"{indent}the earlier one stays, and {comes_back}:")
+    say(f"{indent}  {place_aside(folder)}")
