@@ -159,7 +159,11 @@ def _cache_file(root: Path) -> Path:
     import platformdirs
 
     name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
-    return platformdirs.user_cache_path("t2t-edge", appauthor=False) / "images" / f"{name}.npy"
+    try:
+        folder = platformdirs.user_cache_path("t2t-edge", appauthor=False)
+    except RuntimeError:  # a user without a home, as of a container: what is under this file cannot be read or written
+        folder = Path(os.devnull)
+    return folder / "images" / f"{name}.npy"
 
 
 def _read_cache(place: Path) -> Entries:

@@ -9,6 +9,7 @@ from pipeline.commands.dry_run import plan_stages
 from pipeline.data.look import Look
 from pipeline.recipe import Recipe
 from pipeline.run.identify import identify
+from pipeline.run.identity import Identity, differences
 from pipeline.run.work import find_work
 from pipeline.stages import STAGES
 
@@ -102,3 +103,14 @@ def test_a_dry_run_tells_whose_interrupted_work_there_is(image_root: Path, tmp_p
     aside = work.rename(tmp_path / f".train.partial.{key[:8]}")
     assert reason(begun) == "it was interrupted, and goes on from there" and reason(other) == "it has not run yet"
     assert find_work(BY_NAME["train"], tmp_path / "train", key) == aside
+
+
+def test_what_changed_of_the_images_is_said_as_far_as_it_is_known() -> None:
+    """A set that was not read before is new; of an earlier version's result it is not known what the images held."""
+    found = Identity("calibrate", False, {}, {}, {"train": "2", "calibrate.source": "1"}, {}, "", {})
+    earlier = {"schema": 2, "images": {"train": "1", "val": "1"}, "code": ""}
+    assert differences(earlier, found, (), {"train": "1 of 60 changed"}) == [
+        "images: calibrate.source is new", "images: val is not used any more", "images: train has changed (1 of 60 changed)",
+    ]  # fmt: skip
+    (line,) = differences(earlier | {"schema": 1}, found, (), {})
+    assert "an earlier version of t2t-edge noted" in line and "changed" not in line

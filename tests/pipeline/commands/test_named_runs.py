@@ -1,5 +1,6 @@
 """Runs by name: a misspelt one is never made, the message names those that are there, and a new one has its recipe's name."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from calib.errors import InputError
 from pipeline import cli, stages
 from pipeline.cli import main
 from pipeline.commands.stage import STAGE_HELP
-from pipeline.console.exit_status import WRONG_INPUT
+from pipeline.console.exit_status import FAILED, WRONG_INPUT
 from pipeline.console.known_runs import is_run, runs_in
 from pipeline.predict.predict import Predictor
 
@@ -171,6 +172,20 @@ def test_a_run_that_is_there_goes_on_with_its_own_recipe(monkeypatch: pytest.Mon
     assert made(monkeypatch, "export", "--run", "other") == ("runs/other", "recipes/other.yaml")
     made(monkeypatch, "train", "--recipe", "recipes/other.yaml", "--run", "demo")
     assert made(monkeypatch, "run") == ("runs/demo", "recipes/other.yaml")
+
+
+@pytest.mark.usefixtures("recipes")
+def test_on_a_full_disk_a_run_keeps_the_note_of_its_recipe(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(monkeypatch, "train", "--recipe", "recipes/other.yaml")
+
+    def full(path: Path, *_: object, **__: object) -> int:
+        path.write_bytes(b"")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert main(["train", "--recipe", "recipes/demo.yaml", "--run", "other"]) == FAILED
+    assert (here / "runs/other/recipe.path").read_text(encoding="utf-8") == "recipes/other.yaml"
 
 
 @pytest.mark.parametrize("name", ["my recipe", "-x"])

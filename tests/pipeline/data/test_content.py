@@ -149,6 +149,18 @@ def test_without_a_cache_all_is_read_each_time(
     assert len(read) >= 12 and not read & set(opened) and len(opened) == 30 - len(read)
 
 
+def test_a_user_without_a_home_has_no_cache(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Path]
+) -> None:
+    """As in a container that runs as a number which no passwd file names."""
+
+    def no_home(*_: object, **__: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", no_home)
+    assert look(root).digest == look(root).digest and len(opened) == 60
+
+
 def test_a_file_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: Path) -> np.ndarray:
         raise InputError("this image cannot be decoded") from PermissionError(13, "Permission denied")
