@@ -1,5 +1,6 @@
 """One process at a time writes a run: who holds it is said, and what a dead process left is told apart."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -168,6 +169,27 @@ def test_a_run_that_cannot_be_written_or_locked_needs_no_lock(
     said = capsys.readouterr().err
     assert "network cannot be locked (FileSystem does not appear to support flock)" in said
     assert "no other command writes it" in said
+
+
+def test_on_a_full_disk_the_lock_holds_without_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that `runs --prune` can make room."""
+    note = tmp_path / "demo" / LOCK_NOTE
+    note.parent.mkdir()
+    note.write_text(
+        json.dumps({"pid": 1, "host": "old", "since": "2026-01-01T00:00:00+00:00", "command": "an earlier one"})
+    )
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock, "write_json", full)
+    with hold(tmp_path / "demo", "runs --prune"):
+        assert not note.exists(), "an earlier holder's note would name the wrong process"
+        with (
+            pytest.raises(InputError, match="a process that has not said which it is"),
+            hold(tmp_path / "demo", "second"),
+        ):
+            pass
 
 
 @pytest.mark.slow
