@@ -1,6 +1,7 @@
 """`t2t-edge runs`: which runs there are, and what each keeps of earlier results; `--prune` removes that."""
 
 import argparse
+import shlex
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,7 +45,8 @@ def _runs(options: argparse.Namespace) -> int:
         _prune(options, runs, kept)
     elif kept:
         print(
-            f"{_total(kept)} of earlier results, which come back with what they were made from; next: t2t-edge runs --prune"
+            f"{_total(kept)} of earlier results, which come back with what they were made from; "
+            f"next: {_again(options, prune=True)}"
         )
     return DONE
 
@@ -81,7 +83,7 @@ def _prune(options: argparse.Namespace, runs: list["Run"], kept: list["Kept"]) -
     if not kept:
         print("nothing is kept of earlier results")
         return
-    if not options.yes and not _agreed(f"remove {_total(kept)}, the ones named above? [y/N] "):
+    if not options.yes and not _agreed(options, f"remove {_total(kept)}, the ones named above? [y/N] "):
         print("nothing was removed")
         return
     for run in runs:
@@ -97,15 +99,21 @@ def _prune(options: argparse.Namespace, runs: list["Run"], kept: list["Kept"]) -
     print(f"removed: {_total(removed)}")
     if len(removed) < len(kept):
         print(
-            f"{counted(len(kept) - len(removed), 'folder')} left: no longer what was named above; next: t2t-edge runs"
+            f"{counted(len(kept) - len(removed), 'folder')} left: no longer what was named above; next: {_again(options)}"
         )
 
 
-def _agreed(question: str) -> bool:
+def _again(options: argparse.Namespace, *, prune: bool = False) -> str:
+    """The command for the same folder of runs: for another one it would remove what nobody has been shown."""
+    runs = "" if str(options.runs) == "runs" else f" --runs {shlex.quote(str(options.runs))}"
+    return f"t2t-edge runs{runs}{' --prune' if prune else ''}"
+
+
+def _agreed(options: argparse.Namespace, question: str) -> bool:
     if not sys.stdin.isatty():
         raise InputError(
             "nobody can be asked whether to remove it", got="no terminal", allowed="a terminal, or --yes",
-            next_step="t2t-edge runs --prune --yes",
+            next_step=f"{_again(options, prune=True)} --yes",
         )  # fmt: skip
     print(question, end="", flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

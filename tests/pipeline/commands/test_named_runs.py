@@ -12,7 +12,8 @@ from pipeline import cli, stages
 from pipeline.cli import main
 from pipeline.commands.stage import STAGE_HELP
 from pipeline.console.exit_status import FAILED, WRONG_INPUT
-from pipeline.console.known_runs import is_run, runs_in
+from pipeline.console.known_runs import command_for, finishing, is_run, runs_in
+from pipeline.predict.find import find_engine
 from pipeline.predict.predict import Predictor
 
 ROOT = Path(__file__).parents[3]
@@ -172,6 +173,18 @@ def test_a_run_that_is_there_goes_on_with_its_own_recipe(monkeypatch: pytest.Mon
     assert made(monkeypatch, "export", "--run", "other") == ("runs/other", "recipes/other.yaml")
     made(monkeypatch, "train", "--recipe", "recipes/other.yaml", "--run", "demo")
     assert made(monkeypatch, "run") == ("runs/demo", "recipes/other.yaml")
+
+
+def test_commands_for_runs_elsewhere_name_the_place(tmp_path: Path) -> None:
+    """In `runs` the same name is another run, or one that would be trained."""
+    assert finishing(Path("runs/demo")) == "make export RUN=demo"
+    assert finishing(Path("my runs/demo")) == "t2t-edge run --run demo --runs 'my runs'"
+    assert command_for(tmp_path / "demo", "report") == f"t2t-edge report --run demo --runs {tmp_path}"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "recipe.path").write_text("recipes/demo.yaml")
+    with pytest.raises(InputError) as caught:
+        find_engine(tmp_path / "demo", None)
+    assert caught.value.next_step == f"t2t-edge run --run demo --runs {tmp_path}"
 
 
 @pytest.mark.usefixtures("recipes")

@@ -70,6 +70,10 @@ def test_prune_names_all_and_asks(runs: Path, capsys: Printed, monkeypatch: pyte
     before = sorted(path for path in runs.rglob("*"))
     error = asked(capsys, "--prune", status=WRONG_INPUT)[1]
     assert "nobody can be asked whether to remove it" in error and "t2t-edge runs --prune --yes" in error
+    said = asked(capsys, "--prune", "--runs", f"{runs}/../runs", status=WRONG_INPUT)[1]
+    assert f"next: t2t-edge runs --runs {runs}/../runs --prune --yes" in said, (
+        "in runs it would remove what was not shown"
+    )
     assert sorted(path for path in runs.rglob("*") if not path.name.startswith(".lock")) == before
     answers = iter(["n\n", "y\n"])
     monkeypatch.setattr(sys, "stdin", Answers(answers))
