@@ -13,7 +13,7 @@ from pipeline.run.checks import check_before_running
 from pipeline.run.identify import contents_of, identify
 from pipeline.run.identity import Identity, differences, when
 from pipeline.run.images import changed_images
-from pipeline.run.kept import find_kept, place_aside
+from pipeline.run.kept import find_kept, place_aside, refuse_lost
 from pipeline.run.stage import Stage
 from pipeline.run.work import find_work, interrupted
 from pipeline.stages import wanted_stages
@@ -60,6 +60,7 @@ def _plan(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], folder: Path, changing: set[str], look: Look
 ) -> tuple[Planned, Artifact | None]:
     """What becomes of a stage, and the result it has, or would take back."""
+    refuse_lost(folder)
     manifest, artifact = read_manifest(folder), read_artifact(folder)
     before = [name for name in stage.inputs if name in changing]
     try:

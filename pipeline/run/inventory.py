@@ -1,7 +1,6 @@
 """What there is of each run: how large it is, how old, and what is kept aside of earlier results."""
 
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,7 +9,7 @@ from typing import Any
 
 from pipeline.artifact import read_artifact, read_manifest, size_of_file
 from pipeline.console.known_runs import runs_in
-from pipeline.run.kept import KEPT
+from pipeline.run.kept import KEPT, remove
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,7 @@ def kept_in(folder: Path) -> tuple[Kept, ...]:
 
 def remove_kept(kept: Kept) -> None:
     """Delete it, and the folders that it leaves empty."""
-    if kept.path.is_symlink():
-        kept.path.unlink()
-    else:
-        shutil.rmtree(kept.path)
+    remove(kept.path)
     for parent in kept.path.parents[:2]:
         if parent.name in (KEPT, kept.stage) and not any(parent.iterdir()):
             parent.rmdir()

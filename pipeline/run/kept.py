@@ -8,6 +8,7 @@ import shutil
 from itertools import count
 from pathlib import Path
 
+from calib.errors import InputError
 from pipeline.artifact import Artifact, read_artifact, read_manifest
 
 KEPT = ".kept"
@@ -37,7 +38,7 @@ def place_aside(folder: Path) -> Path:
 
 def _beside(place: Path) -> Path:
     names = (f"{place.name}.damaged{number or ''}" for number in count())
-    return next(found for name in names if not (found := place.with_name(name)).exists())
+    return next(found for name in names if not os.path.lexists(found := place.with_name(name)))
 
 
 def put_aside(folder: Path) -> Path | None:
@@ -46,12 +47,34 @@ def put_aside(folder: Path) -> Path | None:
         return None
     place = place_aside(folder)
     if read_artifact(place) is not None:
-        shutil.rmtree(place)  # the same result
-    elif place.exists():
+        remove(place)  # the same result
+    elif os.path.lexists(place):
         os.rename(place, _beside(place))
     place.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(folder, place)
+    if folder.is_symlink():  # to another disk: a relative one would lead nowhere from there
+        place.symlink_to(folder.resolve())
+        folder.unlink()
+    else:
+        os.rename(folder, place)
     return place
+
+
+def remove(place: Path) -> None:
+    """Delete a kept result; of one that lies elsewhere, the link to it."""
+    if place.is_symlink():
+        place.unlink()
+    else:
+        shutil.rmtree(place)
+
+
+def refuse_lost(folder: Path) -> None:
+    """InputError where a stage's folder is a link to a place that is not there, such as a disk that is not mounted: what is
+    finished there must not be made again."""
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(
+            "a result lies in a place that is not there", got=f"{folder} is a link to {folder.readlink()}",
+            allowed="a folder, or a link to one", next_step=f"mount that disk; or, to make it again: rm '{folder}'",
+        )  # fmt: skip
 
 
 def put_in_place(finished: Path, folder: Path) -> Artifact:

@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.artifact import read_artifact
 from pipeline.cli import main
-from pipeline.console.exit_status import DONE, FAILED
+from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 from pipeline.run import code, kept
 from pipeline.training import stage as train_stage
 
@@ -206,6 +206,23 @@ def test_a_training_whose_manifest_is_damaged_is_not_replaced_in_silence(
         assert text in said, f"{text!r} is not in\n{said}"
     assert main(["runs"]) == DONE
     assert "kept: train, finished at an unknown time, damaged" in capsys.readouterr().out
+
+
+def test_a_result_on_another_disk_is_kept_and_taken_back(finished: Path, capsys: Printed) -> None:
+    """Moved there, with a link in its place; while that disk is not mounted, nothing is made again."""
+    place, store = finished / "runs" / "demo" / "quantize", finished / "store"
+    place.rename(store)
+    place.symlink_to("../../store")
+    change(finished, "quantize", method="percentile")
+    assert main(["quantize"]) == DONE
+    change(finished, "quantize", method="max")
+    capsys.readouterr()
+    assert main(["quantize"]) == DONE
+    assert "quantize: taken back" in capsys.readouterr().out and place.resolve() == store
+    store.rename(finished / "not mounted")
+    for arguments in (["quantize"], ["quantize", "--dry-run"]):
+        assert main(arguments) == WRONG_INPUT
+        assert "a result lies in a place that is not there" in capsys.readouterr().err
 
 
 # --- stopped between two moves --------------------------------------------------------------------------------------
