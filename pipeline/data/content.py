@@ -131,7 +131,7 @@ def _read_one(path: Path, entries: Entries, index: int, decode: bool) -> None:
     entries["content"][index] = np.frombuffer(hashlib.blake2b(data.data, digest_size=16).digest(), "<u8")
     if decode:
         entries["decodes"][index] = DECODES if _decodes(data, path) else DAMAGED
-    if now - max(entries["mtime"][index], entries["ctime"][index]) < _SETTLED_NS:
+    if now - entries["ctime"][index] < _SETTLED_NS:  # a change shows in it, whatever the file's own time is set to
         entries["size"][index] = -1
 
 

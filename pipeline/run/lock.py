@@ -35,7 +35,7 @@ def hold(run_folder: Path, command: str) -> Iterator[None]:
     if not os.access(run_folder, os.W_OK | os.X_OK):
         yield
         return
-    lock = filelock.FileLock(run_folder / LOCK)
+    lock = filelock.FileLock(run_folder / LOCK, mode=0o666)  # whoever may write the folder can see that it is held
     try:
         _acquire(lock, run_folder)
     except (OSError, NotImplementedError) as error:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -100,6 +101,19 @@ def test_a_file_that_may_still_change_within_its_time_stamp_is_read_again(
     first = look(root)
     opened.clear()
     assert look(root).digest == first.digest and len(opened) == 30
+
+
+def test_a_file_dated_in_the_future_is_read_once(
+    root: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a camera with a wrong clock dates it: all looks would read it."""
+    later = time.time() + 10**9
+    for path in root.rglob("*.png"):
+        os.utime(path, (later, later))
+    monkeypatch.setattr(content, "_SETTLED_NS", -1)
+    first = look(root)
+    opened.clear()
+    assert look(root).digest == first.digest and not opened
 
 
 def test_damaged_images_are_found_by_decoding(root: Path, opened: list[Path]) -> None:

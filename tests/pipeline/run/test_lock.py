@@ -211,3 +211,14 @@ def test_commands_that_write_need_the_lock_and_readers_none(
             assert main(reader) == DONE, capsys.readouterr().err
         (folder / LOCK_NOTE).unlink()
     assert main(["run"]) == DONE
+
+
+def test_another_user_of_a_shared_folder_can_see_that_it_is_held(tmp_path: Path) -> None:
+    """One who could not open the lock was warned, and wrote the run beside its holder."""
+    before = os.umask(0o027)
+    try:
+        with hold(tmp_path / "demo", "run"):
+            assert (tmp_path / "demo" / LOCK).stat().st_mode & 0o777 == 0o666
+            assert (tmp_path / "demo" / LOCK_NOTE).is_file()
+    finally:
+        os.umask(before)
