@@ -225,6 +225,22 @@ def test_a_result_on_another_disk_is_kept_and_taken_back(finished: Path, capsys:
         assert "a result lies in a place that is not there" in capsys.readouterr().err
 
 
+def test_what_only_words_messages_stops_no_training(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    """Another user's folder in a shared run: a training of days ended with an error, again and again."""
+    shutil.rmtree(finished / "runs/demo/.images")
+    (finished / "runs/demo/.images").write_text("nothing can be written here")
+    change(finished, "train", lr=0.002)
+    monkeypatch.setattr(train_stage, "train", lambda _, folder: (folder / "checkpoint.pt").write_bytes(b"new") and {})
+    assert main(["train"]) == DONE
+    assert (finished / "runs/demo/train/checkpoint.pt").read_bytes() == b"new"
+    (finished / "images/train/class_0/000.png").unlink()
+    capsys.readouterr()
+    assert main(["train", "--dry-run"]) == DONE
+    assert "images: train has changed\n" in capsys.readouterr().out
+
+
 # --- stopped between two moves --------------------------------------------------------------------------------------
 
 
