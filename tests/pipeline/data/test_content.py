@@ -1,7 +1,9 @@
 """Files are known by content: what was read once is not read again, and neither place nor time makes a file another one."""
 
+import fcntl
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -114,6 +116,21 @@ def test_a_file_dated_in_the_future_is_read_once(
     first = look(root)
     opened.clear()
     assert look(root).digest == first.digest and not opened
+
+
+def test_who_waits_for_another_process_says_so(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first look at a large data set takes minutes, and a second command shows no bar meanwhile."""
+    look(root)
+    (place,) = cache.glob("*.npy")
+    place.unlink()
+    monkeypatch.setattr(content, "_SILENT_SECONDS", 0)
+    with place.with_suffix(".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        threading.Timer(0.3, lambda: fcntl.flock(other, fcntl.LOCK_UN)).start()
+        assert len(look(root).names) == 30
+    assert "waiting: another process is looking" in capsys.readouterr().out
 
 
 def test_damaged_images_are_found_by_decoding(root: Path, opened: list[Path]) -> None:
