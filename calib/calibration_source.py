@@ -104,11 +104,9 @@ def draw_calibration_images(
     )  # fmt: skip
 
 
-def source_files(source: Path) -> tuple[Path, tuple[str, ...]]:
-    """The files that a source consists of, as a folder and names in it: images, or the npz itself; none where it is missing."""
-    if source.is_dir():
-        return source, tuple(_all_images(source)[0])
-    return source.parent, (source.name,) if source.is_file() else ()
+def source_files(source: Path) -> tuple[str, ...]:
+    """The names, relative to it, of the images in a source that is a folder."""
+    return tuple(_all_images(source)[0])
 
 
 def draw_from_split(split: ImageSplit, count: int | None, seed: int) -> FileDraw:

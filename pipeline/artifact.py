@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,6 +14,16 @@ from typing import Any
 from export.engines.sidecar import sha256_of
 
 MANIFEST = "manifest.json"
+_MAPPINGS = (
+    "recipe",
+    "inputs",
+    "images",
+    "versions",
+    "places",
+    "notes",
+    "outputs",
+    "sizes",
+)  # of a manifest, as far as it has them
 
 
 @dataclass(frozen=True)
@@ -36,9 +47,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in `folder`, as `write_manifest` wrote it; None where there is none, or no whole one."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no JSON, or no text at all
         return None
-    return manifest
+    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(name, {}), dict) for name in _MAPPINGS)
+    return manifest if whole else None
 
 
 def read_artifact(folder: Path) -> Artifact | None:
@@ -52,11 +64,16 @@ def read_artifact(folder: Path) -> Artifact | None:
         return None
     if not artifact:
         return None
-    for name, size in artifact.sizes.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            return None
-    return artifact
+    return artifact if all(size_of_file(folder / name) == size for name, size in artifact.sizes.items()) else None
+
+
+def size_of_file(path: Path) -> int | None:
+    """Bytes of a file; None where there is none. Asked once: a command that writes the run may move it at any moment."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def write_manifest(folder: Path, identity: Mapping[str, Any], *, notes: dict[str, Any], seconds: float) -> None:

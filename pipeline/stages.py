@@ -19,7 +19,7 @@ from pipeline.run.checks import check_before_running
 from pipeline.run.identify import contents_of, identify
 from pipeline.run.identity import Identity, differences, made_otherwise, when
 from pipeline.run.images import changed_images, note_images
-from pipeline.run.kept import find_kept, put_in_place
+from pipeline.run.kept import find_kept, put_in_place, refuse_lost
 from pipeline.run.replaced import say_replaced
 from pipeline.run.stage import Inputs, Stage
 from pipeline.run.work import forget_key, prepare_work, work_place
@@ -114,8 +114,9 @@ def _run_or_skip(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], run_folder: Path, look: Look, say: Callable[[str], None]
 ) -> Artifact:  # fmt: skip
     inputs = {name: done[name] for name in stage.inputs if name in done}
-    identity = identify(stage, recipe, inputs, look)
     folder = run_folder / stage.name
+    refuse_lost(folder)
+    identity = identify(stage, recipe, inputs, look)
     if stage.name == "train":
         for line in remarks(*look.splits()):
             say(f"{'':>11}{line}")
@@ -147,7 +148,8 @@ def _run(
     if stage.name == "train":
         check_before_running(recipe, look, training=True)
     contents = contents_of(stage, look)
-    if stage.trains and (earlier := read_manifest(folder)) is not None:
+    if stage.trains and folder.is_dir():
+        earlier = read_manifest(folder) or {}
         known = earlier.get("images", {})
         changed = {name: changed_images(folder.parent, known.get(name, ""), found) for name, found in contents.items()}
         images = len(look.splits()[0])

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calib.errors import InputError
-from pipeline.artifact import Artifact, read_artifact, read_manifest
+from pipeline.artifact import MANIFEST, Artifact, read_artifact, read_manifest, size_of_file
 from pipeline.data.look import Look
 from pipeline.recipe import Recipe
 from pipeline.run.checks import check_before_running
 from pipeline.run.identify import contents_of, identify
 from pipeline.run.identity import Identity, differences, when
 from pipeline.run.images import changed_images
-from pipeline.run.kept import find_kept, kept_place
+from pipeline.run.kept import find_kept, place_aside, refuse_lost
 from pipeline.run.replaced import what_is_trained
 from pipeline.run.stage import Stage
 from pipeline.run.work import find_work, interrupted
@@ -61,6 +61,7 @@ def _plan(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], folder: Path, changing: set[str], look: Look
 ) -> tuple[Planned, Artifact | None]:
     """What becomes of a stage, and the result it has, or would take back."""
+    refuse_lost(folder)
     manifest, artifact = read_manifest(folder), read_artifact(folder)
     before = [name for name in stage.inputs if name in changing]
     try:
@@ -74,12 +75,13 @@ def _plan(
         made = when(read_manifest(kept.folder) or {})
         reasons = [] if manifest is None else _reasons(stage, folder, manifest, artifact, found, before, look)
         return Planned(stage.name, "kept", (f"its result of {made} would be taken back", *reasons)), kept
+    stays = f"the result of {when(manifest or {})} would stay in {place_aside(folder)}"
     if manifest is None:
-        return Planned(stage.name, "runs", (_begun(stage, folder, found, before),)), None
+        damaged = (f"its {MANIFEST} is missing or damaged", stays) if folder.is_dir() else ()
+        return Planned(stage.name, "runs", damaged or (_begun(stage, folder, found, before),)), None
     if reasons := _reasons(stage, folder, manifest, artifact, found, before, look):
         if stage.trains:
-            reasons.append(what_is_trained(stage, manifest, recipe, len(look.splits()[0])))
-            reasons.append(f"the result of {when(manifest)} stays: {kept_place(folder, str(manifest.get('key')))}")
+            reasons += [what_is_trained(stage, manifest, recipe, len(look.splits()[0])), stays]
         return Planned(stage.name, "runs", tuple(reasons)), artifact
     if before:
         return Planned(stage.name, "depends", (f"unless {', '.join(before)} makes what it made before",)), artifact
@@ -117,10 +119,7 @@ def _reasons(
 
 
 def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    sizes = manifest.get("sizes", {})
-    wrong = [
-        name for name, size in sizes.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size
-    ]
+    wrong = [name for name, size in manifest.get("sizes", {}).items() if size_of_file(folder / name) != size]
     return [f"its output {name} is missing or was changed" for name in wrong] or ["its manifest is incomplete"]
 
 

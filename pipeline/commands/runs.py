@@ -1,6 +1,7 @@
 """`t2t-edge runs`: which runs there are, and what each keeps of earlier results; `--prune` removes that."""
 
 import argparse
+import shlex
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,21 +45,22 @@ def _runs(options: argparse.Namespace) -> int:
         _prune(options, runs, kept)
     elif kept:
         print(
-            f"{_total(kept)} of earlier results, which come back with what they were made from; next: t2t-edge runs --prune"
+            f"{_total(kept)} of earlier results, which come back with what they were made from; "
+            f"next: {_again(options, prune=True)}"
         )
     return DONE
 
 
 def _print(run: "Run", now: datetime) -> None:
-    print(
-        f"{run.name}  {megabytes(run.bytes)} MB, {_age(run.changed, now)} old, complete: {', '.join(run.stages) or 'nothing'}"
-    )
+    state = f"cannot be read: {run.problem}" if run.problem else f"complete: {', '.join(run.stages) or 'nothing'}"
+    print(f"{run.name}  {megabytes(run.bytes)} MB, {_age(run.changed, now)} old, {state}")
     for one in run.kept:
         print(f"    kept: {_line(one, now)}")
 
 
 def _line(kept: "Kept", now: datetime) -> str:
-    what = f"finished {_age(kept.finished, now)} ago" if kept.finished else "interrupted"
+    what = f"finished {f'{_age(kept.finished, now)} ago' if kept.finished else 'at an unknown time'}"
+    what = "interrupted" if kept.interrupted else what
     damaged = "" if kept.whole else ", damaged"
     return f"{kept.stage}, {what}{damaged}, {megabytes(kept.bytes)} MB  {kept.path}"
 
@@ -73,30 +75,45 @@ def _total(kept: list["Kept"]) -> str:
 
 def _prune(options: argparse.Namespace, runs: list["Run"], kept: list["Kept"]) -> None:
     """Remove what was named, run by run, each held meanwhile."""
-    from pipeline.run.inventory import remove_kept
+    from pipeline.run.inventory import kept_in, remove_kept
     from pipeline.run.lock import hold
 
-    options.document["removed"] = removed = []
+    removed: list[Kept] = []
+    options.document["removed"] = []
     if not kept:
         print("nothing is kept of earlier results")
         return
-    if not options.yes and not _agreed(f"remove {_total(kept)}, the ones named above? [y/N] "):
+    if not options.yes and not _agreed(options, f"remove {_total(kept)}, the ones named above? [y/N] "):
         print("nothing was removed")
         return
     for run in runs:
         if run.kept:
             with hold(run.folder, command_line(options)):
-                for one in run.kept:
+                there = kept_in(
+                    run.folder
+                )  # while it was asked, a command may have taken one back, or put others aside
+                for one in (named for named in run.kept if named in there):
                     remove_kept(one)
-                    removed.append(str(one.path))
-    print(f"removed: {_total(kept)}")
+                    removed.append(one)
+                    options.document["removed"].append(str(one.path))
+    print(f"removed: {_total(removed)}")
+    if len(removed) < len(kept):
+        print(
+            f"{counted(len(kept) - len(removed), 'folder')} left: no longer what was named above; next: {_again(options)}"
+        )
 
 
-def _agreed(question: str) -> bool:
+def _again(options: argparse.Namespace, *, prune: bool = False) -> str:
+    """The command for the same folder of runs: for another one it would remove what nobody has been shown."""
+    runs = "" if str(options.runs) == "runs" else f" --runs {shlex.quote(str(options.runs))}"
+    return f"t2t-edge runs{runs}{' --prune' if prune else ''}"
+
+
+def _agreed(options: argparse.Namespace, question: str) -> bool:
     if not sys.stdin.isatty():
         raise InputError(
             "nobody can be asked whether to remove it", got="no terminal", allowed="a terminal, or --yes",
-            next_step="t2t-edge runs --prune --yes",
+            next_step=f"{_again(options, prune=True)} --yes",
         )  # fmt: skip
     print(question, end="", flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -105,10 +122,11 @@ def _agreed(question: str) -> bool:
 def _row(run: "Run") -> dict[str, Any]:
     return {
         "name": run.name, "folder": str(run.folder), "stages": list(run.stages), "bytes": run.bytes,
-        "changed": run.changed.isoformat(timespec="seconds"),
+        "changed": run.changed.isoformat(timespec="seconds"), "problem": run.problem,
         "kept": [
             {
                 "stage": one.stage, "folder": str(one.path), "bytes": one.bytes, "whole": one.whole,
+                "interrupted": one.interrupted,
                 "finished": one.finished and one.finished.isoformat(timespec="seconds"),
             }
             for one in run.kept

@@ -147,4 +147,6 @@ def _remember(folder: Path, recipe: Path) -> None:
     path = folder / RECIPE_PATH
     if int(os.environ.get("RANK", 0)) == 0 and not (path.is_file() and path.read_text(encoding="utf-8") == str(recipe)):
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(recipe), encoding="utf-8")
+        partial = path.with_name(f".{path.name}.partial")  # on a full disk the earlier note stays
+        partial.write_text(str(recipe), encoding="utf-8")
+        partial.replace(path)

@@ -1,5 +1,6 @@
 """Which runs there are, for Tab and for the message where a run is named that does not exist."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def runs_beside(folder: Path) -> str:
     names = runs_in(folder.parent)
     nearest_first = nearest(folder.name, names, most=len(names), cutoff=0)
     return f"the runs in {folder.parent}: {first_names(nearest_first, _SHOWN) or 'none'}"
+
+
+def command_for(folder: Path, command: str) -> str:
+    """`t2t-edge COMMAND` for the run in `folder`, wherever it lies: in `runs` it would be another run, and perhaps a new one."""
+    runs = "" if str(folder.parent) == "runs" else f" --runs {shlex.quote(str(folder.parent))}"
+    return f"t2t-edge {command} --run {shlex.quote(folder.name)}{runs}"
+
+
+def finishing(folder: Path) -> str:
+    """What finishes the run in `folder`."""
+    return f"make export RUN={folder.name}" if str(folder.parent) == "runs" else command_for(folder, "run")
 
 
 def no_such_run(folder: Path, command: Callable[[str], str], new: str | None = None) -> InputError:

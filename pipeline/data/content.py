@@ -28,6 +28,7 @@ CONTENT = np.dtype(
 _ENTRY = np.dtype([*CONTENT.descr, ("size", "<i8"), ("mtime", "<i8"), ("ctime", "<i8"), ("decodes", "u1")])
 _CHUNK = 64  # files a task
 _SAVE_SECONDS = 60.0  # what a killed first look of a large data set loses at most
+_SILENT_SECONDS = 2.0  # of waiting for another process
 _SETTLED_NS = (
     2_000_000_000  # a file changed later than this before it was read may change again within the same time stamp
 )
@@ -59,7 +60,7 @@ def read_contents(root: Path, names: Sequence[str], *, decode: bool, title: str)
     place = _cache_file(root)
     todo = _take_known(entries, _read_cache(place), decode)
     if todo.size:
-        with _one_reader(place):
+        with _one_reader(place, title):
             todo = _take_known(entries, _read_cache(place), decode)  # another process may just have read them
             _read_all(root, names, entries, todo, decode, title, lambda: _write_cache(place, entries))
     table = np.empty(len(names), CONTENT)
@@ -146,7 +147,7 @@ def _read_one(path: Path, entries: Entries, index: int, decode: bool) -> None:
     entries["content"][index] = np.frombuffer(hashlib.blake2b(data.data, digest_size=16).digest(), "<u8")
     if decode:
         entries["decodes"][index] = DECODES if _decodes(data, path) else DAMAGED
-    if now - max(entries["mtime"][index], entries["ctime"][index]) < _SETTLED_NS:
+    if now - entries["ctime"][index] < _SETTLED_NS:  # a change shows in it, whatever the file's own time is set to
         entries["size"][index] = -1
 
 
@@ -174,7 +175,11 @@ def _cache_file(root: Path) -> Path:
     import platformdirs
 
     name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
-    return platformdirs.user_cache_path("t2t-edge", appauthor=False) / "images" / f"{name}.npy"
+    try:
+        folder = platformdirs.user_cache_path("t2t-edge", appauthor=False)
+    except RuntimeError:  # a user without a home, as of a container: what is under this file cannot be read or written
+        folder = Path(os.devnull)
+    return folder / "images" / f"{name}.npy"
 
 
 def _read_cache(place: Path) -> Entries:
@@ -202,15 +207,20 @@ def _write_cache(place: Path, entries: Entries) -> None:
 
 
 @contextmanager
-def _one_reader(place: Path) -> Iterator[None]:
+def _one_reader(place: Path, title: str) -> Iterator[None]:
     """Under torchrun all processes look at once: one reads, the others then find what it noted. None waits where there is no
-    cache to find it in."""
+    cache to find it in, and a command that does wait says so."""
     import filelock
 
     lock = filelock.FileLock(place.with_suffix(".lock"))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=_SILENT_SECONDS)
+        except filelock.Timeout:
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(f"           waiting: another process is {title}", flush=True)
+            lock.acquire()
     except (OSError, NotImplementedError):
         yield
         return

@@ -39,7 +39,8 @@ def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, Im
 
 def archive_of(data: DataPart) -> Path:
     """The npz that `data.root` is written from, where there is one."""
-    return data.root.with_name(f"{data.root.name}.npz")
+    root = data.root if data.root.name else data.root.resolve()  # `.` has no name of its own
+    return Path(f"{root}.npz")
 
 
 def is_packed(data: DataPart) -> bool:

@@ -1,6 +1,7 @@
 """The images of a recipe as they are now: which there are, and what they hold."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from calib.calibration_source import source_files
@@ -47,14 +48,13 @@ class Look:
         """What `calibrate.source` holds; None where the recipe has none."""
         if self._source is None:
             return None
-        return self._read("calibrate.source", *source_files(self._source), images=self._source.is_dir())
+        if not self._source.is_dir():
+            return self._read_file("calibrate.source", self._source)
+        return self._read("calibrate.source", self._source, source_files(self._source))
 
     def checkpoint(self) -> Contents | None:
         """What `model.checkpoint` holds, of no files where it is missing; None where the recipe has none."""
-        path = self._checkpoint
-        if path is None:
-            return None
-        return self._read("model.checkpoint", path.parent, (path.name,) if path.is_file() else (), images=False)
+        return None if self._checkpoint is None else self._read_file("model.checkpoint", self._checkpoint)
 
     def check(self) -> None:
         """InputError that names the images that cannot be decoded; each was, or is now, decoded once."""
@@ -68,6 +68,13 @@ class Look:
         damaged = [found.root / name for found in sets for name in found.damaged]
         if damaged:
             raise _damaged(damaged, sum(len(found.names) for found in sets))
+
+    def _read_file(self, name: str, path: Path) -> Contents:
+        """What a single file holds, of no files where it is missing; how it is called makes no difference."""
+        found = self._read(name, path.parent, (path.name,) if path.is_file() else (), images=False)
+        table = found.table.copy()
+        table["name"] = 0
+        return replace(found, table=table)
 
     def _read(self, name: str, root: Path, names: tuple[str, ...], *, images: bool = True) -> Contents:
         if name not in self._contents:

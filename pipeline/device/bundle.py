@@ -18,6 +18,7 @@ from calib.images import ImageSplit, balanced_subset
 from calib.preprocess import Preprocess, load_batch
 from export.engines.sidecar import sha256_of
 from pipeline.artifact import swap_folder, write_json
+from pipeline.console.known_runs import finishing
 from pipeline.console.progress import track
 from pipeline.data.dataset import open_dataset
 from pipeline.device.choice import Choice, FinishedRun, choose, describe_graph, read_run
@@ -152,7 +153,7 @@ def _write_graphs(folder: Path, run: FinishedRun, choice: Choice) -> None:
         if sha256_of(folder / GRAPHS / name) != quantized.outputs[name]:
             raise InputError(
                 "a graph of this run was changed", got=quantized.path(name), allowed="what its manifest lists",
-                next_step=f"rm -r '{quantized.folder}' && make export RUN={run.folder.name}",
+                next_step=f"rm -r '{quantized.folder}' && {finishing(run.folder)}",
             )  # fmt: skip
 
 

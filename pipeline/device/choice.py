@@ -13,6 +13,7 @@ from calib.errors import InputError
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.console.exit_status import GateFailed
+from pipeline.console.known_runs import finishing
 from pipeline.device.contents import DEVICE_BACKENDS, BackendPlan
 from pipeline.measure.evaluate_stage import Logits, failure_reason
 from pipeline.measure.statistics import accuracy, agreement
@@ -57,7 +58,7 @@ def read_run(folder: Path) -> FinishedRun:
         values = json.loads((folder / stage / MANIFEST).read_text(encoding="utf-8"))
         artifacts[stage], inputs[stage] = artifact, values["inputs"]
         parts |= values["recipe"]
-        places |= values["places"]
+        places |= values.get("places", {})  # an earlier version kept them among the parts
     for stage, needed in inputs.items():
         for name, digest in needed.items():
             if name in artifacts and hash_of(artifacts[name].outputs) != digest:
@@ -72,7 +73,7 @@ def _unfinished(folder: Path, got: str) -> InputError:
     runs = ", ".join(sorted(found.parents[1].name for found in folder.parent.glob("*/report/report.json")))
     return InputError(
         "this run is not finished", got=got, allowed=f"finished runs: {runs or 'none'}",
-        next_step=f"make export RUN={folder.name}",
+        next_step=finishing(folder),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from calib.errors import InputError
 from export.runner import INPUT, OUTPUT
 from pipeline.console.figures import counted
+from pipeline.console.known_runs import finishing
 from pipeline.console.progress import track
 from pipeline.device.choice import FinishedRun, graph_failure
 from pipeline.measure.evaluate_stage import Logits
@@ -33,7 +34,7 @@ def reference_logits(
 def _other_images(run: FinishedRun, got: str) -> InputError:
     return InputError(
         f"the images in {run.parts['data']['root']} are not those this run was evaluated on", got=got,
-        next_step=f"make export RUN={run.folder.name}",
+        next_step=finishing(run.folder),
     )  # fmt: skip
 
 

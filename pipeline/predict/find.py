@@ -1,7 +1,6 @@
 """Which engine of a run predicts, and where it is: also while another command is replacing it."""
 
 import json
-import shlex
 import time
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from calib.errors import InputError
 from export.engines.engine import load_engine
 from export.engines.sidecar import LOCK_NOTE, SIDECAR, Expected, Sidecar
 from export.runner import Runner
-from pipeline.console.known_runs import is_run, no_such_run
+from pipeline.console.known_runs import command_for, finishing, is_run, no_such_run
 
 _TRIES, _PAUSE_SECONDS = 20, 0.1  # a stage's result is replaced by two renames
 
@@ -47,16 +46,18 @@ def find_engine(run_folder: Path, name: str | None, next_step: str | None = None
         preprocess_sha256 = report["preprocess_sha256"]
     except FileNotFoundError as error:
         if next_step is None and not is_run(run_folder):
-            raise no_such_run(run_folder, lambda run: f"t2t-edge predict --run {shlex.quote(run)} IMAGE") from error
+            raise no_such_run(
+                run_folder, lambda run: f"{command_for(run_folder.with_name(run), 'predict')} IMAGE"
+            ) from error
         runs = ", ".join(sorted(str(found.parents[1].name) for found in run_folder.parent.glob("*/report/report.json")))
         raise InputError(
             "this run has no report", got=f"no file {path}", allowed=f"finished runs: {runs or 'none'}",
-            next_step=next_step or f"make export RUN={run_folder.name}",
+            next_step=next_step or finishing(run_folder),
         ) from error  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # incomplete, or not written by a run
         raise InputError(
             "the report of this run cannot be read", got=f"{path}: {type(error).__name__}: {error}",
-            next_step=next_step or f"t2t-edge report --run {shlex.quote(run_folder.name)}",
+            next_step=next_step or command_for(run_folder, "report"),
         ) from error  # fmt: skip
     if chosen not in passed:
         raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.device.modules import OURS, ROOT, imported_names
 from pipeline.machine.describe import installed_versions
 from pipeline.run.stage import Stage
+from pipeline.training.network import import_from_here
 
 _DISTRIBUTIONS = {  # of packages whose version can change what a stage makes, by the name they are imported with
     "torch": "torch", "timm": "timm", "onnx": "onnx", "onnxsim": "onnxsim", "modelopt": "nvidia-modelopt", "numpy": "numpy",
@@ -72,8 +73,9 @@ def _place(module: str) -> Path:
 
 def _factory_file(factory: str) -> Path | None:
     """The file of a recipe's own network; None where there is none that can be found: the check before a run names that."""
+    import_from_here()
     try:
         spec = importlib.util.find_spec(factory.partition(":")[0])
-    except (ImportError, ValueError):
+    except Exception:  # the user's code: a package is imported to find what is in it
         return None
     return Path(spec.origin) if spec is not None and spec.origin is not None and Path(spec.origin).is_file() else None

@@ -67,11 +67,22 @@ def differences(
         for name, digest in found.inputs.items()
         if name not in changing and kept.get(name, digest) != digest
     ]
-    known = manifest.get("images", {})
-    for name in dict.fromkeys([*known, *found.images]):
-        if known.get(name) != found.images.get(name):
-            reasons.append(f"images: {name} has changed" + (f" ({images[name]})" if images.get(name) else ""))
+    reasons += _changed_images(manifest, found, images)
     return reasons if found.trains else reasons + [f"version: {line}" for line in made_otherwise(manifest, found)]
+
+
+def _changed_images(manifest: Mapping[str, Any], found: Identity, images: Mapping[str, str]) -> list[str]:
+    known = manifest.get("images", {})
+    if manifest.get("schema") == 1 and found.images:
+        return ["images: an earlier version of t2t-edge noted where and when they were written, not what they hold"]
+    lines = [f"images: {name} is new" for name in found.images if name not in known]
+    lines += [f"images: {name} is not used any more" for name in known if name not in found.images]
+    lines += [
+        f"images: {name} has changed" + (f" ({images[name]})" if images.get(name) else "")
+        for name, digest in found.images.items()
+        if known.get(name, digest) != digest
+    ]
+    return lines
 
 
 def made_otherwise(manifest: Mapping[str, Any], found: Identity) -> list[str]:

@@ -1,6 +1,7 @@
 """Which images a run's stages were made from, noted in the run, so that it can be said how many have changed since."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ _FOLDER = ".images"
 
 
 def note_images(run_folder: Path, contents: Contents) -> None:
-    """Keep names and contents as hashes, 24 bytes an image; nothing where they are there already."""
+    """Keep names and contents as hashes, 24 bytes an image; nothing where they are there already. What cannot be written is left
+    out: it only words later messages, and a training that has just ended is worth more."""
     place = _place(run_folder, contents.digest)
     if not contents.names or place.is_file():
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.partial")
-    with partial.open("wb") as file:
-        np.save(file, contents.table, allow_pickle=False)
-    os.replace(partial, place)
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{place.name}.partial")
+        with partial.open("wb") as file:
+            np.save(file, contents.table, allow_pickle=False)
+        os.replace(partial, place)
 
 
 def changed_images(run_folder: Path, before: str, now: Contents) -> str:

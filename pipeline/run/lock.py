@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def hold(run_folder: Path, command: str) -> Iterator[None]:
     if not os.access(run_folder, os.W_OK | os.X_OK):
         yield
         return
-    lock = filelock.FileLock(run_folder / LOCK)
+    lock = filelock.FileLock(run_folder / LOCK, mode=0o666)  # whoever may write the folder can see that it is held
     try:
         _acquire(lock, run_folder)
     except (OSError, NotImplementedError) as error:
@@ -46,7 +46,7 @@ def hold(run_folder: Path, command: str) -> Iterator[None]:
         yield
         return
     try:
-        write_json(run_folder / LOCK_NOTE, _note(command))
+        _write_note(run_folder / LOCK_NOTE, command)
         yield
     finally:
         (run_folder / LOCK_NOTE).unlink(missing_ok=True)
@@ -66,6 +66,16 @@ def _acquire(lock: filelock.BaseFileLock, run_folder: Path) -> None:
             lock.acquire(timeout=_LEFT_SECONDS)
         except filelock.Timeout:
             raise _held_by_left(run_folder, holder) from None
+
+
+def _write_note(note: Path, command: str) -> None:
+    """Say who holds the lock. On a full disk it holds without: `runs --prune` makes room."""
+    try:
+        write_json(note, _note(command))
+    except OSError:
+        for path in (note, note.with_name(f".{note.name}.partial")):  # an earlier holder's would say what is not so
+            with suppress(OSError):
+                path.unlink()
 
 
 def _note(command: str) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifact import MANIFEST, read_artifact
 from pipeline.console.figures import counted, duration
 from pipeline.recipe import Recipe
 from pipeline.run.identity import when
-from pipeline.run.kept import kept_place
+from pipeline.run.kept import place_aside
 from pipeline.run.stage import Stage
 
 _SHOWN = 6  # reasons
@@ -21,13 +22,17 @@ def say_replaced(
     one stays."""
     indent, call = f"{'':>11}", "QAT" if stage.name == "qat" else "training"
     say(f"{stage.name:>9}: the finished {call} of {when(manifest)} is not of this recipe and these images any more:")
-    for reason in reasons[:_SHOWN] or ("its files were changed",):
+    whole = read_artifact(folder) is not None
+    if not whole:
+        reasons = ["its files were changed" if manifest else f"its {MANIFEST} is missing or damaged"]
+    for reason in reasons[:_SHOWN]:
         say(f"{indent}  {reason}")
     if len(reasons) > _SHOWN:
         say(f"{indent}  and {len(reasons) - _SHOWN} more")
+    comes_back = "is taken back with what it was made from" if whole else "is not taken back, as it is damaged"
     say(f"{indent}{what_is_trained(stage, manifest, recipe, images)}")
-    say(f"{indent}the earlier one stays, and is taken back with what it was made from:")
-    say(f"{indent}  {kept_place(folder, str(manifest.get('key')))}")
+    say(f"{indent}the earlier one stays, and {comes_back}:")
+    say(f"{indent}  {place_aside(folder)}")
 
 
 def what_is_trained(stage: Stage, manifest: Mapping[str, Any], recipe: Recipe, images: int) -> str:

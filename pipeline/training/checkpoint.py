@@ -41,10 +41,16 @@ class Checkpoint:
 def save_atomically(content: dict[str, Any], path: Path) -> None:
     """`torch.save` to a temporary file, flushed to the disk, then moved into place: whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)  # on a full disk it may be what fills it
+        if isinstance(error.__context__, OSError):  # torch then speaks of positions in the file
+            raise error.__context__ from None
+        raise
     partial.replace(path)
 
 

@@ -36,6 +36,13 @@ def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) ->
     return model
 
 
+def import_from_here() -> None:
+    """Find a factory's module in the current folder, too: `python -m pipeline` does, the installed command does not."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
 def classifier_names(model: nn.Module) -> set[str]:
     """Names of the classifier's weights, whose shape depends on the number of classes.
 
@@ -98,9 +105,7 @@ def _from_factory(factory: str, args: dict[str, Any]) -> nn.Module:
 
 def _find_callable(factory: str) -> Callable[..., Any]:
     module_name, _, attribute = factory.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # `python -m pipeline` imports from the current folder, the installed command does not
-        sys.path.insert(0, here)
+    import_from_here()
     try:
         module = importlib.import_module(module_name)
         found = reduce(getattr, attribute.split("."), module)

@@ -1,5 +1,6 @@
 """What makes a stage run again: the keys that it reads, the engines that it runs, and no more."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from pipeline.commands.dry_run import plan_stages
 from pipeline.data.look import Look
 from pipeline.recipe import Recipe
+from pipeline.run.code import code_of
 from pipeline.run.identify import identify
+from pipeline.run.identity import Identity, differences
 from pipeline.run.work import find_work
 from pipeline.stages import STAGES
 
@@ -102,3 +105,31 @@ def test_a_dry_run_tells_whose_interrupted_work_there_is(image_root: Path, tmp_p
     aside = work.rename(tmp_path / f".train.partial.{key[:8]}")
     assert reason(begun) == "it was interrupted, and goes on from there" and reason(other) == "it has not run yet"
     assert find_work(BY_NAME["train"], tmp_path / "train", key) == aside
+
+
+def test_what_changed_of_the_images_is_said_as_far_as_it_is_known() -> None:
+    """A set that was not read before is new; of an earlier version's result it is not known what the images held."""
+    found = Identity("calibrate", False, {}, {}, {"train": "2", "calibrate.source": "1"}, {}, "", {})
+    earlier = {"schema": 2, "images": {"train": "1", "val": "1"}, "code": ""}
+    assert differences(earlier, found, (), {"train": "1 of 60 changed"}) == [
+        "images: calibrate.source is new", "images: val is not used any more", "images: train has changed (1 of 60 changed)",
+    ]  # fmt: skip
+    (line,) = differences(earlier | {"schema": 1}, found, (), {})
+    assert "an earlier version of t2t-edge noted" in line and "changed" not in line
+
+
+@pytest.mark.parametrize("package", ["", "raise RuntimeError('imported')"])
+def test_a_factorys_file_is_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """The installed command does not import from there by itself: an edited network was taken for the one that was exported."""
+    monkeypatch.chdir(tmp_path)
+    here = {"", str(tmp_path), str(Path.cwd())}
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in here])
+    (tmp_path / "broken_package").mkdir()
+    (tmp_path / "broken_package" / "__init__.py").write_text(package)
+    (tmp_path / "own_network.py").write_text("def make(): ...")
+    before = code_of(BY_NAME["export"], "own_network:make")
+    (tmp_path / "own_network.py").write_text("def make(): return 1")
+    assert code_of(BY_NAME["export"], "own_network:make") != before
+    assert code_of(BY_NAME["export"], "broken_package.network:make") == code_of(BY_NAME["export"], None)

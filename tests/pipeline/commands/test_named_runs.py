@@ -1,5 +1,6 @@
 """Runs by name: a misspelt one is never made, the message names those that are there, and a new one has its recipe's name."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -10,8 +11,9 @@ from calib.errors import InputError
 from pipeline import cli, stages
 from pipeline.cli import main
 from pipeline.commands.stage import STAGE_HELP
-from pipeline.console.exit_status import WRONG_INPUT
-from pipeline.console.known_runs import is_run, runs_in
+from pipeline.console.exit_status import FAILED, WRONG_INPUT
+from pipeline.console.known_runs import command_for, finishing, is_run, runs_in
+from pipeline.predict.find import find_engine
 from pipeline.predict.predict import Predictor
 
 ROOT = Path(__file__).parents[3]
@@ -171,6 +173,32 @@ def test_a_run_that_is_there_goes_on_with_its_own_recipe(monkeypatch: pytest.Mon
     assert made(monkeypatch, "export", "--run", "other") == ("runs/other", "recipes/other.yaml")
     made(monkeypatch, "train", "--recipe", "recipes/other.yaml", "--run", "demo")
     assert made(monkeypatch, "run") == ("runs/demo", "recipes/other.yaml")
+
+
+def test_commands_for_runs_elsewhere_name_the_place(tmp_path: Path) -> None:
+    """In `runs` the same name is another run, or one that would be trained."""
+    assert finishing(Path("runs/demo")) == "make export RUN=demo"
+    assert finishing(Path("my runs/demo")) == "t2t-edge run --run demo --runs 'my runs'"
+    assert command_for(tmp_path / "demo", "report") == f"t2t-edge report --run demo --runs {tmp_path}"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "recipe.path").write_text("recipes/demo.yaml")
+    with pytest.raises(InputError) as caught:
+        find_engine(tmp_path / "demo", None)
+    assert caught.value.next_step == f"t2t-edge run --run demo --runs {tmp_path}"
+
+
+@pytest.mark.usefixtures("recipes")
+def test_on_a_full_disk_a_run_keeps_the_note_of_its_recipe(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(monkeypatch, "train", "--recipe", "recipes/other.yaml")
+
+    def full(path: Path, *_: object, **__: object) -> int:
+        path.write_bytes(b"")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert main(["train", "--recipe", "recipes/demo.yaml", "--run", "other"]) == FAILED
+    assert (here / "runs/other/recipe.path").read_text(encoding="utf-8") == "recipes/other.yaml"
 
 
 @pytest.mark.parametrize("name", ["my recipe", "-x"])

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import write_manifest
+from pipeline.artifact import read_artifact, write_manifest
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, WRONG_INPUT
 from pipeline.run.identity import Identity
-from pipeline.run.kept import put_aside
+from pipeline.run.kept import put_aside, put_in_place
 
 Printed = pytest.CaptureFixture[str]
 
@@ -70,6 +70,10 @@ def test_prune_names_all_and_asks(runs: Path, capsys: Printed, monkeypatch: pyte
     before = sorted(path for path in runs.rglob("*"))
     error = asked(capsys, "--prune", status=WRONG_INPUT)[1]
     assert "nobody can be asked whether to remove it" in error and "t2t-edge runs --prune --yes" in error
+    said = asked(capsys, "--prune", "--runs", f"{runs}/../runs", status=WRONG_INPUT)[1]
+    assert f"next: t2t-edge runs --runs {runs}/../runs --prune --yes" in said, (
+        "in runs it would remove what was not shown"
+    )
     assert sorted(path for path in runs.rglob("*") if not path.name.startswith(".lock")) == before
     answers = iter(["n\n", "y\n"])
     monkeypatch.setattr(sys, "stdin", Answers(answers))
@@ -111,3 +115,44 @@ def test_a_damaged_result_is_said_to_be(runs: Path, capsys: Printed) -> None:
 def test_no_runs(tmp_path: Path, capsys: Printed) -> None:
     assert "no runs in" in asked(capsys, "--runs", str(tmp_path / "none"))[0]
     assert document(capsys, "--runs", str(tmp_path))["runs"] == []
+
+
+def test_what_was_not_named_is_not_removed(runs: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While --prune asks, another command takes a result back and puts the current one in its place."""
+    kept = sorted((runs / "demo/.kept/train").iterdir())
+
+    class Slow(Answers):
+        def readline(self) -> str:
+            put_in_place(kept[0], runs / "demo/train")
+            return super().readline()
+
+    monkeypatch.setattr(sys, "stdin", Slow(iter(["y\n"])))
+    said = asked(capsys, "--prune")[0]
+    assert "removed: 0.0 MB in 2 folders\n1 folder left: no longer what was named above" in said
+    (aside,) = (runs / "demo/.kept/train").iterdir()
+    assert aside not in kept and (runs / "demo/train/output.bin").is_file()
+
+
+def test_a_run_that_cannot_be_read_hides_no_other(runs: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.run import inventory
+
+    def another_users(folder: Path) -> Any:
+        if folder.parent.name == "demo":
+            raise PermissionError(13, "Permission denied", str(folder / "manifest.json"))
+        return read_artifact(folder)
+
+    monkeypatch.setattr(inventory, "read_artifact", another_users)
+    first, second = asked(capsys)[0].splitlines()
+    assert "demo" in first and first.endswith("/manifest.json: Permission denied")
+    assert second.startswith("plain") and "complete: export" in second
+    assert "Permission denied" in document(capsys)["runs"][0]["problem"]
+
+
+def test_other_files_among_the_kept_are_no_results(runs: Path, capsys: Printed) -> None:
+    (runs / "demo/.kept/notes.txt").write_text("mine")
+    (runs / "demo/.kept/train/notes.txt").write_text("mine")
+    (runs / "demo/.train.partial.txt").write_text("mine")
+    (runs / "notes.txt").write_text("mine")
+    (runs / "gone").symlink_to("nowhere")
+    assert len(document(capsys, "--prune", "--yes")["removed"]) == 3
+    assert (runs / "demo/.kept/train/notes.txt").is_file()

@@ -1,7 +1,10 @@
 """Files are known by content: what was read once is not read again, and neither place nor time makes a file another one."""
 
+import fcntl
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -102,6 +105,34 @@ def test_a_file_that_may_still_change_within_its_time_stamp_is_read_again(
     assert look(root).digest == first.digest and len(opened) == 30
 
 
+def test_a_file_dated_in_the_future_is_read_once(
+    root: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a camera with a wrong clock dates it: all looks would read it."""
+    later = time.time() + 10**9
+    for path in root.rglob("*.png"):
+        os.utime(path, (later, later))
+    monkeypatch.setattr(content, "_SETTLED_NS", -1)
+    first = look(root)
+    opened.clear()
+    assert look(root).digest == first.digest and not opened
+
+
+def test_who_waits_for_another_process_says_so(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first look at a large data set takes minutes, and a second command shows no bar meanwhile."""
+    look(root)
+    (place,) = cache.glob("*.npy")
+    place.unlink()
+    monkeypatch.setattr(content, "_SILENT_SECONDS", 0)
+    with place.with_suffix(".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        threading.Timer(0.3, lambda: fcntl.flock(other, fcntl.LOCK_UN)).start()
+        assert len(look(root).names) == 30
+    assert "waiting: another process is looking" in capsys.readouterr().out
+
+
 def test_damaged_images_are_found_by_decoding(root: Path, opened: list[Path]) -> None:
     whole = (root / "class_2" / "001.png").read_bytes()
     (root / "class_2" / "001.png").write_bytes(whole[: len(whole) // 2])
@@ -147,6 +178,18 @@ def test_without_a_cache_all_is_read_each_time(
     opened.clear()
     assert len(look(root).names) == 30
     assert len(read) >= 12 and not read & set(opened) and len(opened) == 30 - len(read)
+
+
+def test_a_user_without_a_home_has_no_cache(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Path]
+) -> None:
+    """As in a container that runs as a number which no passwd file names."""
+
+    def no_home(*_: object, **__: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("platformdirs.user_cache_path", no_home)
+    assert look(root).digest == look(root).digest and len(opened) == 60
 
 
 def test_a_file_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,14 @@ def test_second_use_reads_the_folders(tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for split in first for path in split.paths] == written
 
 
+@pytest.mark.parametrize("root", [".", "..", "../images"])
+def test_the_current_folder_may_hold_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    open_dataset(part(tmp_path, arrays()))
+    monkeypatch.chdir(tmp_path / "images" / "train" if root == ".." else tmp_path / "images")
+    train, _ = open_dataset(DataPart(name="images", root=Path(root)))
+    assert len(train) == 12 and set(train.names) == {f"{path.parent.name}/{path.name}" for path in train.paths}
+
+
 def test_interrupted_unpacking_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import cv2
 

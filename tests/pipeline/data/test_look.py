@@ -75,7 +75,14 @@ def test_an_npz_and_a_checkpoint_are_files_and_no_images(root: Path, tmp_path: P
     look.forget()
     again = look.checkpoint()
     assert again is not None and again.digest != held.digest
-    weights.unlink()
+    renamed = Look(
+        recipe(root, {"checkpoint": str(weights.rename(tmp_path / "renamed.pt"))}, source.rename(tmp_path / "r.npz"))
+    )
+    found_renamed, held_renamed = renamed.source(), renamed.checkpoint()
+    assert found_renamed is not None and held_renamed is not None
+    assert (found_renamed.digest, held_renamed.digest) == (found.digest, again.digest), (
+        "what a file is called decides nothing"
+    )
     look.forget()
     gone = look.checkpoint()
     assert gone is not None and gone.digest == ""

@@ -356,7 +356,7 @@ def test_a_report_that_cannot_be_read(tmp_path: Path, report: str | bytes, reaso
     with pytest.raises(InputError, match="the report of this run cannot be read") as caught:
         find_engine(tmp_path / "small", None)
     assert f"{path}: {reason}" in str(caught.value.got)
-    assert caught.value.next_step == "t2t-edge report --run small"
+    assert caught.value.next_step == f"t2t-edge report --run small --runs {tmp_path}"
 
 
 def test_the_unreachable_camera_ends_in_its_message(predict_run: Path) -> None:

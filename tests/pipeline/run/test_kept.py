@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.artifact import read_artifact
 from pipeline.cli import main
-from pipeline.console.exit_status import DONE, FAILED
+from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 from pipeline.run import code, kept
 from pipeline.training import stage as train_stage
 
@@ -163,12 +163,82 @@ def test_a_damaged_training_is_kept_too(finished: Path, monkeypatch: pytest.Monk
     place = finished / "runs" / "demo" / "train"
     (place / "checkpoint.pt").write_bytes(b"edited by hand")
     monkeypatch.setattr(train_stage, "train", lambda _, folder: (folder / "checkpoint.pt").write_bytes(b"new") and {})
+    assert main(["train", "--dry-run"]) == DONE
+    promised = re.search(r"would stay in (.*)", capsys.readouterr().out)
     assert main(["train"]) == DONE
-    assert "its files were changed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "its files were changed" in said and "is not taken back, as it is damaged" in said
     (aside,) = (finished / "runs/demo/.kept/train").iterdir()
     assert (aside / "checkpoint.pt").read_bytes() == b"edited by hand" and read_artifact(aside) is None
+    assert promised is not None and promised[1] in said and aside.samefile(promised[1])
     assert main(["train"]) == DONE
     assert "train: unchanged" in capsys.readouterr().out
+    change(finished, "train", lr=0.002)
+    assert main(["train"]) == DONE
+    assert (aside / "checkpoint.pt").read_bytes() == b"edited by hand", (
+        "the whole result of the same key has another place"
+    )
+    change(finished, "train", lr=0.0005)
+    assert main(["train"]) == DONE
+    assert "train: taken back" in capsys.readouterr().out
+    (place / "checkpoint.pt").write_bytes(b"once more")
+    assert main(["train"]) == DONE
+    kept_files = [path.read_bytes() for path in (finished / "runs/demo/.kept/train").glob("*/checkpoint.pt")]
+    assert sorted(kept_files) == [b"edited by hand", b"new", b"once more"]
+
+
+@pytest.mark.parametrize(
+    "manifest", [b"", b"[1]", b'"text"', b"\xff\xfe{", b'{"key": "k", "images": null}', b'{"sizes": [1]}']
+)
+def test_a_training_whose_manifest_is_damaged_is_not_replaced_in_silence(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed, manifest: bytes
+) -> None:
+    """As a full disk, a copy that was broken off or an editor leave it."""
+    place = finished / "runs" / "demo" / "train"
+    (place / "manifest.json").write_bytes(manifest)
+    monkeypatch.setattr(train_stage, "train", lambda _, folder: (folder / "checkpoint.pt").write_bytes(b"new") and {})
+    assert main(["train", "--dry-run"]) == DONE
+    said = capsys.readouterr().out
+    assert "its manifest.json is missing or damaged" in said and ".kept/train/unknown.damaged" in said
+    assert main(["train"]) == DONE
+    said = capsys.readouterr().out
+    for text in ("its manifest.json is missing or damaged", "not taken back", ".kept/train/unknown.damaged"):
+        assert text in said, f"{text!r} is not in\n{said}"
+    assert main(["runs"]) == DONE
+    assert "kept: train, finished at an unknown time, damaged" in capsys.readouterr().out
+
+
+def test_a_result_on_another_disk_is_kept_and_taken_back(finished: Path, capsys: Printed) -> None:
+    """Moved there, with a link in its place; while that disk is not mounted, nothing is made again."""
+    place, store = finished / "runs" / "demo" / "quantize", finished / "store"
+    place.rename(store)
+    place.symlink_to("../../store")
+    change(finished, "quantize", method="percentile")
+    assert main(["quantize"]) == DONE
+    change(finished, "quantize", method="max")
+    capsys.readouterr()
+    assert main(["quantize"]) == DONE
+    assert "quantize: taken back" in capsys.readouterr().out and place.resolve() == store
+    store.rename(finished / "not mounted")
+    for arguments in (["quantize"], ["quantize", "--dry-run"]):
+        assert main(arguments) == WRONG_INPUT
+        assert "a result lies in a place that is not there" in capsys.readouterr().err
+
+
+def test_what_only_words_messages_stops_no_training(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    """Another user's folder in a shared run: a training of days ended with an error, again and again."""
+    shutil.rmtree(finished / "runs/demo/.images")
+    (finished / "runs/demo/.images").write_text("nothing can be written here")
+    change(finished, "train", lr=0.002)
+    monkeypatch.setattr(train_stage, "train", lambda _, folder: (folder / "checkpoint.pt").write_bytes(b"new") and {})
+    assert main(["train"]) == DONE
+    assert (finished / "runs/demo/train/checkpoint.pt").read_bytes() == b"new"
+    (finished / "images/train/class_0/000.png").unlink()
+    capsys.readouterr()
+    assert main(["train", "--dry-run"]) == DONE
+    assert "images: train has changed\n" in capsys.readouterr().out
 
 
 # --- stopped between two moves --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """One process at a time writes a run: who holds it is said, and what a dead process left is told apart."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import filelock
@@ -51,15 +53,15 @@ def is_lock(open_file: Path, folder: Path) -> bool:
 
 
 @contextmanager
-def holder(folder: Path, left: bool = False) -> Iterator[int]:
-    """Another process that holds the lock of `folder`; its id."""
+def holder(folder: Path, left: bool = False) -> Iterator[BaseProcess]:
+    """Another process that holds the lock of `folder`."""
     ready = folder.parent / "ready"
     process = FORK.Process(target=keep, args=(folder, ready, left))
     process.start()
     while not (ready.is_file() and ready.read_text()):
         time.sleep(0.01)
     try:
-        yield int(ready.read_text())
+        yield process
     finally:
         process.kill()
         process.join()
@@ -67,9 +69,9 @@ def holder(folder: Path, left: bool = False) -> Iterator[int]:
 
 
 def test_a_second_process_is_refused_and_told_which_the_first_is(tmp_path: Path) -> None:
-    with holder(tmp_path / "demo") as pid, pytest.raises(InputError) as caught, hold(tmp_path / "demo", "second"):
+    with holder(tmp_path / "demo") as process, pytest.raises(InputError) as caught, hold(tmp_path / "demo", "second"):
         pytest.fail("both hold it")
-    message = str(caught.value)
+    message, pid = str(caught.value), process.pid
     for text in (
         "another process is writing this run",
         f"process {pid}, since 20",
@@ -84,9 +86,9 @@ def test_a_second_process_is_refused_and_told_which_the_first_is(tmp_path: Path)
 
 def test_the_note_of_a_dead_process_holds_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    with holder(folder) as pid:
-        os.kill(pid, signal.SIGKILL)
-    assert json.loads((folder / LOCK_NOTE).read_text())["pid"] == pid
+    with holder(folder) as process:
+        process.kill()
+    assert json.loads((folder / LOCK_NOTE).read_text())["pid"] == process.pid
     with hold(folder, "next"):
         assert json.loads((folder / LOCK_NOTE).read_text())["command"] == "next"
 
@@ -97,12 +99,12 @@ def test_what_a_dead_process_left_running_is_waited_for(
     """Processes that it had started share its lock, such as those that load images."""
     folder = tmp_path / "demo"
     monkeypatch.setattr(lock, "_LEFT_SECONDS", 0.3)
-    with holder(folder, left=True) as pid:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    with holder(folder, left=True) as process:
+        process.kill()
+        process.join()
         with pytest.raises(InputError) as caught, hold(folder, "next"):
             pytest.fail("both hold it")
-        assert f"waiting for what process {pid}, which has ended, left running" in capfd.readouterr().out
+        assert f"waiting for what process {process.pid}, which has ended, left running" in capfd.readouterr().out
         message = str(caught.value)
         assert "held by what a dead process has left running" in message and f"fuser -v '{folder / LOCK}'" in message
         monkeypatch.setattr(lock, "_LEFT_SECONDS", 30)
@@ -170,6 +172,27 @@ def test_a_run_that_cannot_be_written_or_locked_needs_no_lock(
     assert "no other command writes it" in said
 
 
+def test_on_a_full_disk_the_lock_holds_without_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that `runs --prune` can make room."""
+    note = tmp_path / "demo" / LOCK_NOTE
+    note.parent.mkdir()
+    note.write_text(
+        json.dumps({"pid": 1, "host": "old", "since": "2026-01-01T00:00:00+00:00", "command": "an earlier one"})
+    )
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock, "write_json", full)
+    with hold(tmp_path / "demo", "runs --prune"):
+        assert not note.exists(), "an earlier holder's note would name the wrong process"
+        with (
+            pytest.raises(InputError, match="a process that has not said which it is"),
+            hold(tmp_path / "demo", "second"),
+        ):
+            pass
+
+
 @pytest.mark.slow
 def test_commands_that_write_need_the_lock_and_readers_none(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -189,3 +212,14 @@ def test_commands_that_write_need_the_lock_and_readers_none(
             assert main(reader) == DONE, capsys.readouterr().err
         (folder / LOCK_NOTE).unlink()
     assert main(["run"]) == DONE
+
+
+def test_another_user_of_a_shared_folder_can_see_that_it_is_held(tmp_path: Path) -> None:
+    """One who could not open the lock was warned, and wrote the run beside its holder."""
+    before = os.umask(0o027)
+    try:
+        with hold(tmp_path / "demo", "run"):
+            assert (tmp_path / "demo" / LOCK).stat().st_mode & 0o777 == 0o666
+            assert (tmp_path / "demo" / LOCK_NOTE).is_file()
+    finally:
+        os.umask(before)

@@ -1,6 +1,8 @@
 """Checkpoints: ours come back whole, others are taken in strictly, and what does not fit says why."""
 
 import argparse
+import errno
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 from calib.errors import InputError
 from calib.preprocess import Preprocess
 from pipeline.parts.model import ModelPart
-from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint, save_atomically, write_checkpoint
 from pipeline.training.weights import Loaded, build_model, load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -50,6 +52,21 @@ def test_round_trip(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     assert Preprocess.from_dict(read.preprocess) == SPEC
     model = build_model(read, MODEL)
     assert not model.training and same(model, weights)
+
+
+def test_a_full_disk_is_said_by_the_system_and_not_filled_further(tmp_path: Path) -> None:
+    """torch speaks of positions in the file; a limit on the size of files stands in for the disk's end."""
+    save_atomically({"weights": torch.zeros(10)}, tmp_path / "last.pt")
+    before = (tmp_path / "last.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_atomically({"weights": torch.zeros(100_000)}, tmp_path / "last.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"] and (tmp_path / "last.pt").read_bytes() == before
 
 
 def save_safetensors(weights: dict[str, torch.Tensor], path: Path) -> Path:
