@@ -20,6 +20,7 @@ from pipeline.run.work import find_work, interrupted
 from pipeline.stages import wanted_stages
 
 _NEW = "it has not run yet"
+_GOES_ON = "it was interrupted, and goes on from there"
 _WIDTH = 150  # characters of a reason on the terminal
 Plan = Literal["unchanged", "kept", "runs", "depends"]
 
@@ -82,6 +83,8 @@ def _plan(
     if reasons := _reasons(stage, folder, manifest, artifact, found, before, look):
         if stage.trains:
             reasons += [what_is_trained(stage, manifest, recipe, len(look.splits()[0])), stays]
+        if not before and find_work(stage, folder, found.key) is not None:
+            reasons.append(_GOES_ON)
         return Planned(stage.name, "runs", tuple(reasons)), artifact
     if before:
         return Planned(stage.name, "depends", (f"unless {', '.join(before)} makes what it made before",)), artifact
@@ -92,11 +95,10 @@ def _plan(
 
 def _begun(stage: Stage, folder: Path, found: Identity, before: list[str]) -> str:
     """What a stage without a result starts from."""
-    going_on = "it was interrupted, and goes on from there"
     if before:
-        return f"{going_on} if the stages before make what they made" if interrupted(stage, folder) else _NEW
+        return f"{_GOES_ON} if the stages before make what they made" if interrupted(stage, folder) else _NEW
     if find_work(stage, folder, found.key):
-        return going_on
+        return _GOES_ON
     return (
         f"{_NEW} with these values, images and inputs; others were interrupted" if interrupted(stage, folder) else _NEW
     )

@@ -104,7 +104,8 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
     options.recipe = options.recipe or _own_recipe(folder)
     recipe = load_recipe(options.recipe)
     if options.dry_run:
-        _dry_run(options, recipe, folder, last)
+        if int(os.environ.get("RANK", 0)) == 0:
+            _dry_run(options, recipe, folder, last)
         return None
     with hold(folder, command_line(options)):
         _remember(folder, options.recipe)

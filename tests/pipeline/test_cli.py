@@ -119,7 +119,7 @@ def test_dry_run_follows_inputs_images_versions_and_damage(
     changed, trained, stays = plan(capsys)["train"]["reasons"]
     assert changed == "images: val has changed (1 of 30 changed)"
     assert trained.startswith("now t2t_vit_mini is trained for 1 epoch on 60 images; the earlier one took ")
-    assert " stays: runs/demo/.kept/train/" in stays
+    assert "would stay in runs/demo/.kept/train/" in stays
 
     monkeypatch.setattr("pipeline.run.identify.backend_version", lambda backend: "99.0")
     version = f"version: onnxruntime {engines.backend_version('onnxruntime')} → 99.0"

@@ -241,6 +241,25 @@ def test_what_only_words_messages_stops_no_training(
     assert "images: train has changed\n" in capsys.readouterr().out
 
 
+def test_a_dry_run_says_that_an_interrupted_training_goes_on_beside_a_finished_one(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    def interrupted(_: object, folder: Path) -> dict[str, Any]:
+        (folder / "last.pt").write_bytes(b"epoch 3")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_stage, "train", interrupted)
+    change(finished, "train", epochs=7)
+    assert main(["train"]) == FAILED
+    capsys.readouterr()
+    assert main(["train", "--dry-run"]) == DONE
+    said = capsys.readouterr().out
+    assert "recipe: train.epochs 1 → 7" in said and "it was interrupted, and goes on from there" in said
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "--dry-run"]) == DONE
+    assert capsys.readouterr().out == "", "under torchrun it is said once"
+
+
 # --- stopped between two moves --------------------------------------------------------------------------------------
 
 
