@@ -38,7 +38,7 @@ def prepare_work(stage: Stage, folder: Path, key: str, say: Callable[[str], None
     if work == place:
         return place
     if (place / LAST).is_file():
-        kept = _aside(folder, _read_key(place) or "unknown")
+        kept = _free(_aside(folder, _read_key(place) or "unknown"))
         os.rename(place, kept)
         say(f"{stage.name:>9}: an interrupted training with other values, images or inputs is kept as {kept}")
         say(f"{'':>9}  (with what it was begun with it goes on; if it is not needed: rm -r '{kept}')")
@@ -61,6 +61,12 @@ def _aside(folder: Path, key: str) -> Path:
     """Where the interrupted work of `key` is kept while another's has its place."""
     place = work_place(folder)
     return place.with_name(f"{place.name}.{key[:8]}")
+
+
+def _free(place: Path) -> Path:
+    """`place`, or the first place beside it where nothing is: two works without a key have the same."""
+    names = (place, *(place.with_name(f"{place.name}.{number}") for number in range(1, 1000)))
+    return next(found for found in names if not found.exists())
 
 
 def _read_key(work: Path) -> str | None:

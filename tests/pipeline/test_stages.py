@@ -12,7 +12,7 @@ from pipeline.recipe import Recipe
 from pipeline.run.code import code_of
 from pipeline.run.identify import identify
 from pipeline.run.identity import Identity, differences
-from pipeline.run.work import find_work
+from pipeline.run.work import find_work, prepare_work
 from pipeline.stages import STAGES
 
 BY_NAME = {stage.name: stage for stage in STAGES}
@@ -133,3 +133,16 @@ def test_a_factorys_file_is_found_in_the_current_folder(
     (tmp_path / "own_network.py").write_text("def make(): return 1")
     assert code_of(BY_NAME["export"], "own_network:make") != before
     assert code_of(BY_NAME["export"], "broken_package.network:make") == code_of(BY_NAME["export"], None)
+
+
+def test_works_without_a_key_are_all_kept(tmp_path: Path) -> None:
+    """Whatever has taken the file away: each may be days of training."""
+    said: list[str] = []
+    for content in (b"first", b"second"):
+        work = tmp_path / ".train.partial"
+        work.mkdir(exist_ok=True)
+        (work / ".key").unlink(missing_ok=True)
+        (work / "last.pt").write_bytes(content)
+        prepare_work(BY_NAME["train"], tmp_path / "train", "0" * 64, said.append)
+    kept = sorted((path / "last.pt").read_bytes() for path in tmp_path.glob(".train.partial.*"))
+    assert kept == [b"first", b"second"] and len(said) == 4
