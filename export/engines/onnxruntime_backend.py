@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.engines.cpu import adds_pairs_in_16_bits
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
 
 ENGINE_NAME = "engine.onnx"
@@ -72,9 +73,10 @@ class OnnxRuntimeRunner:
         options.log_severity_level = 3
         if literal:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Without VNNI, INT8 kernels add pairs of products in 16 bits, which overflow: logits up to 40 % off in one layer.
-        # The exact way costs about 6 % there, and nothing where the CPU has VNNI.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if adds_pairs_in_16_bits():
+            # These sums overflow: logits up to 40 % off in one layer. The exact way costs about 6 % there; where the CPU adds in
+            # 32 bits it computes the same, at up to twice the time.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # The performer's exponentials make subnormal numbers, which CPUs compute many times slower; 0 is as good.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         self._session = _session(engine_path, options)
