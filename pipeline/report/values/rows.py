@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.console.figures import quantity
 from pipeline.measure.statistics import pareto_front
 
 DATASET_KEYS = ("name", "classes", "eval_images", "calibration_images")
@@ -11,6 +12,8 @@ VARIANT_KEYS = (
     "name", "precision", "backend", "status", "reason", "top1", "top5", "delta_top1_pp", "ci95_pp", "agreement",
     "latency_ms", "images_per_s", "size_bytes", "peak_memory_bytes", "energy_mj", "layers", "pareto", "artifact", "sha256",
 )  # fmt: skip
+
+_NOISE = 1.05  # by so much medians differ on a busy machine
 
 
 def join_report(
@@ -38,6 +41,7 @@ def join_report(
     ]
     front = pareto_names(variants)
     for variant in variants:
+        variant["reason"] = variant["reason"] or _slower_than_fp32(variant, variants)
         variant["pareto"] = variant["name"] in front
     return {
         "schema": 1,
@@ -77,6 +81,21 @@ def _row(evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list
         "pareto": False,  # known once all rows are there
     }
     return {key: values[key] for key in VARIANT_KEYS}
+
+
+def _slower_than_fp32(variant: dict[str, Any], variants: list[dict[str, Any]]) -> str:
+    """Said of an engine that passes and takes longer than FP32 on the same backend: its precision gains no speed there."""
+    own = [
+        other
+        for other in _comparable(variants)
+        if (other["backend"], other["precision"]) == (variant["backend"], "fp32")
+    ]
+    if not own or variant not in _comparable(variants):
+        return ""
+    mine, fp32 = variant["latency_ms"]["p50"], own[0]["latency_ms"]["p50"]
+    if mine <= _NOISE * fp32:
+        return ""
+    return f"slower than FP32 on the same backend: {quantity(mine)} ms against {quantity(fp32)} at batch 1"
 
 
 def _comparable(variants: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -115,6 +115,25 @@ def test_pareto_is_among_those_that_pass_and_the_fastest_of_them_is_recommended(
     assert faster["latency_ms"]["p50"] < _row(report, "openvino-int8")["latency_ms"]["p50"]
 
 
+def test_an_engine_that_is_slower_than_fp32_on_its_backend_says_so() -> None:
+    """Neither noise nor another backend's FP32 counts; an engine that failed has its own reason."""
+    evaluation, benchmark = inputs()
+    benchmark["variants"]["openvino-fp16"] = measured(1.04 * 2.02)
+    report = build(evaluation, benchmark)
+    said = {row["name"]: row["reason"] for row in report["variants"] if row["status"] == "pass" and row["reason"]}
+    slower = "slower than FP32 on the same backend: {} ms against 2.41 at batch 1"
+    assert said == {
+        "onnxruntime-fp16": slower.format("3.92"), "onnxruntime-int8": slower.format("4.13"),
+        "onnxruntime-int8-fp16": slower.format("4.40"),
+    }  # fmt: skip
+    assert (
+        said["onnxruntime-int8"] in _terminal(report).replace("\n", " ")
+        and "below the gate" in _row(report, "openvino-int8-fp16")["reason"]
+    )
+    benchmark["variants"].pop("onnxruntime-fp32")
+    assert not any(row["reason"] for row in build(evaluation, benchmark)["variants"] if row["status"] == "pass")
+
+
 def test_equally_fast_the_more_accurate_is_recommended() -> None:
     evaluation, benchmark = inputs()
     benchmark["variants"]["onnxruntime-int8-fp16"] = measured(1.43)
