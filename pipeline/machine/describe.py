@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -13,9 +14,10 @@ from pipeline.machine.jetson import jetson_model, l4t_release
 
 
 def cpu_name() -> str:
-    """The CPU's model name, cores and INT8 instructions, as the operating system reports them."""
+    """The CPU's model name, cores and INT8 instructions, as the operating system reports them, without marks of trade."""
     facts = cpu_facts()
-    name = facts.get("model name") or platform.processor() or platform.machine()
+    told = facts.get("model name") or platform.processor() or platform.machine()
+    name = " ".join(re.sub(r"\((R|TM)\)|\bProcessor$", " ", told, flags=re.IGNORECASE).split())
     return f"{name}, {os.cpu_count()} cores, INT8 instructions: {', '.join(int8_instructions()) or 'none'}"
 
 

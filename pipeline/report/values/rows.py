@@ -95,7 +95,10 @@ def _slower_than_fp32(variant: dict[str, Any], variants: list[dict[str, Any]]) -
     mine, fp32 = variant["latency_ms"]["p50"], own[0]["latency_ms"]["p50"]
     if mine <= _NOISE * fp32:
         return ""
-    return f"slower than FP32 on the same backend: {quantity(mine)} ms against {quantity(fp32)} at batch 1"
+    said = f"slower than FP32 on the same backend: {quantity(mine)} ms against {quantity(fp32)} at batch 1"
+    rates, theirs = variant["images_per_s"] or {}, own[0]["images_per_s"] or {}
+    faster = [size for size, rate in rates.items() if rate and theirs.get(size) and rate > _NOISE * theirs[size]]
+    return said + (f"; faster at batch {', '.join(faster)}" if faster else "")
 
 
 def _comparable(variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
