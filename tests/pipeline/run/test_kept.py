@@ -39,10 +39,10 @@ def change(folder: Path, part: str, **values: Any) -> None:
     path.write_text(yaml.safe_dump(recipe))
 
 
-def ran(printed: Printed, status: int = DONE) -> list[str]:
-    """The stages that `run` runs, and nothing else is made again."""
+def ran(printed: Printed, command: str = "run") -> list[str]:
+    """The stages that a command runs, and nothing else is made again."""
     printed.readouterr()
-    assert main(["run"]) == status
+    assert main([command]) == DONE
     return re.findall(r"^ *(\w+): running$", printed.readouterr().out, re.MULTILINE)
 
 
@@ -272,13 +272,13 @@ def test_a_full_disk_while_results_are_put_aside_loses_nothing(
     change(finished, "quantize", method="percentile")
     with monkeypatch.context() as patch:
         fail_at(patch, call)
-        assert main(["run"]) == FAILED
+        assert main(["build"]) == FAILED
     assert "the disk is full" in capsys.readouterr().err
     whole = [path.parent for path in (finished / "runs/demo").rglob("manifest.json")]
     assert set(before.values()) <= {artifact.key for folder in whole if (artifact := read_artifact(folder))}
-    assert "train" not in ran(capsys)
+    assert "train" not in ran(capsys, "build")
     change(finished, "quantize", method="max")
-    assert ran(capsys) == [] and keys(finished) == before
+    assert ran(capsys, "build") == [] and keys(finished) == before
 
 
 def fail_at(patch: pytest.MonkeyPatch, call: int) -> None:
