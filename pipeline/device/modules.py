@@ -6,6 +6,7 @@ files hold a stage's `run`, for the host, beside functions for the device.
 
 import ast
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +26,8 @@ def device_modules() -> list[Path]:
             continue
         found.add(place)
         top, inner = imported_names(ROOT / place)
-        todo += [*_files(top), *(folder / "__init__.py" for folder in place.parents if folder.name)]
-        todo += [file for file in _files(inner) if not host_packages(file)]
+        todo += [*our_files(top), *(folder / "__init__.py" for folder in place.parents if folder.name)]
+        todo += [file for file in our_files(inner) if not host_packages(file)]
     return sorted(found - {Path(ENTRY)})
 
 
@@ -43,7 +44,7 @@ def host_packages(place: Path) -> frozenset[str]:
         seen.add(file)
         names, _ = imported_names(ROOT / file)
         packages |= {name.split(".")[0] for name in names}
-        todo += _files(names)
+        todo += our_files(names)
     return frozenset(packages) - set(OURS) - DEVICE_PACKAGES - set(sys.stdlib_module_names)
 
 
@@ -70,7 +71,8 @@ def _for_type_checkers(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def _files(names: list[str]) -> list[Path]:
-    """Our own files among dotted names."""
-    places = [Path(*name.split(".")).with_suffix(".py") for name in names if name.split(".")[0] in OURS]
-    return [place for place in places if (ROOT / place).is_file()]
+def our_files(names: Iterable[str]) -> list[Path]:
+    """Our own files among dotted names, relative to the checkout; of a package its `__init__.py`."""
+    places = [Path(*name.split(".")) for name in names if name.split(".")[0] in OURS]
+    files = [place / "__init__.py" if (ROOT / place).is_dir() else place.with_suffix(".py") for place in places]
+    return [file for file in files if (ROOT / file).is_file()]

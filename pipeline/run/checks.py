@@ -26,9 +26,10 @@ _UNKNOWN_CLASSES = (
 
 
 def check_before_running(recipe: Recipe, look: Look, *, training: bool) -> None:
-    """InputError for what would fail while `recipe` runs; nothing is written, unpacked or computed.
+    """InputError for what would fail while `recipe` runs; nothing of a run is written, and nothing is unpacked.
 
-    Without `training`, which is complete, only what the calibrate stage would refuse is looked for.
+    With `training` every image is decoded, unless `look` knows that it was. Without, as it is complete, only what the calibrate
+    stage would refuse is looked for.
     """
     train = _training_images(recipe.data, look)
     if training:

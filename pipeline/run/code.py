@@ -5,7 +5,7 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-from pipeline.device.modules import OURS, ROOT, imported_names
+from pipeline.device.modules import ROOT, imported_names, our_files
 from pipeline.machine.describe import installed_versions
 from pipeline.run.stage import Stage
 from pipeline.training.network import import_from_here
@@ -51,7 +51,7 @@ def _packages(module: str) -> tuple[tuple[str, str | None], ...]:
 def source_files(module: str) -> tuple[Path, ...]:
     """The files behind `module` (dotted), relative to the checkout and sorted: ours, and the templates beside them."""
     found: set[Path] = set()
-    todo = [_place(module)]
+    todo = our_files([module])
     while todo:
         place = todo.pop()
         if place in found:
@@ -59,16 +59,8 @@ def source_files(module: str) -> tuple[Path, ...]:
         found.add(place)
         templates = (ROOT / place).parent / "templates"
         found |= {path.relative_to(ROOT) for path in templates.rglob("*") if path.is_file()}
-        places = [
-            _place(name) for names in imported_names(ROOT / place) for name in names if name.split(".")[0] in OURS
-        ]
-        todo += [place for place in places if (ROOT / place).is_file()]
+        todo += [file for names in imported_names(ROOT / place) for file in our_files(names)]
     return tuple(sorted(found))
-
-
-def _place(module: str) -> Path:
-    path = Path(*module.split("."))
-    return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
 
 
 def _factory_file(factory: str) -> Path | None:

@@ -17,6 +17,7 @@ import yaml
 from pipeline.artifact import read_artifact
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
+from pipeline.device.modules import OURS
 from pipeline.run import code, kept
 from pipeline.training import stage as train_stage
 
@@ -301,7 +302,7 @@ def fail_at(patch: pytest.MonkeyPatch, call: int) -> None:
 def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Adds a comment to one of our source files, of a copy that is taken for the checkout."""
     source = code.ROOT
-    for folder in code.OURS:
+    for folder in OURS:
         shutil.copytree(source / folder, tmp_path / "ours" / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code, "ROOT", tmp_path / "ours")
 
