@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from calib.errors import InputError
 
-PolicyName = Literal["weights", "+attention", "+residual", "full"]
+PolicyName = Literal["best", "weights", "+attention", "+residual", "full"]
 Role = Literal["", "scores", "context", "residual"]
 Kind = Literal["weight layer", "attention product", "residual sum", "other product"]
 
@@ -32,7 +32,9 @@ class Layer:
     `classes` are the modules around it, outermost first; `weight_shape` is that of its constant operand, () without
     one, and `weight_input` its place among the inputs. `one_row` is true where a Gemm or MatMul makes a single row per
     image. `role` is "scores" for Q·Kᵀ before a softmax, "context" for the softmax times V, "residual" for the sum of a
-    branch and what went around it, the latter being input `skip`. `head_dim` and `tokens` are those of an attention.
+    branch and what went around it, the latter being input `skip`. `head_dim` and `tokens` are those of an attention,
+    `branches` the names of the weight layers that a residual sum adds. `to_tokens` is true of a convolution whose map is
+    only taken as tokens.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Layer:
     skip: int = 0
     head_dim: int = 0
     tokens: int = 0
+    branches: tuple[str, ...] = ()
+    to_tokens: bool = False
 
     @property
     def narrow(self) -> bool:
@@ -80,6 +84,26 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What an engine's kernels ask of a decision. The default asks nothing, and is what TensorRT reads.
+
+    `best` is the policy that measured best there. `any_head`: an attention in INT8 is fast with any head, not only where
+    TensorRT fuses it. `any_convolution`: so is a convolution, however narrow, and depthwise too. `sums`: an INT8 convolution
+    asks that both inputs of the residual sum behind it are quantized. `outputs`: a convolution computes in INT8 only where
+    its output is quantized as well.
+    """
+
+    best: "PolicyName" = "weights"
+    any_head: bool = False
+    any_convolution: bool = False
+    sums: bool = False
+    outputs: bool = False
+
+
+NO_RULES = Rules()
+
+
+@dataclass(frozen=True)
 class Policy:
     """One row of the table: what is quantized beside the weight layers."""
 
@@ -97,6 +121,7 @@ class Policy:
 
 
 POLICIES: dict[PolicyName, Policy] = {
+    "best": Policy(),  # that of the engine's rules
     "weights": Policy(),
     "+attention": Policy(attention=True),
     "+residual": Policy(residual=True),
@@ -106,38 +131,44 @@ assert tuple(POLICIES) == get_args(PolicyName)
 
 
 def decide(
-    layers: Sequence[Layer], policy: PolicyName = "weights", include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> list[Decision]:
+    layers: Sequence[Layer], policy: PolicyName = "weights", include: Sequence[str] = (), exclude: Sequence[str] = (),
+    rules: Rules = NO_RULES,
+) -> list[Decision]:  # fmt: skip
     """A decision for each product and each residual sum, in order.
 
     `weights`: Conv, Gemm and MatMul with a constant operand, except what the token attention's kernel feeds on: the
     performer's exponentials amplify quantization noise (docs/performer.md), so the soft-split convolutions in front of a
     token attention and its random features stay in high precision. `+attention`: also Q, K, softmax, V and the output of
     an attention that engines can fuse in INT8. `+residual`: also what goes around a residual branch. `full`: every
-    product whole, inputs and output, whatever it feeds, and both inputs of every residual sum.
+    product whole, inputs and output, whatever it feeds, and both inputs of every residual sum. `best`: that of `rules`.
 
-    `include` and `exclude` are regular expressions; one that matches (whole) the name or the module of a node overrules
-    the policy, `exclude` last. InputError for a pattern without a match, and where a kind that the policy names has no
-    layer (`full`: where no weight layer is left). `cover` tells how many of each kind there are.
+    `rules` are those of the engine that reads the graph. `include` and `exclude` are regular expressions; one that matches
+    (whole) the name or the module of a node overrules the policy, `exclude` last. InputError for a pattern without a match,
+    and where a kind that the policy names has no layer (`full`: where no weight layer is left). `cover` tells how many of
+    each kind there are.
     """
-    decided = [_decide(layer, POLICIES[policy]) for layer in layers if layer.operator in WEIGHT_OPERATORS or layer.role]
-    _check_patterns(include, exclude, [decision.layer for decision in decided])
-    chosen = [_overrule(decision, include, exclude) for decision in decided]
-    _alarm(policy, chosen)
-    return chosen
+    chosen = rules.best if policy == "best" else policy
+    named = [layer for layer in layers if layer.operator in WEIGHT_OPERATORS or layer.role]
+    _check_patterns(include, exclude, named)
+    decided = [_overrule(_decide(layer, POLICIES[chosen], rules), include, exclude) for layer in named]
+    decided = _with_sums(decided, rules) if rules.sums else decided
+    _alarm(policy, decided)
+    return decided
 
 
-def _decide(layer: Layer, policy: Policy) -> Decision:
+def _decide(layer: Layer, policy: Policy, rules: Rules) -> Decision:
     if policy.everything:
-        return Decision(layer, "everything", (0, 1), output=layer.role != "residual")
+        return Decision(layer, "everything", (0, 1), output=layer.role != "residual" or rules.outputs)
     if layer.role == "residual":
         return _residual(layer, policy)
     if layer.role:
-        return _attention(layer, policy)
+        return _attention(layer, policy, rules)
     if not layer.weight_shape:
         return Decision(layer, "no constant operand")
     if layer.kernel:
         return Decision(layer, "feeds or belongs to the token attention's kernel")
+    if layer.operator == "Conv" and rules.any_convolution:
+        return _convolution(layer, rules)
     if layer.narrow:
         return Decision(layer, f"narrower than {MIN_CHANNELS} channels")
     if layer.depthwise:
@@ -147,13 +178,32 @@ def _decide(layer: Layer, policy: Policy) -> Decision:
     return Decision(layer, "weight layer", (0, 1))
 
 
-def _attention(layer: Layer, policy: Policy) -> Decision:
+def _convolution(layer: Layer, rules: Rules) -> Decision:
+    """Of any width, where the engine has kernels for all."""
+    if rules.outputs and layer.to_tokens:
+        return Decision(layer, "makes tokens, which stay in floating point: INT8 would have to round them first")
+    return Decision(layer, "weight layer", (0, 1), output=rules.outputs)
+
+
+def _with_sums(decided: Sequence[Decision], rules: Rules) -> list[Decision]:
+    """Both inputs of every residual sum that an INT8 convolution feeds; where outputs are quantized, the sum as well."""
+    convolutions = {of.layer.name for of in decided if of.int8 and of.layer.operator == "Conv"}
+    return [
+        replace(of, reason="residual sum behind an INT8 convolution", inputs=(0, 1), output=of.output or rules.outputs)
+        if of.layer.role == "residual" and convolutions & set(of.layer.branches) and not of.reason.startswith("exclude")
+        else of
+        for of in decided
+    ]
+
+
+def _attention(layer: Layer, policy: Policy, rules: Rules) -> Decision:
     if not policy.attention:
         return Decision(layer, "attention product: no constant operand")
-    if layer.head_dim not in HEAD_DIMS or layer.tokens > MAX_TOKENS:
+    if layer.tokens > MAX_TOKENS or (layer.head_dim not in HEAD_DIMS and not rules.any_head):
+        heads = "any head" if rules.any_head else f"heads of {'/'.join(map(str, HEAD_DIMS))}"
         return Decision(
-            layer, f"head dim {layer.head_dim}, {layer.tokens} tokens: INT8 attention fuses for "
-            f"{'/'.join(map(str, HEAD_DIMS))} and at most {MAX_TOKENS}",
+            layer, f"head dim {layer.head_dim}, {layer.tokens} tokens: INT8 attention is for {heads} and at most "
+            f"{MAX_TOKENS} tokens",
         )  # fmt: skip
     return Decision(layer, "attention product", (0, 1), output=layer.role == "context")
 

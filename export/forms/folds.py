@@ -55,7 +55,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class _Graph:
+class LabelledGraph:
     proto: onnx.ModelProto
     constants: dict[str, TensorProto]
     shapes: dict[str, tuple[int, ...]]
@@ -65,7 +65,7 @@ class _Graph:
 
 def find_folds(proto: onnx.ModelProto) -> list[Fold]:
     """Every tensor of the graph that can be scaled at no cost, in graph order. Nodes need unique names."""
-    graph = _read(proto)
+    graph = read_labelled(proto)
     folds = []
     for node in proto.graph.node:
         made = _made_by(graph, node)
@@ -77,14 +77,14 @@ def find_folds(proto: onnx.ModelProto) -> list[Fold]:
     return folds
 
 
-def _read(proto: onnx.ModelProto) -> _Graph:
+def read_labelled(proto: onnx.ModelProto) -> LabelledGraph:
     users: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
     for node in proto.graph.node:
         for index, name in enumerate(node.input):
             users.setdefault(name, []).append((node, index))
     constants = {initializer.name: initializer for initializer in proto.graph.initializer}
     outputs = frozenset(value.name for value in proto.graph.output)
-    return _Graph(proto, constants, _static_shapes(proto), users, outputs)
+    return LabelledGraph(proto, constants, _static_shapes(proto), users, outputs)
 
 
 def _static_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -108,7 +108,7 @@ def _integer(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
-def _made_by(graph: _Graph, node: onnx.NodeProto) -> tuple[str, str, tuple[Constant, ...]] | None:
+def _made_by(graph: LabelledGraph, node: onnx.NodeProto) -> tuple[str, str, tuple[Constant, ...]] | None:
     """The tensor whose channels a node makes, its kind, and the constants that are linear in them; None if it does not."""
     shape = graph.shapes.get(node.output[0], ()) if node.output else ()
     if len(shape) < 2 or shape[-1] < 2:
@@ -135,12 +135,12 @@ def _made_by(graph: _Graph, node: onnx.NodeProto) -> tuple[str, str, tuple[Const
     return None
 
 
-def _rank(graph: _Graph, name: str) -> int:
+def _rank(graph: LabelledGraph, name: str) -> int:
     """Of a constant; -1 for what is none."""
     return len(graph.constants[name].dims) if name in graph.constants else -1
 
 
-def _is_vector(graph: _Graph, name: str, channels: int) -> bool:
+def _is_vector(graph: LabelledGraph, name: str, channels: int) -> bool:
     """Whether a constant holds one number per channel, the last axis, and no more: (C,), (1, C), …"""
     if name not in graph.constants:
         return False
@@ -148,7 +148,7 @@ def _is_vector(graph: _Graph, name: str, channels: int) -> bool:
     return bool(dims) and dims[-1] == channels and int(np.prod(dims)) == channels
 
 
-def _with_bias(graph: _Graph, tensor: str, channels: int) -> tuple[str, tuple[Constant, ...]]:
+def _with_bias(graph: LabelledGraph, tensor: str, channels: int) -> tuple[str, tuple[Constant, ...]]:
     """What a following Add with a vector makes of the tensor, and the vector; the tensor itself without such."""
     users = graph.users.get(tensor, [])
     if len(users) == 1 and users[0][0].op_type == "Add" and tensor not in graph.outputs:
@@ -158,7 +158,7 @@ def _with_bias(graph: _Graph, tensor: str, channels: int) -> tuple[str, tuple[Co
     return tensor, ()
 
 
-def _follow(graph: _Graph, name: str, tensor: str, kind: str, made_by: tuple[Constant, ...]) -> Fold | None:
+def _follow(graph: LabelledGraph, name: str, tensor: str, kind: str, made_by: tuple[Constant, ...]) -> Fold | None:
     """Follow a tensor's channels to where they end; None where none of them may be scaled."""
     if tensor not in graph.shapes or not made_by:
         return None
@@ -172,7 +172,7 @@ def _follow(graph: _Graph, name: str, tensor: str, kind: str, made_by: tuple[Con
             free[labels] = False
         for node, index in graph.users.get(current, []):
             consumer = _consumer(graph, node, index, labels)
-            moved = _crossed(graph, node, index, labels) or _moved(graph, node, index, labels)
+            moved = _crossed(graph, node, index, labels) or move_labels(graph, node, index, labels)
             if consumer is not None:
                 consumers.append(consumer)
             elif moved:
@@ -183,7 +183,7 @@ def _follow(graph: _Graph, name: str, tensor: str, kind: str, made_by: tuple[Con
     return Fold(name, kind, made_by, tuple(consumers), free) if reached else None
 
 
-def _consumer(graph: _Graph, node: onnx.NodeProto, index: int, labels: Labels) -> Consumer | None:
+def _consumer(graph: LabelledGraph, node: onnx.NodeProto, index: int, labels: Labels) -> Consumer | None:
     """The node as a consumer, where its weight is a constant matrix and each of its rows belongs to one channel."""
     if index != 0 or node.op_type not in ("MatMul", "Gemm") or _rank(graph, node.input[1]) != 2:
         return None
@@ -196,7 +196,7 @@ def _consumer(graph: _Graph, node: onnx.NodeProto, index: int, labels: Labels) -
     return Consumer(Constant(node.name, 1, axis), node.input[0], rows[0].copy())
 
 
-def _crossed(graph: _Graph, node: onnx.NodeProto, index: int, labels: Labels) -> list[tuple[str, Labels]]:
+def _crossed(graph: LabelledGraph, node: onnx.NodeProto, index: int, labels: Labels) -> list[tuple[str, Labels]]:
     """The labels after a product A·X, X the tensor: every entry is a sum over X's rows, so these need one label each."""
     shape = graph.shapes.get(node.output[0], ())
     if node.op_type != "MatMul" or index != 1 or labels.ndim < 2 or len(shape) < labels.ndim:
@@ -207,7 +207,7 @@ def _crossed(graph: _Graph, node: onnx.NodeProto, index: int, labels: Labels) ->
     return [(node.output[0], np.broadcast_to(row, shape))]
 
 
-def _moved(graph: _Graph, node: onnx.NodeProto, index: int, labels: Labels) -> list[tuple[str, Labels]]:
+def move_labels(graph: LabelledGraph, node: onnx.NodeProto, index: int, labels: Labels) -> list[tuple[str, Labels]]:
     """The labels after a node that only moves data by constants, for each of its outputs; [] for other nodes."""
     others = [name for name in node.input[1:] if name]
     if node.op_type not in MOVES or index != 0 or any(name not in graph.constants for name in others):

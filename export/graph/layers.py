@@ -6,7 +6,7 @@ import onnx
 from onnx import TensorProto
 
 from calib.precision.policy import WEIGHT_OPERATORS, Layer
-from export.graph.roles import Found, find_roles
+from export.graph.roles import Found, find_roles, token_makers
 from export.onnx_export import CLASS_KEY, MODULE_KEY, node_metadata
 
 
@@ -14,7 +14,7 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
     """Every node of the graph, in order."""
     weights = {initializer.name: tuple(initializer.dims) for initializer in proto.graph.initializer}
     shapes = tensor_shapes(proto)
-    roles = find_roles(proto, shapes)
+    roles, to_tokens = find_roles(proto, shapes), token_makers(proto, shapes)
     layers = []
     for node in proto.graph.node:
         constant = next((index for index, name in enumerate(node.input[:2]) if name in weights), None)
@@ -27,7 +27,8 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
             weight_shape=() if constant is None else weights[node.input[constant]],
             one_row=node.op_type in ("Gemm", "MatMul") and len(shapes.get(node.output[0], ())) == 2,
             weight_input=1 if constant is None else constant,
-            role=role.role, skip=role.skip, head_dim=role.head_dim, tokens=role.tokens,
+            role=role.role, skip=role.skip, head_dim=role.head_dim, tokens=role.tokens, branches=role.branches,
+            to_tokens=node.name in to_tokens,
         ))  # fmt: skip
     return layers
 

@@ -24,9 +24,17 @@ class NodeWriter:
         model = next(node for node in proto.graph.node if node.name == first)
         self._metadata = {key: node_metadata(model, key) for key in (MODULE_KEY, CLASS_KEY)}
 
-    def node(self, operator: str, *inputs: str, output: str = "", **attributes: object) -> str:
-        """Append a node and give the name of its output."""
-        return self._append(operator, inputs, [output or self._fresh(0)], attributes)[0]
+    def node(
+        self, operator: str, *inputs: str, output: str = "", module: str = "", kind: str = "", **attributes: object
+    ) -> str:  # fmt: skip
+        """Append a node and give the name of its output.
+
+        `module` is the one that it belongs to where that is another than the first node's, `kind` that module's class.
+        """
+        result = self._append(operator, inputs, [output or self._fresh(0)], attributes)[0]
+        for entry in self.nodes[-1].metadata_props if module else ():
+            entry.value = module if entry.key == MODULE_KEY else f"{entry.value} {kind}"
+        return result
 
     def split(self, source: str, *sizes: int, axis: int = -1, names: Sequence[str] = ()) -> list[str]:
         """Parts along an axis; `names` are those of the first ones, "" for any."""
@@ -51,17 +59,28 @@ class NodeWriter:
         return self._constant(np.asarray(value, dtype=np.int64))
 
     def replace(self, names: tuple[str, ...]) -> None:
-        """Put the written nodes where the first of the nodes `names` is, and drop those with their constants."""
+        """Put the written nodes where the first of the nodes `names` is, and drop those, what only they needed, and constants."""
         removed = set(names)
         nodes = list(self._graph.node)
         place = next(index for index, node in enumerate(nodes) if node.name in removed)
         kept = [node for node in nodes if node.name not in removed]
+        written = self._needed([*kept[:place], *self.nodes, *kept[place:]])
         del self._graph.node[:]
-        self._graph.node.extend([*kept[:place], *self.nodes, *kept[place:]])
+        self._graph.node.extend(written)
         used = {name for node in self._graph.node for name in node.input}
         constants = [value for value in self._graph.initializer if value.name in used]
         del self._graph.initializer[:]
         self._graph.initializer.extend(constants)
+
+    def _needed(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Without nodes that nothing takes a result of."""
+        wanted = {value.name for value in self._graph.output}
+        kept = []
+        for node in reversed(nodes):
+            if wanted & set(node.output):
+                wanted.update(node.input)
+                kept.append(node)
+        return kept[::-1]
 
     def _fresh(self, part: int) -> str:
         return f"{self._prefix}_{len(self.nodes):02d}_{part}"

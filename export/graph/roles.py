@@ -1,6 +1,6 @@
 """Find what a node is for: the two products of an attention, and the sums that close a residual branch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -18,12 +18,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Found:
-    """The role of one node, with the geometry of its attention or the input that went around its branch."""
+    """The role of one node, with the geometry of its attention, or the weight layers that its sum adds and which input went
+    around them."""
 
     role: Role
     skip: int = 0
     head_dim: int = 0
     tokens: int = 0
+    branches: tuple[str, ...] = ()
 
 
 def find_roles(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Found]:
@@ -34,10 +36,23 @@ def find_roles(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str,
         if node.op_type == "Softmax":
             found |= _attention(graph, node, shapes)
         elif node.op_type == "Add":
-            skip = _skip_input(graph, node, shapes)
+            branches = [_weight_layer(graph, name) for name in node.input]
+            skip = _skip_input(graph, node, branches, shapes)
             if skip is not None:
-                found[node.name] = Found("residual", skip=skip)
+                found[node.name] = Found("residual", skip=skip, branches=tuple(name for name in branches if name))
     return found
+
+
+def token_makers(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> set[str]:
+    """The names of the convolutions whose map is only reshaped into tokens, (B, C, H, W) → (B, C, H·W)."""
+    graph = _Graph(proto)
+    return {
+        node.name
+        for node in proto.graph.node
+        if node.op_type == "Conv"
+        and (users := graph.users.get(node.output[0], []))
+        and all(user.op_type in ("Reshape", "Flatten") and len(shapes.get(user.output[0], ())) == 3 for user in users)
+    }
 
 
 class _Graph:
@@ -53,12 +68,25 @@ class _Graph:
                 self.users.setdefault(name, []).append(node)
 
 
-def _attention(graph: _Graph, softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> dict[str, Found]:
-    """The products before and after a softmax, where both are products of two tensors of the network."""
+def attention_products(proto: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """The products before and after every softmax, where both are products of two tensors of the network."""
+    graph = _Graph(proto)
+    pairs = [_products(graph, node) for node in proto.graph.node if node.op_type == "Softmax"]
+    return [pair for pair in pairs if pair is not None]
+
+
+def _products(graph: _Graph, softmax: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
     scores = _back(graph, softmax.input[0])
     context = _forward(graph, softmax.output[0])
-    if scores is None or context is None:
+    return None if scores is None or context is None else (scores, context)
+
+
+def _attention(graph: _Graph, softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> dict[str, Found]:
+    """The roles of both products of a softmax."""
+    pair = _products(graph, softmax)
+    if pair is None:
         return {}
+    scores, context = pair
     query, key = (shapes.get(name, ()) for name in scores.input)
     head_dim = query[-1] if query else 0
     tokens = max(query[-2] if len(query) > 1 else 0, key[-1] if key else 0)
@@ -98,18 +126,18 @@ def _forward(graph: _Graph, name: str) -> onnx.NodeProto | None:
     return None
 
 
-def _skip_input(graph: _Graph, node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int | None:
+def _skip_input(graph: _Graph, node: onnx.NodeProto, layers: Sequence[str], shapes: Mapping[str, Shape]) -> int | None:
     """Which input of a sum went around the branch; None where the sum closes none.
 
-    One operand must come from a weight layer (through its bias, scale or a transpose); the other is what is used
-    elsewhere too, or, where both come from weight layers (a projected shortcut), what was made first.
+    One operand must come from a weight layer (`layers` has its name, "" for none), through its bias, scale or a transpose; the
+    other is what is used elsewhere too, or, where both come from weight layers (a projected shortcut), what was made first.
     """
     if graph.constants & set(node.input) or len(node.input) != 2:
         return None
     first, second = (shapes.get(name) for name in node.input)
     if first is None or first != second or len(first) < 3:
         return None
-    branches = [index for index, name in enumerate(node.input) if _from_weight_layer(graph, name)]
+    branches = [index for index, layer in enumerate(layers) if layer]
     if not branches:
         return None
     if len(branches) == 1:
@@ -120,15 +148,16 @@ def _skip_input(graph: _Graph, node: onnx.NodeProto, shapes: Mapping[str, Shape]
     return min((0, 1), key=lambda index: graph.place[node.input[index]])
 
 
-def _from_weight_layer(graph: _Graph, name: str) -> bool:
+def _weight_layer(graph: _Graph, name: str) -> str:
+    """The weight layer that a tensor comes from, with no other use of it on the way; "" for none."""
     for _ in range(_MAX_STEPS):
         node = graph.maker.get(name)
         if node is None or len(graph.users.get(name, [])) != 1:
-            return False
+            return ""
         constants = [index for index, part in enumerate(node.input) if part in graph.constants]
         if node.op_type in ("Conv", "Gemm", "MatMul"):
-            return bool(constants)
+            return str(node.name) if constants else ""
         if node.op_type not in _AFTER_BRANCH or (len(node.input) > 1 and not constants):
-            return False
+            return ""
         name = next(part for part in node.input if part not in graph.constants)
-    return False
+    return ""

@@ -1,7 +1,7 @@
 """INT8 by explicit Q/DQ: decisions of a policy, ranges from real images, written into the graph."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from calib.calibration import CalibrationSet
 from calib.calibration_source import Track, silent
 from calib.precision.policy import Decision, PolicyName, check_kept, decide
+from export.forms.one_scale import scale_qkv
 from export.graph.layers import read_layers, tensor_shapes
-from export.quantize.qdq import FP16_NORMAL, INT8_MAX, Weights, insert_qdq
+from export.quantize.dialects import PLAIN, Dialect
+from export.quantize.qdq import FP16_NORMAL, INT8_MAX, Weights, insert_qdq, output_tensors
 from export.quantize.ranges import Range, collect_ranges
 
 Method = Literal["max", "entropy", "percentile", "mse"]
@@ -38,70 +40,92 @@ DEFAULTS = QuantizeOptions()
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was decided for each product and residual sum, and the range of each activation by tensor."""
+    """What was decided for each product and residual sum, and the range of each activation by tensor.
+
+    `tensors` are the activations with Q/DQ by the name of their layer, `carried` those among them that carry what was
+    quantized before them. `dialect` is the one that the graph is written in.
+    """
 
     decisions: list[Decision]
     ranges: dict[str, Range]
-    tensors: dict[str, tuple[str, ...]]  # activations with Q/DQ, by the name of their layer
+    tensors: dict[str, tuple[str, ...]]
+    dialect: Dialect = PLAIN
+    carried: frozenset[str] = frozenset()
 
 
 def quantize_int8(
-    source: Path, target: Path, calibration: CalibrationSet, options: QuantizeOptions = DEFAULTS
+    source: Path,
+    target: Path,
+    calibration: CalibrationSet,
+    options: QuantizeOptions = DEFAULTS,
+    dialect: Dialect = PLAIN,
 ) -> Quantized:
-    """Write `source` (FP32) with Q/DQ to `target`, the rest left in FP32.
+    """Write `source` (FP32) with Q/DQ to `target` as an engine of `dialect` reads it, the rest left in FP32.
 
     Weights per channel, activations per tensor, both symmetric. InputError as `apply_policy`.
     """
-    proto = onnx.load(source)
-    found = apply_policy(proto, calibration, options)
+    proto = dialect.form(onnx.load(source))
+    found = apply_policy(proto, calibration, options, dialect=dialect)
     onnx.save(write_quantized(proto, found, weight_bits=options.weight_bits), target)
     return found
 
 
 def apply_policy(
-    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, track: Track = silent
-) -> Quantized:
-    """What the policy decides, with the ranges of its activations (`find_ranges`).
+    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, track: Track = silent,
+    dialect: Dialect = PLAIN,
+) -> Quantized:  # fmt: skip
+    """What the policy decides for a graph in the form of `dialect`, with the ranges of its activations (`find_ranges`).
 
     InputError where the policy or a pattern finds nothing, and where all layers of a kind that it names are too faint.
     """
-    decisions = decide(read_layers(proto), options.policy, options.include, options.exclude)
-    found = find_ranges(proto, decisions, calibration, options, track)
+    decisions = decide(read_layers(proto), options.policy, options.include, options.exclude, dialect.rules)
+    found = find_ranges(proto, decisions, calibration, options, track, dialect)
     check_kept(options.policy, decisions, found.decisions)
     return found
 
 
 def find_ranges(
-    proto: onnx.ModelProto,
-    decisions: Sequence[Decision],
-    calibration: CalibrationSet,
-    options: QuantizeOptions,
-    track: Track = silent,
-) -> Quantized:
+    proto: onnx.ModelProto, decisions: Sequence[Decision], calibration: CalibrationSet, options: QuantizeOptions,
+    track: Track = silent, dialect: Dialect = PLAIN,
+) -> Quantized:  # fmt: skip
     """Calibrate every activation that `decisions` quantize, in one pass; layers with a faint activation are left out.
 
     `track` shows how far along the pass is.
     """
-    tensors = activations(proto, decisions)
+    tensors = activations(proto, decisions, dialect)
     names = list(dict.fromkeys(name for group in tensors.values() for name in group))
     batches = calibration_batches(proto, names, calibration, track)
-    return leave_out_faint(
-        decisions, tensors, collect_ranges(proto, names, batches, options.method, options.percentile)
-    )
+    ranges = collect_ranges(proto, names, batches, options.method, options.percentile)
+    return leave_out_faint(decisions, tensors, _through_pools(proto, ranges), dialect)
+
+
+def _through_pools(proto: onnx.ModelProto, ranges: dict[str, Range]) -> dict[str, Range]:
+    """A maximum of quantized numbers is one of them: what comes out of a pooling has the range, and the grid, of what goes in."""
+    for node in proto.graph.node:
+        if node.op_type == "MaxPool" and {node.input[0], node.output[0]} <= ranges.keys():
+            ranges[node.output[0]] = ranges[node.input[0]]
+    return ranges
 
 
 def leave_out_faint(
-    decisions: Sequence[Decision], tensors: Mapping[str, tuple[str, ...]], ranges: Mapping[str, Range]
-) -> Quantized:
-    """Without the layers that have an activation so small, or always zero, that FP16 cannot hold its scale."""
+    decisions: Sequence[Decision], tensors: Mapping[str, tuple[str, ...]], ranges: Mapping[str, Range],
+    dialect: Dialect = PLAIN,
+) -> Quantized:  # fmt: skip
+    """Without the layers that take or give an activation that is always zero, or so small that FP16 cannot hold its scale.
+
+    Where scales are not FP16's, only a product that takes nothing but zeros is left out.
+    """
     chosen = []
     for decision in decisions:
-        faintest = min((ranges[name].amax for name in tensors.get(decision.layer.name, ())), default=MIN_AMAX)
-        if decision.int8 and faintest < MIN_AMAX:
+        names = tensors.get(decision.layer.name, ())
+        if not dialect.fp16_scales:
+            names = () if decision.layer.role == "residual" else names[: len(names) - decision.output]
+        faintest = min((ranges[name].amax for name in names), default=MIN_AMAX)
+        if decision.int8 and (faintest == 0 or (dialect.fp16_scales and faintest < MIN_AMAX)):
             told = "is always zero" if faintest == 0 else f"stays under {faintest:.2g}: too small for a scale in FP16"
             decision = Decision(decision.layer, f"an activation of it {told}")
         chosen.append(decision)
-    return Quantized(_whole_attentions(decisions, chosen), dict(ranges), dict(tensors))
+    return Quantized(_whole_attentions(decisions, chosen), dict(ranges), dict(tensors), dialect)
 
 
 def _whole_attentions(before: Sequence[Decision], after: Sequence[Decision]) -> list[Decision]:
@@ -121,18 +145,41 @@ def write_quantized(
     proto: onnx.ModelProto, found: Quantized, *, weight_bits: int = 8, weights: Weights = "stored",
     weight_amax: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:  # fmt: skip
-    """`proto` with INT8 Q/DQ as `found` says, checked; the other options are those of `insert_qdq`."""
+    """`proto`, in the form of `found`'s dialect, with INT8 Q/DQ as `found` says, checked; other options: `insert_qdq`."""
+    if found.dialect.one_scale:
+        proto, found = quantize_qkv_together(proto, found)
     amax = {name: found_range.amax for name, found_range in found.ranges.items()}
     quantized = insert_qdq(
-        proto, found.decisions, amax, weight_bits=weight_bits, weights=weights, weight_amax=weight_amax
-    )
+        proto, found.decisions, amax, weight_bits=weight_bits, weights=weights, weight_amax=weight_amax,
+        carried=found.carried, dialect=found.dialect,
+    )  # fmt: skip
     onnx.checker.check_model(quantized, full_check=True)
     return quantized
 
 
-def activations(proto: onnx.ModelProto, decisions: Sequence[Decision]) -> dict[str, tuple[str, ...]]:
+def quantize_qkv_together(proto: onnx.ModelProto, found: Quantized) -> tuple[onnx.ModelProto, Quantized]:
+    """One Q/DQ behind each qkv product in place of one each on Q, K and V, whose ranges `scale_qkv` makes equal."""
+    int8 = {decision.layer.name for decision in found.decisions if decision.int8}
+    scaled, done = scale_qkv(proto, int8, {name: of.amax for name, of in found.ranges.items()})
+    if not done:
+        return proto, found
+    ranges, carried = dict(found.ranges), set[str]()
+    products = {of.product: of for of in done}
+    for of in done:
+        ranges |= {name: Range(amax, -amax, amax, 0.0) for name, amax in of.ranges.items()}
+        carried |= set(of.parts)
+    decisions = [
+        replace(decision, output=True) if decision.layer.name in products else decision for decision in found.decisions
+    ]
+    return scaled, replace(found, decisions=decisions, ranges=ranges, carried=frozenset(carried))
+
+
+def activations(
+    proto: onnx.ModelProto, decisions: Sequence[Decision], dialect: Dialect = PLAIN
+) -> dict[str, tuple[str, ...]]:
     """The tensors of each quantized layer that need a range: its inputs but the constant one, and its output if asked."""
     nodes = {node.name: node for node in proto.graph.node}
+    results = output_tensors(proto, decisions, dialect)
     found: dict[str, tuple[str, ...]] = {}
     for decision in decisions:
         layer, node = decision.layer, nodes[decision.layer.name]
@@ -140,7 +187,7 @@ def activations(proto: onnx.ModelProto, decisions: Sequence[Decision]) -> dict[s
             node.input[index] for index in decision.inputs if not (layer.weight_shape and index == layer.weight_input)
         ]
         if names:
-            found[layer.name] = (*names, *(node.output[:1] if decision.output else ()))
+            found[layer.name] = (*names, *([results[layer.name]] if layer.name in results else []))
     return found
 
 

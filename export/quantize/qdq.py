@@ -1,12 +1,12 @@
 """Write Q/DQ into a graph where the decisions of a policy say so: weights per channel, activations per tensor, symmetric.
 
 Weights are stored quantized behind a DequantizeLinear, which makes the file a quarter of the size. INT8 by ONNX's
-QuantizeLinear (opset 13): scale = amax / 127 (4-bit weights: amax / 7), rounded half to even. FP8 is E4M3, opset 19: scale =
-amax / 448.
+QuantizeLinear (opset 13): scale = amax / 127 (4-bit weights: amax / 7; uint8 of what is never negative: amax / 255), rounded
+half to even. FP8 is E4M3, opset 19: scale = amax / 448.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,14 +15,20 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from calib.precision.policy import Decision, Layer
+from export.graph.results import read_users, read_vectors, result_of
+from export.graph.signs import never_negative
+from export.quantize.dialects import PLAIN, Dialect
 
 Weights = Literal["stored", "on grid", "as they are"]
 Floats = NDArray[np.float32]
 INT8_MAX = 127
+UINT8_MAX, UINT8_MIDDLE = 255, 128
+BIAS_STEPS = 2**30  # of an INT32 bias, which leaves room for the products that are added to it
 FP8_MAX = 448  # the largest E4M3 number
 SHARES = np.linspace(0.3, 1.0, 36)  # of the largest weight: the ranges that are tried below 8 bits
 # In FP16 graphs scales are FP16 too. Its normal numbers begin at 2^-14, below them it has the multiples of 2^-24.
 FP16_NORMAL, FP16_STEP = 2.0**-14, 2.0**-24
+FP32_STEP = 2.0**-40
 
 
 def weight_axis(layer: Layer, transposed: bool) -> int:
@@ -65,6 +71,7 @@ def weight_range(weight: Floats, axis: int, bits: int) -> Floats:
 def insert_qdq(
     proto: onnx.ModelProto, decisions: Sequence[Decision], amax: Mapping[str, float], *,
     weight_bits: int = 8, weight_amax: Mapping[str, Floats] | None = None, weights: Weights = "stored",
+    carried: Collection[str] = (), dialect: Dialect = PLAIN,
 ) -> onnx.ModelProto:  # fmt: skip
     """A copy of `proto` with Q/DQ as decided; `amax` holds the range of every activation that gets one, by tensor.
 
@@ -72,24 +79,41 @@ def insert_qdq(
     of `weight_range`.
     `weights` are stored quantized, or as floats in front of a QuantizeLinear, rounded to the grid before or as they are:
     TensorRT-RTX 1.7.1 dequantizes stored INT8 weights and multiplies in FP16 where a Split follows, as after every qkv.
-    `weight_bits` 4 are seven steps of each sign, kept in INT8. KeyError for a missing range.
+    `weight_bits` 4 are seven steps of each sign, kept in INT8. `carried` are tensors that carry what was quantized before
+    them: they get no Q/DQ of their own. KeyError for a missing range.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    writer = _Writer(copy, amax, weight_amax or {}, weight_bits, weights)
+    writer = _Writer(copy, amax, weight_amax or {}, weight_bits, weights, frozenset(carried), dialect)
     nodes = {node.name: node for node in copy.graph.node}
+    results = output_tensors(proto, decisions, dialect)  # of the graph as it was: Q/DQ are nothing to look behind
     for decision in decisions:
         node = nodes[decision.layer.name]
+        source = node.input[1 - decision.layer.weight_input] if decision.layer.weight_shape else ""
         for index in decision.inputs:
             if decision.layer.weight_shape and index == decision.layer.weight_input:
-                node.input[index] = writer.weight(node, decision.layer)
+                node.input[index] = writer.weight(node, decision.layer, source)
             else:
                 node.input[index] = writer.activation(node.input[index])
-    for decision in decisions:
-        if decision.output:
-            writer.output(nodes[decision.layer.name].output[0])
+    for tensor in results.values():
+        writer.output(tensor)
     writer.finish()
     return copy
+
+
+def output_tensors(proto: onnx.ModelProto, decisions: Sequence[Decision], dialect: Dialect) -> dict[str, str]:
+    """By the name of each layer whose output is quantized, the tensor that is; what the graph gives out never is."""
+    nodes = {node.name: node for node in proto.graph.node}
+    users, vectors = read_users(proto), read_vectors(proto)
+    given = {value.name for value in proto.graph.output}
+    found = {}
+    for decision in decisions:
+        if decision.output:
+            node = nodes[decision.layer.name]
+            tensor = result_of(node, users, vectors) if dialect.behind_activation else node.output[0]
+            if tensor not in given:
+                found[node.name] = tensor
+    return found
 
 
 class _Writer:
@@ -97,41 +121,43 @@ class _Writer:
 
     def __init__(
         self, proto: onnx.ModelProto, amax: Mapping[str, float], weight_amax: Mapping[str, Floats], bits: int,
-        form: Weights,
+        form: Weights, carried: frozenset[str], dialect: Dialect,
     ):  # fmt: skip
         self._graph, self._amax, self._weight_amax = proto.graph, amax, weight_amax
-        self._bits, self._form = bits, form
+        self._bits, self._form, self._carried, self._dialect = bits, form, carried, dialect
         self._weights = {initializer.name: initializer for initializer in proto.graph.initializer}
         self._first: list[onnx.NodeProto] = []  # of weights
         self._after: dict[str, list[onnx.NodeProto]] = {}  # by the tensor that they follow
         self._quantized: dict[str, str] = {}
         self._outputs = {value.name for value in proto.graph.output}
+        self._positive = never_negative(proto) if dialect.activations != "signed" else set[str]()
 
     def activation(self, name: str) -> str:
         """The quantized and dequantized copy of a tensor."""
+        if name in self._carried:
+            return name
         if name not in self._quantized:
-            self._quantized[name] = self._pair(name, self._amax[name])
+            self._quantized[name] = self._pair(name)
         return self._quantized[name]
 
     def output(self, name: str) -> None:
-        """Make every user of a tensor take its quantized copy; what the graph gives out stays as it is."""
-        if name in self._outputs:
-            return
+        """Make every user of a tensor take its quantized copy."""
         quantized = self.activation(name)
         for node in self._graph.node:
             for index, used in enumerate(node.input):
                 if used == name:
                     node.input[index] = quantized
 
-    def weight(self, node: onnx.NodeProto, layer: Layer) -> str:
-        """The quantized weight of `node`; a weight that several nodes share is stored for each."""
-        name = node.input[layer.weight_input]
-        weight = numpy_helper.to_array(self._weights[name]).astype(np.float32)
+    def weight(self, node: onnx.NodeProto, layer: Layer, source: str) -> str:
+        """The quantized weight of `node`, which multiplies the tensor `source`; a weight of several nodes is stored for each."""
+        weight = numpy_helper.to_array(self._weights[node.input[layer.weight_input]]).astype(np.float32)
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
         axis = weight_axis(layer, transposed)
         amax = self._weight_amax.get(layer.name)
         bound = 2 ** (self._bits - 1) - 1
-        scale = fp16_scale(weight_range(weight, axis, self._bits) if amax is None else amax, bound)
+        scale = self._scale(weight_range(weight, axis, self._bits) if amax is None else amax, bound)
+        if self._dialect.int32_biases and len(node.input) > 2 and node.input[2] in self._weights:
+            scale = self._bias(node, scale, self._grid(source)[0])
         shape = [1] * weight.ndim
         shape[axis] = -1
         steps = scale.reshape(shape)
@@ -147,6 +173,22 @@ class _Writer:
         self._first.append(_node("DequantizeLinear", f"{base}_quantized", base, axis))
         return f"{base}_dequantized"
 
+    def _bias(self, node: onnx.NodeProto, scale: Floats, source: Floats) -> Floats:
+        """Store the bias as INT32 on the grid that the products are on: `source` times the weights' scale, which is given back.
+
+        It is wider where the bias would leave 2^30 steps of it: a channel whose weights are next to nothing beside its bias.
+        """
+        bias = numpy_helper.to_array(self._weights[node.input[2]]).astype(np.float32)
+        scale = np.maximum(scale, np.abs(bias) / (source * np.float32(BIAS_STEPS))).astype(np.float32)
+        base = f"{node.name}_bias"
+        self._constant(f"{base}_scale", (source * scale).astype(np.float32))
+        self._constant(f"{base}_zero", np.zeros(len(scale), np.int32))
+        steps = bias.astype(np.float64) / (source * scale).astype(np.float64)
+        self._constant(f"{base}_quantized", np.rint(steps).astype(np.int32))
+        self._first.append(_node("DequantizeLinear", f"{base}_quantized", base, 0))
+        node.input[2] = f"{base}_dequantized"
+        return scale
+
     def finish(self) -> None:
         """Put the nodes in topological order and drop weights that nothing uses any more."""
         ordered = [*self._first, *self._after.get(self._graph.input[0].name, [])]
@@ -160,17 +202,29 @@ class _Writer:
         del self._graph.initializer[:]
         self._graph.initializer.extend(kept)
 
-    def _pair(self, name: str, amax: float) -> str:
+    def _pair(self, name: str) -> str:
         base = f"{name}_activation"
-        self._constant(f"{base}_scale", fp16_scale(amax, INT8_MAX))
-        self._constant(f"{base}_zero", np.zeros((), np.int8))
+        scale, zero = self._grid(name)
+        self._constant(f"{base}_scale", scale)
+        self._constant(f"{base}_zero", zero)
         self._after[name] = [
             _node("QuantizeLinear", name, base),
             _node("DequantizeLinear", f"{base}_quantized", base),
         ]
         return f"{base}_dequantized"
 
-    def _constant(self, name: str, values: NDArray[np.float32] | NDArray[np.int8]) -> None:
+    def _grid(self, name: str) -> tuple[Floats, NDArray[np.int8] | NDArray[np.uint8]]:
+        """Scale and zero point of a tensor."""
+        positive = name in self._positive
+        scale = self._scale(self._amax[name], UINT8_MAX if positive else INT8_MAX)
+        if not positive and self._dialect.activations != "unsigned":
+            return scale, np.zeros((), np.int8)
+        return scale, np.asarray(0 if positive else UINT8_MIDDLE, np.uint8)
+
+    def _scale(self, amax: ArrayLike, highest: int) -> Floats:
+        return (fp16_scale if self._dialect.fp16_scales else fp32_scale)(amax, highest)
+
+    def _constant(self, name: str, values: NDArray[np.generic]) -> None:
         self._graph.initializer.append(numpy_helper.from_array(values, name))
 
 
@@ -194,6 +248,12 @@ def fp16_scale(amax: ArrayLike, highest: float) -> Floats:
     scale = np.asarray(amax, dtype=np.float32) / np.float32(highest)
     steps = np.maximum(np.ceil(scale / np.float32(FP16_STEP)), np.float32(1))
     return np.where(scale < FP16_NORMAL, steps * np.float32(FP16_STEP), scale).astype(np.float32)
+
+
+def fp32_scale(amax: ArrayLike, highest: float) -> Floats:
+    """amax / highest in float32, at least `FP32_STEP`, so that no product of two scales is 0."""
+    scale = np.asarray(amax, dtype=np.float32) / np.float32(highest)
+    return np.maximum(scale, np.float32(FP32_STEP)).astype(np.float32)
 
 
 def to_fp8(proto: onnx.ModelProto) -> onnx.ModelProto:
