@@ -151,14 +151,14 @@ def decide(
     named = [layer for layer in layers if layer.operator in WEIGHT_OPERATORS or layer.role]
     _check_patterns(include, exclude, named)
     decided = [_overrule(_decide(layer, POLICIES[chosen], rules), include, exclude) for layer in named]
-    decided = _with_sums(decided, rules) if rules.sums else decided
+    decided = complete(decided, rules)
     _alarm(policy, decided)
     return decided
 
 
 def _decide(layer: Layer, policy: Policy, rules: Rules) -> Decision:
     if policy.everything:
-        return Decision(layer, "everything", (0, 1), output=layer.role != "residual" or rules.outputs)
+        return Decision(layer, "everything", (0, 1), output=layer.role != "residual")
     if layer.role == "residual":
         return _residual(layer, policy)
     if layer.role:
@@ -182,18 +182,27 @@ def _convolution(layer: Layer, rules: Rules) -> Decision:
     """Of any width, where the engine has kernels for all."""
     if rules.outputs and layer.to_tokens:
         return Decision(layer, "makes tokens, which stay in floating point: INT8 would have to round them first")
-    return Decision(layer, "weight layer", (0, 1), output=rules.outputs)
+    return Decision(layer, "weight layer", (0, 1))
 
 
-def _with_sums(decided: Sequence[Decision], rules: Rules) -> list[Decision]:
-    """Both inputs of every residual sum that an INT8 convolution feeds; where outputs are quantized, the sum as well."""
+def complete(decided: Sequence[Decision], rules: Rules) -> list[Decision]:
+    """With what the engine's rules ask besides for the layers that are INT8.
+
+    Where an INT8 convolution feeds a residual sum, both inputs of it; where a convolution is INT8 only with a quantized output,
+    that output, and the sum's.
+    """
     convolutions = {of.layer.name for of in decided if of.int8 and of.layer.operator == "Conv"}
-    return [
-        replace(of, reason="residual sum behind an INT8 convolution", inputs=(0, 1), output=of.output or rules.outputs)
-        if of.layer.role == "residual" and convolutions & set(of.layer.branches) and not of.reason.startswith("exclude")
-        else of
-        for of in decided
-    ]
+    return [_complete(of, convolutions, rules) for of in decided]
+
+
+def _complete(decision: Decision, convolutions: set[str], rules: Rules) -> Decision:
+    layer = decision.layer
+    if layer.name in convolutions:
+        return replace(decision, output=decision.output or rules.outputs)
+    if not rules.sums or layer.role != "residual" or not convolutions & set(layer.branches):
+        return decision
+    reason = decision.reason if decision.int8 else "residual sum behind an INT8 convolution"
+    return replace(decision, reason=reason, inputs=(0, 1), output=decision.output or rules.outputs)
 
 
 def _attention(layer: Layer, policy: Policy, rules: Rules) -> Decision:

@@ -7,6 +7,19 @@ from export.engines.tensorrt.options import BuildOptions
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+OWN_GRAPHS: tuple[Backend, ...] = (
+    "onnxruntime",
+    "openvino",
+)  # which read INT8 in a dialect: export/quantize/dialects.py
+
+
+def graph_of(backend: str, precision: str) -> str:
+    """The name of the graph that a backend's engine of a precision is built from, without `.onnx`.
+
+    It is the precision's, `int8`, except where INT8 stands in FP32 on a backend that reads it in a dialect: `int8-openvino`.
+    """
+    quantized = precision == "auto" or (precision.startswith("int8") and not precision.endswith("-fp16"))
+    return f"{precision}-{backend}" if quantized and backend in OWN_GRAPHS else precision
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,11 @@ class EngineSpec:
         if "tensorrt" not in self.backend:
             return None
         return replace(self.options, sparse_weights="sparse" in self.precision)
+
+    @property
+    def graph(self) -> str:
+        """The name of the graph that it is built from, without `.onnx`."""
+        return graph_of(self.backend, self.precision)
 
     @property
     def name(self) -> str:

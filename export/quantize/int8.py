@@ -27,7 +27,7 @@ MAX_TAPPED_BYTES = 256 * 2**20  # activations of one calibration batch
 class QuantizeOptions:
     """What is quantized and how: recipe keys `quantize.*` of the same names."""
 
-    policy: PolicyName = "weights"
+    policy: PolicyName = "best"
     method: Method = "max"
     percentile: float = 99.99
     include: tuple[str, ...] = ()
@@ -64,24 +64,46 @@ def quantize_int8(
 
     Weights per channel, activations per tensor, both symmetric. InputError as `apply_policy`.
     """
-    proto = dialect.form(onnx.load(source))
-    found = apply_policy(proto, calibration, options, dialect=dialect)
+    [(proto, found)] = apply_policies(onnx.load(source), calibration, options, [dialect])
     onnx.save(write_quantized(proto, found, weight_bits=options.weight_bits), target)
     return found
 
 
+def apply_policies(
+    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, dialects: Sequence[Dialect],
+    track: Track = silent,
+) -> list[tuple[onnx.ModelProto, Quantized]]:  # fmt: skip
+    """For each dialect its form of `proto` and what the policy decides there, from one pass over the images for each form.
+
+    InputError as `apply_policy`.
+    """
+    wanted = []
+    for dialect in dialects:
+        form = dialect.form(proto)
+        layers = read_layers(form)
+        wanted.append((form, dialect, decide(layers, options.policy, options.include, options.exclude, dialect.rules)))
+    ranges: dict[int, dict[str, Range]] = {}
+    for form, _, _ in wanted:
+        if id(form) not in ranges:
+            needed = [activations(own, made, dialect) for own, dialect, made in wanted if own is form]
+            ranges[id(form)] = _measure(form, needed, calibration, options, track)
+    results = []
+    for form, dialect, decisions in wanted:
+        tensors = activations(form, decisions, dialect)
+        found = leave_out_faint(decisions, tensors, ranges[id(form)], dialect)
+        check_kept(options.policy, decisions, found.decisions)
+        results.append((form, found))
+    return results
+
+
 def apply_policy(
-    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, track: Track = silent,
-    dialect: Dialect = PLAIN,
-) -> Quantized:  # fmt: skip
-    """What the policy decides for a graph in the form of `dialect`, with the ranges of its activations (`find_ranges`).
+    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, track: Track = silent
+) -> Quantized:
+    """What the policy decides, with the ranges of its activations (`find_ranges`).
 
     InputError where the policy or a pattern finds nothing, and where all layers of a kind that it names are too faint.
     """
-    decisions = decide(read_layers(proto), options.policy, options.include, options.exclude, dialect.rules)
-    found = find_ranges(proto, decisions, calibration, options, track, dialect)
-    check_kept(options.policy, decisions, found.decisions)
-    return found
+    return apply_policies(proto, calibration, options, [PLAIN], track)[0][1]
 
 
 def find_ranges(
@@ -90,13 +112,20 @@ def find_ranges(
 ) -> Quantized:  # fmt: skip
     """Calibrate every activation that `decisions` quantize, in one pass; layers with a faint activation are left out.
 
-    `track` shows how far along the pass is.
+    `proto` is in the form of `dialect`. `track` shows how far along the pass is.
     """
     tensors = activations(proto, decisions, dialect)
-    names = list(dict.fromkeys(name for group in tensors.values() for name in group))
+    return leave_out_faint(decisions, tensors, _measure(proto, [tensors], calibration, options, track), dialect)
+
+
+def _measure(
+    proto: onnx.ModelProto, tensors: Sequence[Mapping[str, tuple[str, ...]]], calibration: CalibrationSet,
+    options: QuantizeOptions, track: Track,
+) -> dict[str, Range]:  # fmt: skip
+    """The ranges of all tensors that layers name, from one pass over the images."""
+    names = list(dict.fromkeys(name for layers in tensors for group in layers.values() for name in group))
     batches = calibration_batches(proto, names, calibration, track)
-    ranges = collect_ranges(proto, names, batches, options.method, options.percentile)
-    return leave_out_faint(decisions, tensors, _through_pools(proto, ranges), dialect)
+    return _through_pools(proto, collect_ranges(proto, names, batches, options.method, options.percentile))
 
 
 def _through_pools(proto: onnx.ModelProto, ranges: dict[str, Range]) -> dict[str, Range]:
@@ -125,7 +154,9 @@ def leave_out_faint(
             told = "is always zero" if faintest == 0 else f"stays under {faintest:.2g}: too small for a scale in FP16"
             decision = Decision(decision.layer, f"an activation of it {told}")
         chosen.append(decision)
-    return Quantized(_whole_attentions(decisions, chosen), dict(ranges), dict(tensors), dialect)
+    used = {name for names in tensors.values() for name in names}
+    kept = {name: found for name, found in ranges.items() if name in used}
+    return Quantized(_whole_attentions(decisions, chosen), kept, dict(tensors), dialect)
 
 
 def _whole_attentions(before: Sequence[Decision], after: Sequence[Decision]) -> list[Decision]:
@@ -146,8 +177,7 @@ def write_quantized(
     weight_amax: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:  # fmt: skip
     """`proto`, in the form of `found`'s dialect, with INT8 Q/DQ as `found` says, checked; other options: `insert_qdq`."""
-    if found.dialect.one_scale:
-        proto, found = quantize_qkv_together(proto, found)
+    proto, found = quantize_qkv_together(proto, found)
     amax = {name: found_range.amax for name, found_range in found.ranges.items()}
     quantized = insert_qdq(
         proto, found.decisions, amax, weight_bits=weight_bits, weights=weights, weight_amax=weight_amax,
@@ -158,7 +188,10 @@ def write_quantized(
 
 
 def quantize_qkv_together(proto: onnx.ModelProto, found: Quantized) -> tuple[onnx.ModelProto, Quantized]:
-    """One Q/DQ behind each qkv product in place of one each on Q, K and V, whose ranges `scale_qkv` makes equal."""
+    """One Q/DQ behind each qkv product in place of one each on Q, K and V, whose ranges `scale_qkv` makes equal; nothing changes
+    where the dialect does not ask for it."""
+    if not found.dialect.one_scale:
+        return proto, found
     int8 = {decision.layer.name for decision in found.decisions if decision.int8}
     scaled, done = scale_qkv(proto, int8, {name: of.amax for name, of in found.ranges.items()})
     if not done:

@@ -130,7 +130,7 @@ class _Writer:
         self._after: dict[str, list[onnx.NodeProto]] = {}  # by the tensor that they follow
         self._quantized: dict[str, str] = {}
         self._outputs = {value.name for value in proto.graph.output}
-        self._positive = never_negative(proto) if dialect.activations != "signed" else set[str]()
+        self._positive = never_negative(proto)
 
     def activation(self, name: str) -> str:
         """The quantized and dequantized copy of a tensor."""
@@ -155,7 +155,7 @@ class _Writer:
         axis = weight_axis(layer, transposed)
         amax = self._weight_amax.get(layer.name)
         bound = 2 ** (self._bits - 1) - 1
-        scale = self._scale(weight_range(weight, axis, self._bits) if amax is None else amax, bound)
+        scale = _scale(weight_range(weight, axis, self._bits) if amax is None else amax, bound, self._dialect)
         if self._dialect.int32_biases and len(node.input) > 2 and node.input[2] in self._weights:
             scale = self._bias(node, scale, self._grid(source)[0])
         shape = [1] * weight.ndim
@@ -214,15 +214,7 @@ class _Writer:
         return f"{base}_dequantized"
 
     def _grid(self, name: str) -> tuple[Floats, NDArray[np.int8] | NDArray[np.uint8]]:
-        """Scale and zero point of a tensor."""
-        positive = name in self._positive
-        scale = self._scale(self._amax[name], UINT8_MAX if positive else INT8_MAX)
-        if not positive and self._dialect.activations != "unsigned":
-            return scale, np.zeros((), np.int8)
-        return scale, np.asarray(0 if positive else UINT8_MIDDLE, np.uint8)
-
-    def _scale(self, amax: ArrayLike, highest: int) -> Floats:
-        return (fp16_scale if self._dialect.fp16_scales else fp32_scale)(amax, highest)
+        return activation_grid(self._amax[name], name in self._positive, self._dialect)
 
     def _constant(self, name: str, values: NDArray[np.generic]) -> None:
         self._graph.initializer.append(numpy_helper.from_array(values, name))
@@ -236,6 +228,21 @@ def _node(operator: str, source: str, base: str, axis: int | None = None) -> onn
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
     return node
+
+
+def activation_grid(
+    amax: float, positive: bool, dialect: Dialect
+) -> tuple[Floats, NDArray[np.int8] | NDArray[np.uint8]]:
+    """Scale and zero point of a tensor with magnitudes up to `amax`; `positive` where it is never negative."""
+    unsigned = positive and dialect.activations != "signed"
+    scale = _scale(amax, UINT8_MAX if unsigned else INT8_MAX, dialect)
+    if unsigned or dialect.activations == "unsigned":
+        return scale, np.asarray(0 if unsigned else UINT8_MIDDLE, np.uint8)
+    return scale, np.zeros((), np.int8)
+
+
+def _scale(amax: ArrayLike, highest: int, dialect: Dialect) -> Floats:
+    return (fp16_scale if dialect.fp16_scales else fp32_scale)(amax, highest)
 
 
 def fp16_scale(amax: ArrayLike, highest: float) -> Floats:

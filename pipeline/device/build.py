@@ -78,7 +78,7 @@ def _keep_or_build(bundle: Bundle, state: DeviceState, spec: EngineSpec) -> dict
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        row = build_row(spec, bundle.graph(spec.precision), scratch, bundle.spec, list(bundle.classes))
+        row = build_row(spec, bundle.graph(spec.graph), scratch, bundle.spec, list(bundle.classes))
         if row["status"] == "built":
             swap_folder(scratch / spec.name, folder)
         else:
@@ -91,7 +91,7 @@ def _keep_or_build(bundle: Bundle, state: DeviceState, spec: EngineSpec) -> dict
 
 def _standing(bundle: Bundle, spec: EngineSpec, folder: Path) -> Sidecar | None:
     """The sidecar of an engine in `folder` that is up to date: built on this machine from the bundle's graph and options."""
-    expected = Expected(bundle.recipe.graphs[spec.precision], bundle.spec.sha256())
+    expected = Expected(bundle.recipe.graphs[spec.graph], bundle.spec.sha256())
     try:
         sidecar = read_sidecar(folder, expected)
     except InputError:  # missing, incomplete or damaged: it is built again
@@ -110,6 +110,7 @@ def _standing(bundle: Bundle, spec: EngineSpec, folder: Path) -> Sidecar | None:
 def _row(spec: EngineSpec, sidecar: Sidecar, folder: Path) -> dict[str, Any]:
     return {
         "name": spec.name, "backend": spec.backend, "precision": spec.precision, "target": spec.target,
+        "graph": spec.graph,
         "status": "built", "reason": "", "layers": sidecar.layers, "sha256": sidecar.files[sidecar.engine],
         "size_bytes": sum((folder / name).stat().st_size for name in sidecar.files),
     }  # fmt: skip

@@ -17,6 +17,7 @@ from calib.errors import InputError
 from calib.images import ImageSplit, balanced_subset
 from calib.preprocess import Preprocess, load_batch
 from export.engines.sidecar import sha256_of
+from export.engines.spec import graph_of
 from pipeline.artifact import swap_folder, write_json
 from pipeline.console.known_runs import finishing
 from pipeline.console.progress import track
@@ -98,7 +99,7 @@ def _fill(folder: Path, run: FinishedRun, engine: str | None, images: int) -> No
     graphs, reasons = graph_logits(run, chosen, pixels)
     choice = choose(run, engine, reasons)
     _write_graphs(folder, run, choice)
-    kept = {name: graphs[name] for name in choice.precisions()}
+    kept = {name: graphs[name] for name in choice.graphs()}
     arrays = {"logits": logits, "labels": labels} | {f"graph:{name}": values for name, values in kept.items()}
     np.savez(folder / REFERENCE, **arrays)  # type: ignore[arg-type]
     samples = _write_samples(folder, split, chosen, classes)
@@ -108,7 +109,9 @@ def _fill(folder: Path, run: FinishedRun, engine: str | None, images: int) -> No
     (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     if recipe.triton_precision is not None:
         model = _triton_model(run, recipe, recipe.triton_precision, spec, classes)
-        write_model(model, folder / GRAPHS / f"{recipe.triton_precision}.onnx", folder / TRITON)
+        write_model(
+            model, folder / GRAPHS / f"{graph_of('onnxruntime', recipe.triton_precision)}.onnx", folder / TRITON
+        )
     (folder / "README.md").write_text(readme(recipe), encoding="utf-8")
     _write_code(folder)
 
@@ -147,8 +150,8 @@ def _write_images(path: Path, split: ImageSplit, chosen: list[int], spec: Prepro
 def _write_graphs(folder: Path, run: FinishedRun, choice: Choice) -> None:
     (folder / GRAPHS).mkdir()
     quantized = run.artifacts["quantize"]
-    for precision in choice.precisions():
-        name = f"{precision}.onnx"
+    for graph in choice.graphs():
+        name = f"{graph}.onnx"
         shutil.copyfile(quantized.path(name), folder / GRAPHS / name)
         if sha256_of(folder / GRAPHS / name) != quantized.outputs[name]:
             raise InputError(
@@ -181,7 +184,8 @@ def _recipe(
     dataset, timing = run.report["dataset"], BenchmarkPart(**run.parts["benchmark"])
     best = (run.report["recommended"] or {}).get("name")
     advised = [row["precision"] for row in run.report["variants"] if row["name"] == best]
-    served = [name for name in advised + list(graphs) if name in graphs and not name.startswith("fp8")]
+    precisions = [name for plans in choice.engines.values() for plan in plans for name in plan.precisions]
+    served = [name for name in advised + precisions if graph_of("onnxruntime", name) in graphs and "fp8" not in name]
     return Recipe(
         run=run.report["run"], model=run.report["model"], dataset=dataset["name"],
         calibration_images=dataset["calibration_images"], eval_images=len(labels), host_eval_images=dataset["eval_images"],

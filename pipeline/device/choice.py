@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from export.engines.spec import graph_of
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.console.exit_status import GateFailed
@@ -19,7 +20,8 @@ from pipeline.measure.evaluate_stage import Logits, failure_reason
 from pipeline.measure.statistics import accuracy, agreement
 
 STAGES = ("export", "calibrate", "quantize", "build", "evaluate", "benchmark", "report")
-_BATCH_SIZES = (1, 1, 8)  # of backends that the recipe does not name
+ALWAYS = ("tensorrt", "onnxruntime")  # backends that a bundle has engines of, whether the recipe names them or not
+_BATCH_SIZES = (1, 1, 8)  # of those that it does not name
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class Choice:
     engines: dict[str, tuple[BackendPlan, ...]]
     left_out: dict[str, str]
 
-    def precisions(self) -> list[str]:
-        """The precision of every graph that an engine needs, in order."""
-        plans = [plan for plans in self.engines.values() for plan in plans]
-        return list(dict.fromkeys(name for plan in plans for name in plan.precisions))
+    def graphs(self) -> list[str]:
+        """The name of every graph that an engine needs, in order."""
+        plans = [(backend, plan) for backend, plans in self.engines.items() for plan in plans]
+        return list(dict.fromkeys(graph_of(backend, name) for backend, plan in plans for name in plan.precisions))
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -81,20 +83,22 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
     """The engines for the bundle: for each backend in the recipe its precisions, for other backends all, without those
     that failed.
 
-    `graphs` has for each precision the reason why its graph fails, "" where it passes. With `engine`, an engine of the
+    `graphs` has for each graph, by its name, the reason why it fails, "" where it passes. With `engine`, an engine of the
     report, only its precision is used. GateFailed where no engine is left.
     """
     rows = {(row["backend"], row["precision"]): row for row in run.report["variants"] if row["status"] == "fail"}
-    wanted = _wanted_precisions(run, engine)
-    left_out = {f"graph {name}": reason for name, reason in graphs.items() if reason and name in wanted}
+    precisions, wanted = _wanted_precisions(run, None), _wanted_precisions(run, engine)
+    needed = {graph_of(backend, name) for backend in backends_of(run) for name in wanted}
+    left_out = {f"graph {name}": reason for name, reason in graphs.items() if reason and name in needed}
     left_out |= {row["name"]: row["reason"] for row in rows.values() if row["precision"] in wanted}
     engines = {}
     for backend in DEVICE_BACKENDS:
         parts = [part for part in run.parts["build"] if part["backend"] == backend]
-        if not parts and backend in ("tensorrt", "onnxruntime"):
-            parts = [{"precisions": list(graphs), "batch_sizes": _BATCH_SIZES, "options": {}, "targets": ()}]
+        if not parts and backend in ALWAYS:
+            parts = [{"precisions": list(precisions), "batch_sizes": _BATCH_SIZES, "options": {}, "targets": ()}]
         allowed = {
-            name for name in graphs if not graphs[name] and (backend, name) not in rows and _computes(backend, name)
+            name for name in precisions
+            if not graphs[graph_of(backend, name)] and (backend, name) not in rows and _computes(backend, name)
         }  # fmt: skip
         if plans := _plans(parts, wanted if engine else None, allowed):
             engines[backend] = plans
@@ -102,6 +106,13 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise GateFailed(f"no engine of {engine or run.folder} may go into a bundle: {reasons}")
     return Choice(engines, left_out)
+
+
+def backends_of(run: FinishedRun) -> list[str]:
+    """The backends that a device may have engines of: the recipe's, and those that go into every bundle."""
+    return [
+        name for name in DEVICE_BACKENDS if name in ALWAYS or name in {part["backend"] for part in run.parts["build"]}
+    ]
 
 
 def _plans(parts: list[dict[str, Any]], wanted: tuple[str, ...] | None, allowed: set[str]) -> tuple[BackendPlan, ...]:

@@ -72,7 +72,7 @@ class Sample:
 @dataclass(frozen=True)
 class Recipe:
     """The part of a run that a device needs. `engines` by backend; `graphs` their sha256 and `host` their accuracy on the
-    host, by precision; `left_out` the reason for each that is not here; `triton_precision` the graph for the Triton server,
+    host, by name; `left_out` the reason for each that is not here; `triton_precision` the precision for the Triton server,
     None where a CPU can run none of them."""
 
     run: str
@@ -121,9 +121,9 @@ class Bundle:
     classes: tuple[str, ...]
     key: str
 
-    def graph(self, precision: str) -> Path:
-        """The ONNX file of a precision."""
-        return self.folder / GRAPHS / f"{precision}.onnx"
+    def graph(self, name: str) -> Path:
+        """The ONNX file of a graph."""
+        return self.folder / GRAPHS / f"{name}.onnx"
 
     def engine_specs(self, backend: str, target: str | None) -> list[EngineSpec]:
         """The bundle's engines of a backend; `target` is for `tensorrt_rtx`.
@@ -141,7 +141,7 @@ class Bundle:
         return np.asarray(np.load(self.folder / IMAGES, mmap_mode="r", allow_pickle=False))
 
     def reference(self) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[str, NDArray[np.float32]]]:
-        """PyTorch's FP32 logits (N, classes), labels (N,), and ONNX Runtime's logits on each graph as `graph:<precision>`."""
+        """PyTorch's FP32 logits (N, classes), labels (N,), and ONNX Runtime's logits on each graph as `graph:<name>`."""
         with np.load(self.folder / REFERENCE, allow_pickle=False) as stored:
             graphs = {name: stored[name] for name in stored.files if name.startswith("graph:")}
             return stored["logits"], stored["labels"], graphs

@@ -4,11 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from export.engines.spec import graph_of
 from export.runner import INPUT, OUTPUT
 from pipeline.console.figures import counted
 from pipeline.console.known_runs import finishing
 from pipeline.console.progress import track
-from pipeline.device.choice import FinishedRun, graph_failure
+from pipeline.device.choice import FinishedRun, backends_of, graph_failure
 from pipeline.measure.evaluate_stage import Logits
 
 _CHUNK = 50  # images at once
@@ -41,7 +42,7 @@ def _other_images(run: FinishedRun, got: str) -> InputError:
 def graph_logits(
     run: FinishedRun, chosen: list[int], pixels: NDArray[np.uint8]
 ) -> tuple[dict[str, Logits], dict[str, str]]:  # fmt: skip
-    """ONNX Runtime's logits of every graph on the chosen images, and why a graph fails the gate ("" if it passes).
+    """ONNX Runtime's logits of every graph on the chosen images, by its name, and why it fails the gate ("" if it passes).
 
     Most come from the evaluate stage, which judged them on all images; graphs that only GPU engines need are run here.
     """
@@ -51,22 +52,28 @@ def graph_logits(
     logits: dict[str, Logits] = {}
     reasons: dict[str, str] = {}
     with np.load(run.artifacts["evaluate"].path("logits.npz"), allow_pickle=False) as stored:
-        for precision in dict.fromkeys(row["precision"] for row in run.report["variants"]):
-            if f"graph:{precision}" in stored.files:
-                everywhere = stored[f"graph:{precision}"]
-                logits[precision] = everywhere[chosen]
-                reasons[precision] = graph_failure(everywhere, reference, labels, share)
+        for name in _graphs(run):
+            if f"graph:{name}" in stored.files:
+                everywhere = stored[f"graph:{name}"]
+                logits[name] = everywhere[chosen]
+                reasons[name] = graph_failure(everywhere, reference, labels, share)
             else:
-                logits[precision] = _infer(run, precision, pixels)
-                reasons[precision] = graph_failure(logits[precision], reference[chosen], labels[chosen], share)
+                logits[name] = _infer(run, name, pixels)
+                reasons[name] = graph_failure(logits[name], reference[chosen], labels[chosen], share)
     return logits, reasons
 
 
-def _infer(run: FinishedRun, precision: str, pixels: NDArray[np.uint8]) -> Logits:
+def _graphs(run: FinishedRun) -> list[str]:
+    """The graphs of every precision in the report, for every backend that the bundle may have engines of."""
+    precisions = dict.fromkeys(row["precision"] for row in run.report["variants"])
+    return list(dict.fromkeys(graph_of(backend, name) for name in precisions for backend in backends_of(run)))
+
+
+def _infer(run: FinishedRun, name: str, pixels: NDArray[np.uint8]) -> Logits:
     from export.engines import onnxruntime_backend
 
-    path, fp8 = run.artifacts["quantize"].path(f"{precision}.onnx"), precision.startswith("fp8")
+    path, fp8 = run.artifacts["quantize"].path(f"{name}.onnx"), name.startswith("fp8")
     with onnxruntime_backend.load(path, run.parts["benchmark"]["threads"], literal=fp8) as runner:
         parts = [runner.infer({INPUT: pixels[start : start + _CHUNK]})[OUTPUT]
-                 for start in track(range(0, len(pixels), _CHUNK), f"graph {precision}")]  # fmt: skip
+                 for start in track(range(0, len(pixels), _CHUNK), f"graph {name}")]  # fmt: skip
     return np.concatenate(parts).astype(np.float32)

@@ -78,7 +78,7 @@ class DeviceState:
     def expected(self, row: dict[str, Any]) -> Expected:
         """What an engine's files must be, and the command that builds it again."""
         return Expected(
-            self.bundle.recipe.graphs[row["precision"]], self.bundle.spec.sha256(), row["sha256"],
+            self.bundle.recipe.graphs[row["graph"]], self.bundle.spec.sha256(), row["sha256"],
             f"{self.command} build --backend {row['backend']} --engine {row['name']}",
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
     spec, classes = read_metadata(onnx.load(inputs["quantize"].path("fp32.onnx")))
     rows = []
     for engine in engine_specs(recipe):
-        row = build_row(engine, inputs["quantize"].path(f"{engine.precision}.onnx"), folder, spec, classes)
+        row = build_row(engine, inputs["quantize"].path(f"{engine.graph}.onnx"), folder, spec, classes)
         detail = row["reason"] or ", ".join(f"{count} {name}" for name, count in (row["layers"] or {}).items() if count)
         print(f"           {engine.name:<32} {row['status']}: {detail}", flush=True)
         rows.append(row)
@@ -52,6 +52,7 @@ def build_row(
     """Build into `folder/<engine>`; the row describes the engine, or has the reason why there is none."""
     row: dict[str, Any] = {
         "name": engine.name, "backend": engine.backend, "precision": engine.precision, "target": engine.target,
+        "graph": engine.graph,
         "status": "built", "reason": "", "layers": None, "size_bytes": None, "sha256": None,
     }  # fmt: skip
     try:

@@ -57,7 +57,7 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 def _infer_all(
     recipe: "Recipe", inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
 ) -> tuple[dict[str, Logits], Missing, ImageSplit]:
-    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<precision>`); why the other engines
+    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<name>`); why the other engines
     do not run; and the images. RuntimeError where no engine runs.
     """
     from export.engines import onnxruntime_backend
@@ -72,17 +72,17 @@ def _infer_all(
             if row["status"] != "built":
                 continue
             with noted(row["name"], missing):
-                expected = Expected(onnx_sha256=inputs["quantize"].outputs[f"{row['precision']}.onnx"])
+                expected = Expected(onnx_sha256=inputs["quantize"].outputs[f"{row['graph']}.onnx"])
                 sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected=expected)
                 stack.callback(close_engine, row["name"], runner, missing)
                 runners[row["name"]] = (runner, sidecar.max_batch)
                 specs.append(sidecar.preprocess_spec())
                 classes = sidecar.classes
-        for precision in {row["precision"] for row in rows if row["name"] in runners}:
-            path, fp8 = inputs["quantize"].path(f"{precision}.onnx"), precision.startswith("fp8")
+        for name in {row["graph"] for row in rows if row["name"] in runners}:
+            path, fp8 = inputs["quantize"].path(f"{name}.onnx"), name.startswith("fp8")
             # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
             graph = onnxruntime_backend.load(path, threads, literal=fp8)
-            runners[f"graph:{precision}"] = (stack.enter_context(graph), None)
+            runners[f"graph:{name}"] = (stack.enter_context(graph), None)
         if not specs:
             raise _none_ran(missing)
         split = evaluation_split(recipe, classes)
@@ -118,12 +118,13 @@ def evaluate_variant(
     row: dict[str, Any], logits: Mapping[str, Logits], missing: Missing, reference: Logits,
     labels: NDArray[np.int64], min_relative_top1: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """One engine of `evaluation.json`, from its `row` of the build stage, its `logits` and those of `graph:<precision>`.
+    """One engine of `evaluation.json`, from its `row` of the build stage, its `logits` and those of `graph:<name>`.
 
     `missing` has the reason of each engine that was built but has no logits.
     """
     variant = {
-        key: row[key] for key in ("name", "backend", "precision", "target", "reason", "size_bytes", "layers", "sha256")
+        key: row[key]
+        for key in ("name", "backend", "precision", "target", "graph", "reason", "size_bytes", "layers", "sha256")
     }
     variant["artifact"] = None if row["sha256"] is None else f"build/{row['name']}"
     measured = dict.fromkeys(("top1", "top5", "delta_top1_pp", "ci95_pp", "agreement"))
@@ -136,7 +137,7 @@ def evaluate_variant(
     ours = logits[row["name"]]
     top1, reference_top1 = accuracy(ours, labels), accuracy(reference, labels)
     interval = paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))
-    graph = logits[f"graph:{row['precision']}"]
+    graph = logits[f"graph:{row['graph']}"]
     reason = failure_reason(ours, graph, reference, top1, reference_top1, min_relative_top1)
     return variant | {
         "status": "fail" if reason else "pass", "reason": reason or fallback(row["precision"], row["layers"]),

@@ -36,7 +36,7 @@ class QuantizePart(Part):
     """
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp16")
-    policy: PolicyName = "weights"
+    policy: PolicyName = "best"
     method: Literal["max", "entropy", "percentile", "mse", "smoothquant"] = "max"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     smooth_alphas: tuple[Fraction, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

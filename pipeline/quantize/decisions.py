@@ -1,27 +1,39 @@
 """Whether each layer is quantized, why, and its ranges: saved by the quantize stage, printed by `quantize --explain`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from calib.precision.policy import Decision
+from export.graph.signs import never_negative
 from export.quantize.int8 import Quantized
-from export.quantize.qdq import FP8_MAX, INT8_MAX, fp16_scale
+from export.quantize.qdq import FP8_MAX, activation_grid, fp16_scale
 from pipeline.artifact import Artifact
+from pipeline.quantize.graphs import QuantizedGraph
 
 
-def write_decisions(found: Quantized, path: Path, *, fp8: bool = False) -> None:
-    """Write a row for each product and residual sum, with the graph's scales, and print how many are quantized."""
-    highest = FP8_MAX if fp8 else INT8_MAX
-    rows = [_row(decision, found, highest) for decision in found.decisions]
+def write_decisions(graph: QuantizedGraph, name: str, folder: Path) -> None:
+    """Write `decisions-<name>.json`, a row with its scales for each product and residual sum; print how many are quantized."""
+    proto, found = graph.as_written()
+    positive = never_negative(proto)
+
+    def scale(tensor: str) -> float:
+        amax = found.ranges[tensor].amax
+        return float(
+            fp16_scale(amax, FP8_MAX) if graph.fp8 else activation_grid(amax, tensor in positive, found.dialect)[0]
+        )
+
+    rows = [_row(decision, found, scale) for decision in found.decisions]
     quantized = sum(decision.int8 for decision in found.decisions)
     print(
-        f"           quantized: {quantized} of {len(rows)} products and sums; the reason for each: t2t-edge quantize --explain"
+        f"           {name}: quantized {quantized} of {len(rows)} products and sums; the reason for each: "
+        "t2t-edge quantize --explain"
     )
-    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    (folder / f"decisions-{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def _row(decision: Decision, found: Quantized, highest: int) -> dict[str, Any]:
+def _row(decision: Decision, found: Quantized, scale: Callable[[str], float]) -> dict[str, Any]:
     layer = decision.layer
     names = found.tensors.get(layer.name, ()) if decision.int8 else ()
     return {
@@ -30,12 +42,11 @@ def _row(decision: Decision, found: Quantized, highest: int) -> dict[str, Any]:
         "inputs": list(decision.inputs), "output": decision.output,
         "activations": [
             {
-                "tensor": name, "amax": found.ranges[name].amax,
-                "scale": float(fp16_scale(found.ranges[name].amax, highest)),
+                "tensor": name, "amax": found.ranges[name].amax, "scale": scale(name),
                 "low": found.ranges[name].low, "high": found.ranges[name].high,
                 "saturated": found.ranges[name].saturated,
             }
-            for name in names
+            for name in names if name not in found.carried
         ],
     }  # fmt: skip
 

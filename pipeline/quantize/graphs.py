@@ -2,8 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,19 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
-from calib.precision.policy import Decision, decide
+from calib.precision.policy import Decision, complete, decide
+from export.engines.spec import OWN_GRAPHS, graph_of
 from export.graph.layers import read_layers
-from export.quantize.int8 import Quantized, QuantizeOptions, apply_policy, find_ranges, write_quantized
+from export.quantize.dialects import DIALECTS, PLAIN, Dialect
+from export.quantize.int8 import (
+    Quantized,
+    QuantizeOptions,
+    apply_policies,
+    apply_policy,
+    find_ranges,
+    quantize_qkv_together,
+    write_quantized,
+)
 from export.quantize.qdq import Weights
 from export.quantize.smooth import sweep_alpha
 from export.quantize.sparsify import sparsify_24
@@ -39,6 +49,10 @@ class QuantizedGraph:
     weight_amax: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def as_written(self) -> tuple[onnx.ModelProto, Quantized]:
+        """The graph that Q/DQ go into, and what is quantized in it, with what the engine's dialect makes of them."""
+        return quantize_qkv_together(self.proto, self.found)
+
     def write(self, weights: Weights) -> onnx.ModelProto:
         """The graph with INT8 Q/DQ."""
         return write_quantized(
@@ -46,26 +60,32 @@ class QuantizedGraph:
         )
 
 
-def quantize_graph(
+def quantize_graphs(
     base: str, recipe: Recipe, inputs: Mapping[str, Artifact], calibration: CalibrationSet
-) -> QuantizedGraph:
-    """The quantized graph for one of `int8`, `fp8`, `int8-sparse`, `int8-qat` and `auto`."""
+) -> dict[str, QuantizedGraph]:
+    """The quantized graphs for one of `int8`, `fp8`, `int8-sparse`, `int8-qat` and `auto`, by the name of each: the first is the
+    precision's own, which GPUs read, the others are those of the backends that read INT8 in a dialect."""
     part = recipe.quantize
+    alone = base == "fp8" or base not in part.precisions  # with FP16 around it there is one graph
+    names = [base] if alone else [base, *(graph_of(backend, base) for backend in OWN_GRAPHS)]
+    dialects = [PLAIN, *(DIALECTS[backend] for backend in OWN_GRAPHS)][: len(names)]
     if base == "fp8":  # `weight_bits` is for integers; FP8 weights have the eight bits of E4M3
         part = part.model_copy(update={"weight_bits": 8})
     source = inputs["export"].path("fp32.onnx")
     if base == "int8-qat":
-        return _trained(part, inputs["qat"], source, calibration)
-    if base == "auto":
-        return _searched(part, inputs["search"], source, calibration)
-    proto, notes = onnx.load(source), dict[str, Any]()
-    if base == "int8-sparse":
-        proto, notes = _sparse(proto, part)
-    if part.method == "smoothquant":
-        proto, smoothing = smooth(proto, part, calibration)
-        notes |= smoothing
-    found = apply_policy(proto, calibration, quantize_options(part), track)
-    return QuantizedGraph(proto, found, base == "fp8", part.weight_bits, notes=notes)
+        graphs = _trained(part, inputs["qat"], source, calibration, dialects)
+    elif base == "auto":
+        graphs = _searched(part, inputs["search"], source, calibration, dialects)
+    else:
+        proto, notes = onnx.load(source), dict[str, Any]()
+        if base == "int8-sparse":
+            proto, notes = _sparse(proto, part)
+        if part.method == "smoothquant":
+            proto, smoothing = smooth(proto, part, calibration)
+            notes |= smoothing
+        made = apply_policies(proto, calibration, quantize_options(part), dialects, track)
+        graphs = [QuantizedGraph(form, found, base == "fp8", part.weight_bits, notes=notes) for form, found in made]
+    return dict(zip(names, graphs, strict=True))
 
 
 def quantize_options(part: QuantizePart) -> QuantizeOptions:
@@ -114,26 +134,47 @@ def _sparse(proto: onnx.ModelProto, part: QuantizePart) -> tuple[onnx.ModelProto
     return sparse, {"sparse_layers": len(pruned)}
 
 
-def _trained(part: QuantizePart, qat: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
-    """The network of quantization-aware training, with the ranges that were used there: those of the FP32 graph."""
-    before = onnx.load(source)
-    found = apply_policy(before, calibration, quantize_options(part), track)
+def _trained(
+    part: QuantizePart, qat: Artifact, source: Path, calibration: CalibrationSet, dialects: Sequence[Dialect]
+) -> list[QuantizedGraph]:
+    """The network of quantization-aware training, with the ranges that were used there: those of the FP32 graph.
+
+    What a dialect quantizes beyond that is measured on the trained network.
+    """
+    before = apply_policy(onnx.load(source), calibration, quantize_options(part), track)
     activations, weight_amax = read_ranges(qat.path("ranges.json"))
-    if activations != {name: found_range.amax for name, found_range in found.ranges.items()}:
+    if activations != {name: found_range.amax for name, found_range in before.ranges.items()}:
         raise RuntimeError("quantization-aware training used other ranges than those of this calibration set")
     proto = onnx.load(qat.path("fp32.onnx"))
-    return QuantizedGraph(proto, found, weight_bits=part.weight_bits, weight_amax=weight_amax, notes=qat.notes)
+    others = [dialect.trained() for dialect in dialects if dialect != PLAIN]
+    made = [(proto, before), *apply_policies(proto, calibration, quantize_options(part), others, track)]
+    return [
+        QuantizedGraph(
+            form, replace(found, ranges=found.ranges | {name: of for name, of in before.ranges.items() if name in found.ranges}),
+            weight_bits=part.weight_bits, weight_amax=weight_amax, notes=qat.notes,
+        )
+        for form, found in made
+    ]  # fmt: skip
 
 
-def _searched(part: QuantizePart, search: Artifact, source: Path, calibration: CalibrationSet) -> QuantizedGraph:
+def _searched(
+    part: QuantizePart, search: Artifact, source: Path, calibration: CalibrationSet, dialects: Sequence[Dialect]
+) -> list[QuantizedGraph]:
     """The FP32 graph with the layers quantized that the search chose, which may be none."""
     proto = onnx.load(source)
     chosen = json.loads(search.path("search.json").read_text(encoding="utf-8"))["int8"]
     mix = {row["node"]: (tuple(row["inputs"]), bool(row["output"])) for row in chosen}
-    decisions = [
-        Decision(of.layer, "found by the search" if of.layer.name in mix else "left in high precision by the search",
-                 *mix.get(of.layer.name, ((), False)))
-        for of in decide(read_layers(proto), "full")
-    ]  # fmt: skip
-    found = find_ranges(proto, decisions, calibration, quantize_options(part), track)
-    return QuantizedGraph(proto, found, weight_bits=part.weight_bits, notes=search.notes)
+    graphs = []
+    for dialect in dialects:
+        form = dialect.form(proto)
+        decisions = complete(
+            [
+                Decision(of.layer, "found by the search" if of.layer.name in mix else "left in high precision by the search",
+                         *mix.get(of.layer.name, ((), False)))
+                for of in decide(read_layers(form), "full")
+            ],
+            dialect.rules,
+        )  # fmt: skip
+        found = find_ranges(form, decisions, calibration, quantize_options(part), track, dialect)
+        graphs.append(QuantizedGraph(form, found, weight_bits=part.weight_bits, notes=search.notes))
+    return graphs

@@ -16,14 +16,15 @@ from export.quantize.gpu_graph import write_gpu_graph
 from export.quantize.qdq import to_fp8
 from pipeline.artifact import Artifact
 from pipeline.quantize.decisions import write_decisions
-from pipeline.quantize.graphs import QuantizedGraph, quantize_graph
+from pipeline.quantize.graphs import QuantizedGraph, quantize_graphs
 from pipeline.recipe import Recipe
 
 FP16 = "-fp16"  # end of a precision's name: the same Q/DQ, everything else in FP16
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `<precision>.onnx` for each precision of the recipe, and `decisions-<precision>.json` for each quantized one."""
+    """Write `<precision>.onnx` for each precision of the recipe, `<precision>-<backend>.onnx` for each backend that reads INT8 in
+    a dialect, and `decisions-<graph>.json` for each quantized one."""
     source = inputs["export"].path("fp32.onnx")
     proto = onnx.load(source)
     spec, _ = read_metadata(proto)
@@ -34,31 +35,35 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         _cast(proto, folder / "fp16.onnx", calibration, set())
     notes = {}
     for base in dict.fromkeys(name.removesuffix(FP16) for name in wanted if name not in ("fp32", "fp16")):
-        graph = quantize_graph(base, recipe, inputs, calibration)
-        write_decisions(graph.found, folder / f"decisions-{base}.json", fp8=graph.fp8)
-        notes[base] = graph.notes | ({} if base == "auto" else _tell_kinds(recipe.quantize.policy, graph))
-        _write(graph, base, {base, f"{base}{FP16}"} & set(wanted), calibration, folder)
+        graphs = quantize_graphs(base, recipe, inputs, calibration)
+        for name, graph in graphs.items():
+            write_decisions(graph, name, folder)
+            notes[name] = graph.notes | ({} if base == "auto" else _tell_kinds(name, recipe.quantize.policy, graph))
+        _write(graphs, base, {base, f"{base}{FP16}"} & set(wanted), calibration, folder)
     layers = {path.stem: count_precisions(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}
     for name, counts in layers.items():
         print(f"           {name:>9}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     return {"layers": layers, "pinned_fp32": len(performer_kernel(read_layers(proto))), "quantized": notes}
 
 
-def _tell_kinds(policy: PolicyName, graph: QuantizedGraph) -> dict[str, Any]:
+def _tell_kinds(name: str, policy: PolicyName, graph: QuantizedGraph) -> dict[str, Any]:
     """For each kind of layer that the policy names: how many are quantized, and why the others are not, which is printed."""
     rows = cover(policy, graph.found.decisions)
     for row in rows:
         if row.left_out:
-            print(f"           {policy}: {row}")
+            print(f"           {name}, {policy}: {row}")
     return {"kinds": [asdict(row) for row in rows]}
 
 
-def _write(graph: QuantizedGraph, base: str, wanted: set[str], calibration: CalibrationSet, folder: Path) -> None:
-    """Write the graph with FP32 around its Q/DQ, for CPUs, and with FP16, for GPUs, whose builder needs weights as floats."""
-    if base in wanted:
-        onnx.save(_finish(graph.write("as they are" if graph.fp8 else "stored"), graph.fp8), folder / f"{base}.onnx")
+def _write(
+    graphs: Mapping[str, QuantizedGraph], base: str, wanted: set[str], calibration: CalibrationSet, folder: Path
+) -> None:
+    """Write the graphs with FP32 around their Q/DQ, and the one with FP16, for GPUs, whose builder needs weights as floats."""
+    for name, graph in graphs.items() if base in wanted else ():
+        onnx.save(_finish(graph.write("as they are" if graph.fp8 else "stored"), graph.fp8), folder / f"{name}.onnx")
     if base + FP16 not in wanted:
         return
+    graph = graphs[base]
     quantized = {decision.layer.name for decision in graph.found.decisions if decision.int8}
     target = folder / f"{base}{FP16}.onnx"
     _cast(graph.write("as they are" if graph.fp8 else "on grid"), target, calibration, quantized)

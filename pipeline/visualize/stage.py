@@ -33,7 +33,7 @@ from calib.precision.channels import (
 from calib.preprocess import Image, Preprocess, load_batch
 from export.engines import onnxruntime_backend
 from export.engines.engine import build_engine, load_engine
-from export.engines.spec import EngineSpec
+from export.engines.spec import EngineSpec, graph_of
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.graph.taps import Tap, TokenAttention, find_blocks, find_token_attention, write_tapped
 from export.onnx_export import INPUT, read_metadata
@@ -70,6 +70,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     """Write `features.png`, `channels.json` and, for networks with visual tokens, `attention.png` into `folder`."""
     part, source = recipe.visualize, inputs["quantize"].path("fp32.onnx")
     precision, threads = recipe.visualized_precision(), recipe.benchmark.threads
+    graph = inputs["quantize"].path(f"{graph_of(part.backend, precision)}.onnx")
     proto = onnx.load(source)
     spec, classes = read_metadata(proto)
     split = evaluation_split(recipe, tuple(classes))
@@ -84,12 +85,10 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         scratch.mkdir()
         stack.callback(shutil.rmtree, scratch)
         reference = _open_reference(source, taps, attention, scratch, threads, stack)
-        engine, reason = _try_engine(recipe, inputs["quantize"], taps, scratch, spec, classes, stack)
+        engine, reason = _try_engine(recipe, graph, taps, scratch, spec, classes, stack)
         compared = [engine]
         if engine and part.backend != "onnxruntime":  # to tell a wrong engine from a graph that lost accuracy
-            compared.append(
-                _open_reference(inputs["quantize"].path(f"{precision}.onnx"), taps, [], scratch, threads, stack)
-            )
+            compared.append(_open_reference(graph, taps, [], scratch, threads, stack))
         measures = _measure(taps, reference, compared, images)
         ours, theirs = reference.infer(picked), engine.infer(picked) if engine else {}
     chosen = {tap.name: choose_channels(measures[tap.name][0], part.channels) for tap in taps}
@@ -146,13 +145,12 @@ def _open_reference(
 
 
 def _try_engine(
-    recipe: Recipe, quantized: Artifact, taps: list[Tap], scratch: Path, spec: Preprocess, classes: list[str],
+    recipe: Recipe, graph: Path, taps: list[Tap], scratch: Path, spec: Preprocess, classes: list[str],
     stack: ExitStack,
 ) -> tuple[TappedRunner | None, str]:  # fmt: skip
     """The engine to show beside FP32, or why there is none: then FP32 alone still shows dead and exploding channels."""
     name = f"{recipe.visualize.backend}-{recipe.visualized_precision()}"
     try:
-        graph = quantized.path(f"{recipe.visualized_precision()}.onnx")
         return _open_engine(recipe, graph, taps, scratch, spec, classes, stack), ""
     except (Unavailable, RuntimeError, InputError) as error:
         reason = one_line(str(error))

@@ -15,7 +15,7 @@ Decisions = Mapping[str, Sequence[dict[str, Any]]]
 
 
 def read_decisions(quantize: Artifact) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every `decisions-<precision>.json`, by precision."""
+    """The rows of every `decisions-<graph>.json`, by the graph's name."""
     names = sorted(name for name in quantize.outputs if name.startswith("decisions-"))
     return {
         name.removeprefix("decisions-").removesuffix(".json"): json.loads(
@@ -35,10 +35,10 @@ def layers_section(variants: Sequence[dict[str, Any]], decisions: Decisions) -> 
         return None
     graphs = [
         {
-            "precision": precision, "quantized": sum(row["quantized"] for row in rows),
-            "rows": [_decision(row, "FP8" if precision == "fp8" else "INT8") for row in rows],
+            "name": name, "quantized": sum(row["quantized"] for row in rows),
+            "rows": [_decision(row, "FP8" if name == "fp8" else "INT8") for row in rows],
         }
-        for precision, rows in decisions.items()
+        for name, rows in decisions.items()
     ]  # fmt: skip
     return section(
         "Layer precisions", "layers.html", engines=[_engine(variant) for variant in counted], graphs=graphs,
