@@ -32,6 +32,7 @@ SEES: dict[str, set[str]] = {
     "export.quantize": {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
     },
+    "export.faults": {"calib.precision", "export.engines", "export.graph", "export.runner"},
     "pipeline.artifact": {"export.engines"},
     "pipeline.parts": {"calib", "calib.precision", "export.engines"},
     "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
