@@ -43,9 +43,11 @@ class Places:
     """The places of a graph's nodes, read where it has no Q/DQ, which hide what a node is for."""
 
     def __init__(self, proto: onnx.ModelProto):
-        self._quantized = set(quantized_nodes(proto))
-        in_float = without_qdq(proto, self._quantized)
+        quantized = quantized_nodes(proto)
+        in_float = without_qdq(proto, quantized)
         self._layers = {layer.name: layer for layer in read_layers(in_float)}
+        # a ReLU or a Split of a dequantized tensor is no layer: the product before it is
+        self._quantized = {name for name in quantized if _is_layer(self._layers[name])}
         self._nodes = {node.name: node for node in in_float.graph.node}
         self._maker = {name: node for node in in_float.graph.node for name in node.output}
 
@@ -110,11 +112,17 @@ class Places:
             seen.add(node.name)
             if node.name in self._quantized:
                 found.add(node.name)
-            elif node.op_type not in WEIGHT_OPERATORS:
-                layer = self._layers[node.name]
-                # of a sum before, only what went around its branch, too: all sums of a chain add to one tensor
-                todo += [node.input[layer.skip]] if layer.role == "residual" else [] if layer.role else node.input
+                continue
+            layer = self._layers[node.name]
+            if layer.role == "residual":  # all sums of a chain add to what went around the first branch
+                todo.append(node.input[layer.skip])
+            elif not _is_layer(layer):
+                todo += node.input
         return found
+
+
+def _is_layer(layer: Layer) -> bool:
+    return layer.operator in WEIGHT_OPERATORS or bool(layer.role)
 
 
 def _kind(layer: Layer) -> tuple[object, ...]:

@@ -23,7 +23,7 @@ def without_qdq(proto: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelPro
     """A copy of `proto` in which the nodes called `nodes` compute in floating point.
 
     Each of their inputs that comes from a DequantizeLinear is what stands before the pair: an activation as it was; a weight,
-    or a bias, as float32 values of what is stored (`(q - zero point) · scale`, so the weights keep their INT8 grid). Pairs that
+    or a bias, as what its stored steps stand for (`(q - zero point) · scale`, so the weights keep their INT8 grid). Pairs that
     other layers take stay. Nodes and constants that nothing uses any more are dropped. ValueError for a name that is no node's.
     """
     copy = onnx.ModelProto()
@@ -54,11 +54,13 @@ class _Before:
         stored = dequantize.input[0]
         quantize = self._maker.get(stored)
         if quantize is not None and quantize.op_type == "QuantizeLinear" and quantize.input[0] not in self._constants:
-            return quantize.input[0]
+            return self(quantize.input[0])
         folded = f"{name}_folded"
         if folded not in self._constants:
             steps = self._values(stored) if quantize is None else self._quantized(quantize)
-            self._keep(folded, _dequantized(steps, self._scale(dequantize, steps), self._zero(dequantize, steps)))
+            values = (steps - self._zero(dequantize, steps)) * self._scale(dequantize, steps)
+            dtype = numpy_helper.to_array(self._constants[dequantize.input[1]]).dtype  # FP16 where the graph is
+            self._keep(numpy_helper.from_array(values.astype(dtype), folded))
         return folded
 
     def _quantized(self, quantize: onnx.NodeProto) -> Floats:
@@ -79,14 +81,9 @@ class _Before:
     def _values(self, name: str) -> Floats:
         return np.asarray(numpy_helper.to_array(self._constants[name]), dtype=np.float32)
 
-    def _keep(self, name: str, values: Floats) -> None:
-        constant = numpy_helper.from_array(values.astype(np.float32), name)
+    def _keep(self, constant: onnx.TensorProto) -> None:
         self._graph.initializer.append(constant)
-        self._constants[name] = constant
-
-
-def _dequantized(steps: Floats, scale: Floats, zero: Floats) -> Floats:
-    return np.asarray((steps - zero) * scale, dtype=np.float32)
+        self._constants[constant.name] = constant
 
 
 def _along(node: onnx.NodeProto, values: Floats, dims: int) -> Floats:

@@ -111,6 +111,20 @@ def test_graphs_of_other_tools() -> None:
     )
 
 
+def test_an_fp16_graph_stays_one() -> None:
+    half = other_dialect()
+    for constant in half.graph.initializer:
+        if constant.data_type == TensorProto.FLOAT:
+            constant.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), constant.name)
+            )
+    for value in (half.graph.input[0], half.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    left = without_qdq(half, ["product"])
+    assert [values.dtype for name, values in constants_of(left).items() if name.endswith("folded")] == [np.float16] * 2
+    onnx.checker.check_model(left, full_check=True)
+
+
 def test_the_graph_that_was_given_stays() -> None:
     proto = two_products()
     before = proto.SerializeToString()
