@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calib.calibration import write_calibration_set
+from calib.calibration_source import draw_from_split
 from calib.images import ImageSplit, read_split
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend
@@ -44,9 +46,9 @@ def write_run(folder: Path, values: dict[str, Any], spec: Preprocess) -> None:
     train = read_split(recipe.data.root, "train")
     val = read_split(recipe.data.root, "val", train.classes, may_lack=True)
     stage("export", ("data", "model"), (), lambda path: _export(path, train, val, spec))
-    stage("calibrate", ("data", "calibrate"), ("export",), lambda _: {"images": len(train)})
+    stage("calibrate", ("data", "calibrate"), ("export",), lambda path: _calibrate(path, train, spec))
     stage("quantize", ("quantize",), ("export", "calibrate"), lambda path: _quantize(path, recipe, done["export"]))
-    stage("build", ("build",), ("quantize",), lambda path: build_stage.run(recipe, done, path))
+    stage("build", ("build",), ("calibrate", "quantize"), lambda path: build_stage.run(recipe, done, path))
     stage(
         "evaluate", ("data", "evaluate", "gate"), ("export", "calibrate", "quantize", "build"),
         lambda path: evaluate_stage.run(recipe, done, path),
@@ -69,6 +71,12 @@ def _export(folder: Path, train: ImageSplit, val: ImageSplit, spec: Preprocess) 
         logits = runner.infer({INPUT: load_batch(list(val.paths), spec)})[OUTPUT]
     np.savez_compressed(folder / "reference.npz", logits=logits, labels=np.asarray(val.labels))
     return {}
+
+
+def _calibrate(folder: Path, train: ImageSplit, spec: Preprocess) -> dict[str, Any]:
+    draw = draw_from_split(train, len(train), seed=0)
+    write_calibration_set(draw, spec, folder / "calibration.npz")
+    return {"images": len(train)}
 
 
 def _quantize(folder: Path, recipe: Recipe, exported: Artifact) -> dict[str, Any]:
