@@ -30,14 +30,16 @@ NETWORKS = (
     "t2t_vit_14", "resnet50", "swin_tiny_patch4_window7_224", "edgenext_xx_small", "nextvit_small",
 )  # fmt: skip
 
+HEADINGS = (
+    "network", "backend", "logits, dB", "at least", "first wrong node", "its result, dB", "at least", "INT8 layers that leave", "s",
+)  # fmt: skip
+
 
 def main(names: list[str]) -> None:
     import models  # noqa: F401  (registers the models)
 
-    print(
-        "| network | backend | logits, dB | at least | first wrong node | its result, dB | at least | INT8 layers that leave | s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(HEADINGS)} |
+|{'---|' * len(HEADINGS)}")
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
             proto = int8_graph(name, Path(scratch))
