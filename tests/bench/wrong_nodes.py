@@ -31,15 +31,16 @@ NETWORKS = (
 )  # fmt: skip
 
 HEADINGS = (
-    "network", "backend", "logits, dB", "at least", "first wrong node", "its result, dB", "at least", "INT8 layers that leave", "s",
+    "network", "backend", "logits, dB", "at least", "first wrong node", "its result, dB", "at least", "INT8 layers that leave",
+    "s",
 )  # fmt: skip
 
 
 def main(names: list[str]) -> None:
     import models  # noqa: F401  (registers the models)
 
-    print(f"| {' | '.join(HEADINGS)} |
-|{'---|' * len(HEADINGS)}")
+    print(f"| {' | '.join(HEADINGS)} |")
+    print(f"|{'---|' * len(HEADINGS)}")
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
             proto = int8_graph(name, Path(scratch))
