@@ -14,6 +14,7 @@ from calib.calibration_source import draw_from_split
 from calib.images import ImageSplit, read_split
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend
+from export.engines.spec import BACKENDS, graph_of
 from export.onnx_export import CLASSES_KEY, INPUT, OUTPUT, PREPROCESS_KEY
 from pipeline.artifact import Artifact, hash_of, read_artifact, write_manifest
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
@@ -88,7 +89,8 @@ def _quantize(folder: Path, recipe: Recipe, exported: Artifact) -> dict[str, Any
     notes = {entry.key: entry.value for entry in model.metadata_props}
     spec, classes = Preprocess.from_dict(json.loads(notes[PREPROCESS_KEY])), json.loads(notes[CLASSES_KEY])
     for precision in recipe.quantize.precisions:
-        onnx.save(_network(weights, bias, spec, classes, precision != "fp32"), folder / f"{precision}.onnx")
+        for name in {graph_of(backend, precision) for backend in BACKENDS}:
+            onnx.save(_network(weights, bias, spec, classes, precision != "fp32"), folder / f"{name}.onnx")
     return {}
 
 

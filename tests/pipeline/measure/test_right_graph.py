@@ -26,7 +26,8 @@ pytest.importorskip("openvino")
 CHANNELS = 16
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 ROW = {
-    "name": "openvino-int8", "backend": "openvino", "precision": "int8", "target": None, "status": "built", "reason": "",
+    "name": "openvino-int8", "backend": "openvino", "precision": "int8", "target": None, "graph": "int8-openvino",
+    "status": "built", "reason": "",
     "layers": None, "size_bytes": 1, "sha256": "0" * 64,
 }  # fmt: skip
 
@@ -68,7 +69,8 @@ def run(image_root: Path, spec: Preprocess, tmp_path_factory: pytest.TempPathFac
 
     def with_block(folder: Path, *args: Any) -> dict[str, Any]:
         notes = quantize(folder, *args)
-        add_block(folder / "int8.onnx")
+        for name in ("onnxruntime", "openvino"):
+            add_block(folder / f"int8-{name}.onnx")
         return notes
 
     backends = [{"backend": name, "precisions": ["fp32", "int8"]} for name in ("onnxruntime", "openvino")]
@@ -100,15 +102,17 @@ def row_of(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def test_the_engine_is_made_of_a_graph_of_its_own(run: Path) -> None:
     build = artifact(run, "build")
     row = row_of(build.notes["engines"], "openvino-int8")
-    assert row["graph"] == "openvino-int8.onnx" and row["left_out"] == ["entry"]
+    assert row["graph"] == "openvino-int8" and row["left_out"] == ["entry"]
     assert row["first_wrong"]["node"] == "sum" and row["first_wrong"]["role"] == "residual"
     assert row["first_wrong"]["snr_db"] < 10 < row["first_wrong"]["allowed_db"]
     sidecar = read_sidecar(run / "build" / "openvino-int8")
-    assert sidecar.onnx_sha256 == build.outputs[row["graph"]] and row["sha256"] == sidecar.files[sidecar.engine]
-    kept = quantized_nodes(onnx.load(build.path(row["graph"])))
-    assert len(kept) == 1 and onnx.load(artifact(run, "quantize").path("int8.onnx")).graph.node[-1].name in kept
+    assert sidecar.onnx_sha256 == build.outputs["openvino-int8.onnx"] and row["sha256"] == sidecar.files[sidecar.engine]
+    kept = quantized_nodes(onnx.load(build.path("openvino-int8.onnx")))
+    assert (
+        len(kept) == 1 and onnx.load(artifact(run, "quantize").path("int8-openvino.onnx")).graph.node[-1].name in kept
+    )
     for name in ("openvino-fp32", "onnxruntime-fp32", "onnxruntime-int8"):
-        assert not row_of(build.notes["engines"], name).keys() & {"graph", "fault", "first_wrong", "left_out"}
+        assert not row_of(build.notes["engines"], name).keys() & {"fault", "first_wrong", "left_out"}
 
 
 def test_it_passes_the_gate_against_its_own_graph_and_says_so(run: Path) -> None:
@@ -120,14 +124,14 @@ def test_it_passes_the_gate_against_its_own_graph_and_says_so(run: Path) -> None
     assert "so 1 of its 2 INT8 layers compute in floating point here" in row["reason"]
     assert row["reason"] in (run / "report" / "report.md").read_text()
     with np.load(run / "evaluate" / "logits.npz") as logits:
-        assert {"graph:int8", "graph:openvino-int8"} <= set(logits.files)
+        assert {"graph:int8-onnxruntime", "graph:openvino-int8"} <= set(logits.files)
         difference = np.abs(logits["openvino-int8"] - logits["graph:openvino-int8"])
         assert difference.max() < 0.05 * np.abs(logits["openvino-int8"]).max()
 
 
 def test_a_bundle_leaves_it_out(run: Path) -> None:
     found = read_run(run)
-    choice = choose(found, None, {"fp32": "", "int8": ""})
+    choice = choose(found, None, dict.fromkeys(("fp32", "int8", "int8-onnxruntime", "int8-openvino"), ""))
     assert choice.engines["openvino"][0].precisions == ("fp32",)
     assert choice.engines["onnxruntime"][0].precisions == ("fp32", "int8")
     assert "wrong first" in choice.left_out["openvino-int8"]
@@ -138,8 +142,8 @@ def test_an_engine_that_cannot_be_recovered_stays(run: Path, tmp_path: Path, mon
     made = check(run, tmp_path, monkeypatch, lambda proto: np.zeros_like(on_reference(IMAGES, 1)(proto)))
     assert made["first_wrong"]["node"] == "node_00000" and made["first_wrong"]["operator"] == "Cast"
     assert "taking the layers around it out of INT8 does not help" in made["fault"]
-    assert not made.keys() & {"graph", "left_out"} and not list(tmp_path.iterdir())
-    logits = {name: np.eye(3, dtype=np.float32)[[0, 1, 2]] for name in ("graph:int8", "reference")}
+    assert "left_out" not in made and made["graph"] == "int8-openvino" and not list(tmp_path.iterdir())
+    logits = {name: np.eye(3, dtype=np.float32)[[0, 1, 2]] for name in ("graph:int8-openvino", "reference")}
     logits["openvino-int8"] = np.zeros((3, 3), np.float32)
     row = evaluate_variant(made, logits, {}, logits["reference"], np.arange(3), 0.99)
     assert row["status"] == "fail" and "does not compute its graph" in row["reason"] and made["fault"] in row["reason"]
@@ -163,5 +167,5 @@ def check(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, compute: Com
     """The row of the run's `openvino-int8`, which is computed by `compute`."""
     monkeypatch.setattr(right_graph, "on_engine", lambda *_: compute)
     engine = EngineSpec("openvino", "int8", None, (1, 1, 1))
-    graph = artifact(run, "quantize").path("int8.onnx")
+    graph = artifact(run, "quantize").path("int8-openvino.onnx")
     return right_graph.make_right(engine, ROW, graph, folder, lambda: IMAGES, lambda path: pytest.fail(f"built {path}"))
