@@ -58,7 +58,7 @@ STAGES = (
         wanted=_makes("int8-qat"),
     ),
     Stage("quantize", quantize_stage.run, ("quantize",), ("export", "calibrate", "search", "qat")),
-    Stage("build", build_stage.run, ("build",), ("quantize",), backends=_built),
+    Stage("build", build_stage.run, ("build",), ("calibrate", "quantize"), backends=_built),
     Stage(
         "evaluate", evaluate_stage.run, ("data", "evaluate", "gate"), ("export", "calibrate", "quantize", "build"),
         uses_images=True, backends=_built,

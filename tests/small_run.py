@@ -9,9 +9,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calib.calibration import write_calibration_set
+from calib.calibration_source import draw_from_split
 from calib.images import ImageSplit, read_split
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend
+from export.engines.spec import BACKENDS, graph_of
 from export.onnx_export import CLASSES_KEY, INPUT, OUTPUT, PREPROCESS_KEY
 from pipeline.artifact import Artifact, hash_of, read_artifact, write_manifest
 from pipeline.measure import benchmark_stage, build_stage, evaluate_stage
@@ -44,9 +47,9 @@ def write_run(folder: Path, values: dict[str, Any], spec: Preprocess) -> None:
     train = read_split(recipe.data.root, "train")
     val = read_split(recipe.data.root, "val", train.classes, may_lack=True)
     stage("export", ("data", "model"), (), lambda path: _export(path, train, val, spec))
-    stage("calibrate", ("data", "calibrate"), ("export",), lambda _: {"images": len(train)})
+    stage("calibrate", ("data", "calibrate"), ("export",), lambda path: _calibrate(path, train, spec))
     stage("quantize", ("quantize",), ("export", "calibrate"), lambda path: _quantize(path, recipe, done["export"]))
-    stage("build", ("build",), ("quantize",), lambda path: build_stage.run(recipe, done, path))
+    stage("build", ("build",), ("calibrate", "quantize"), lambda path: build_stage.run(recipe, done, path))
     stage(
         "evaluate", ("data", "evaluate", "gate"), ("export", "calibrate", "quantize", "build"),
         lambda path: evaluate_stage.run(recipe, done, path),
@@ -71,6 +74,12 @@ def _export(folder: Path, train: ImageSplit, val: ImageSplit, spec: Preprocess) 
     return {}
 
 
+def _calibrate(folder: Path, train: ImageSplit, spec: Preprocess) -> dict[str, Any]:
+    draw = draw_from_split(train, len(train), seed=0)
+    write_calibration_set(draw, spec, folder / "calibration.npz")
+    return {"images": len(train)}
+
+
 def _quantize(folder: Path, recipe: Recipe, exported: Artifact) -> dict[str, Any]:
     """`fp32` as it was exported, every other precision with Q/DQ around its product."""
     model = onnx.load(exported.path("fp32.onnx"))
@@ -80,7 +89,8 @@ def _quantize(folder: Path, recipe: Recipe, exported: Artifact) -> dict[str, Any
     notes = {entry.key: entry.value for entry in model.metadata_props}
     spec, classes = Preprocess.from_dict(json.loads(notes[PREPROCESS_KEY])), json.loads(notes[CLASSES_KEY])
     for precision in recipe.quantize.precisions:
-        onnx.save(_network(weights, bias, spec, classes, precision != "fp32"), folder / f"{precision}.onnx")
+        for name in {graph_of(backend, precision) for backend in BACKENDS}:
+            onnx.save(_network(weights, bias, spec, classes, precision != "fp32"), folder / f"{name}.onnx")
     return {}
 
 

@@ -32,6 +32,7 @@ SEES: dict[str, set[str]] = {
     "export.quantize": {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
     },
+    "export.faults": {"calib.precision", "export.engines", "export.graph", "export.runner"},
     "pipeline.artifact": {"export.engines"},
     "pipeline.parts": {"calib", "calib.precision", "export.engines"},
     "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
@@ -42,8 +43,8 @@ SEES: dict[str, set[str]] = {
         "models", "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.parts", "pipeline.recipe",
     },
     "pipeline.measure": {
-        "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
-        "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
+        "calib", "export.engines", "export.engines.tensorrt", "export.faults", "export.onnx_export", "export.runner",
+        "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
     },
     "pipeline.quantize": {
         "calib", "calib.precision", "export.engines", "export.graph", "export.onnx_export", "export.quantize",

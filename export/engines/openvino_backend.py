@@ -46,11 +46,7 @@ check_available_to_build = check_available_to_run  # both need the package alone
 def build(onnx_path: Path, engine_path: Path) -> Engine:
     """Convert the graph to IR beside `engine_path` (.xml, and .bin for the weights) and compile it once."""
     check_available_to_run()
-    import openvino
-
-    model = openvino.Core().read_model(str(onnx_path))
-    partial = engine_path.with_name(f"partial-{engine_path.name}")
-    openvino.save_model(model, str(partial), compress_to_fp16=False)
+    partial = convert(onnx_path, engine_path.with_name(f"partial-{engine_path.name}"))
     compiled = _compile(partial, threads=1)
     layers = Counter(int8=0, fp16=0, fp32=0)
     for node in compiled.get_runtime_model().get_ops():
@@ -61,6 +57,14 @@ def build(onnx_path: Path, engine_path: Path) -> Engine:
     os.replace(partial.with_suffix(".bin"), engine_path.with_suffix(".bin"))
     os.replace(partial, engine_path)
     return Engine(engine_path, dict(layers))
+
+
+def convert(onnx_path: Path, engine_path: Path) -> Path:
+    """Write the graph as IR to `engine_path` and give that back."""
+    import openvino
+
+    openvino.save_model(openvino.Core().read_model(str(onnx_path)), str(engine_path), compress_to_fp16=False)
+    return engine_path
 
 
 def load(engine_path: Path, threads: int) -> "OpenVinoRunner":

@@ -81,12 +81,17 @@ def _unfinished(folder: Path, got: str) -> InputError:
 
 def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> Choice:
     """The engines for the bundle: for each backend in the recipe its precisions, for other backends all, without those
-    that failed.
+    that failed or were built of a graph of their own.
 
     `graphs` has for each graph, by its name, the reason why it fails, "" where it passes. With `engine`, an engine of the
     report, only its precision is used. GateFailed where no engine is left.
     """
     rows = {(row["backend"], row["precision"]): row for row in run.report["variants"] if row["status"] == "fail"}
+    # a bundle holds the graphs of the quantize stage, and this engine is right with another one alone
+    rows |= {
+        (row["backend"], row["precision"]): row | {"reason": row["fault"]}
+        for row in run.artifacts["build"].notes["engines"] if "left_out" in row
+    }  # fmt: skip
     precisions, wanted = _wanted_precisions(run, None), _wanted_precisions(run, engine)
     needed = {graph_of(backend, name) for backend in backends_of(run) for name in wanted}
     left_out = {f"graph {name}": reason for name, reason in graphs.items() if reason and name in needed}

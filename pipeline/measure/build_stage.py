@@ -2,6 +2,7 @@
 reason into the report, and the others are built."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +32,26 @@ def engine_specs(recipe: "Recipe") -> list[EngineSpec]:
 
 
 def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write a folder `<engine>/` for each engine into `folder`; notes["engines"] has a row for each, built or not."""
+    """Write a folder `<engine>/` for each engine into `folder`; notes["engines"] has a row for each, built or not.
+
+    An engine that does not compute its graph is built again of another, `<engine>.onnx`: see `right_graph`.
+    """
     import onnx
 
     from export.onnx_export import read_metadata
+    from pipeline.measure.right_graph import checked_images, make_right
 
     spec, classes = read_metadata(onnx.load(inputs["quantize"].path("fp32.onnx")))
+    images = checked_images(inputs, spec)
     rows = []
     for engine in engine_specs(recipe):
-        row = build_row(engine, inputs["quantize"].path(f"{engine.graph}.onnx"), folder, spec, classes)
+        build = partial(build_row, engine, folder=folder, spec=spec, classes=classes)
+        graph = inputs["quantize"].path(f"{engine.graph}.onnx")
+        row = make_right(engine, build(graph), graph, folder, images, build)
         detail = row["reason"] or ", ".join(f"{count} {name}" for name, count in (row["layers"] or {}).items() if count)
         print(f"           {engine.name:<32} {row['status']}: {detail}", flush=True)
+        if "fault" in row:
+            print(f"           {row['fault']}", flush=True)
         rows.append(row)
     return {"engines": rows}
 

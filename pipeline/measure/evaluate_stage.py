@@ -72,17 +72,18 @@ def _infer_all(
             if row["status"] != "built":
                 continue
             with noted(row["name"], missing):
-                expected = Expected(onnx_sha256=inputs["quantize"].outputs[f"{row['graph']}.onnx"])
+                made, name = graph_of_row(row, inputs)
+                expected = Expected(onnx_sha256=made.outputs[name])
                 sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected=expected)
                 stack.callback(close_engine, row["name"], runner, missing)
                 runners[row["name"]] = (runner, sidecar.max_batch)
                 specs.append(sidecar.preprocess_spec())
                 classes = sidecar.classes
-        for name in {row["graph"] for row in rows if row["name"] in runners}:
-            path, fp8 = inputs["quantize"].path(f"{name}.onnx"), name.startswith("fp8")
+        for row in {row["graph"]: row for row in rows if row["name"] in runners}.values():
+            made, name = graph_of_row(row, inputs)
             # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
-            graph = onnxruntime_backend.load(path, threads, literal=fp8)
-            runners[f"graph:{name}"] = (stack.enter_context(graph), None)
+            graph = onnxruntime_backend.load(made.path(name), threads, literal=name.startswith("fp8"))
+            runners[f"graph:{row['graph']}"] = (stack.enter_context(graph), None)
         if not specs:
             raise _none_ran(missing)
         split = evaluation_split(recipe, classes)
@@ -98,6 +99,11 @@ def _infer_all(
     if all(name.startswith("graph:") for name in ran):
         raise _none_ran(missing)
     return ran, missing, split
+
+
+def graph_of_row(row: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> tuple[Artifact, str]:
+    """The graph that the engine of a build stage's `row` was built of: the stage that made it, and the file's name there."""
+    return inputs["build" if "left_out" in row else "quantize"], f"{row['graph']}.onnx"
 
 
 def _none_ran(missing: Missing) -> RuntimeError:
@@ -138,9 +144,10 @@ def evaluate_variant(
     top1, reference_top1 = accuracy(ours, labels), accuracy(reference, labels)
     interval = paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))
     graph = logits[f"graph:{row['graph']}"]
-    reason = failure_reason(ours, graph, reference, top1, reference_top1, min_relative_top1)
+    failure = failure_reason(ours, graph, reference, top1, reference_top1, min_relative_top1)
+    told = (failure or fallback(row["precision"], row["layers"]), row.get("fault", ""))
     return variant | {
-        "status": "fail" if reason else "pass", "reason": reason or fallback(row["precision"], row["layers"]),
+        "status": "fail" if failure else "pass", "reason": "; ".join(filter(None, told)),
         "top1": top1, "top5": accuracy(ours, labels, k=5),
         "delta_top1_pp": top1 - reference_top1, "ci95_pp": list(interval), "agreement": agreement(ours, reference),
     }  # fmt: skip

@@ -41,7 +41,8 @@ def join_report(
     ]
     front = pareto_names(variants)
     for variant in variants:
-        variant["reason"] = variant["reason"] or _slower_than_fp32(variant, variants)
+        told = (variant["reason"], _slower_than_fp32(variant, variants))
+        variant["reason"] = "; ".join(filter(None, told))
         variant["pareto"] = variant["name"] in front
     return {
         "schema": 1,

@@ -91,7 +91,8 @@ def fake_run(*rows: tuple[str, str, str], backends: tuple[str, ...] = ("onnxrunt
         {"backend": backend, "precisions": [row[1] for row in rows if row[0] == backend], "batch_sizes": [1, 1, 8]} | PLAIN
         for backend in backends if any(row[0] == backend for row in rows)
     ]  # fmt: skip
-    return SimpleNamespace(folder=Path("runs/x"), report={"variants": variants}, parts={"build": build})
+    made = {"build": SimpleNamespace(notes={"engines": [{"backend": row[0], "precision": row[1]} for row in rows]})}
+    return SimpleNamespace(folder=Path("runs/x"), report={"variants": variants}, parts={"build": build}, artifacts=made)
 
 
 def test_what_failed_the_gate_stays_out() -> None:
