@@ -64,11 +64,14 @@ def test_with_them(
     assert run(folder, "run") == DONE
     found, printed = rows(folder), capsys.readouterr().out
     assert "does not run here" not in printed, "visualize has an engine"
-    quantized = found["int8"]["layers"]["int8"]
+    quantized = found["int8-bf16"]["layers"]["int8"]
+    assert quantized >= found["int8"]["layers"]["int8"] > 20, (
+        "in FP32 some are in larger kernels, which are not counted"
+    )
     for precision, int8, fp32 in (("bf16", 0, 14), ("int8-bf16", quantized, 8)):
         row = found[precision]
         assert row["status"] == "pass" and row["agreement"] == 100 and row["latency_ms"]["p50"] > 0
-        assert row["layers"]["int8"] == int8 and row["layers"]["bf16"] > 8 and row["layers"]["fp32"] == fp32
+        assert row["layers"]["int8"] == int8 and row["layers"]["bf16"] > 0 and row["layers"]["fp32"] == fp32
     assert "bf16" not in found["fp32"]["layers"]
     page = (folder / "runs" / "small" / "report" / "report.html").read_text(encoding="utf-8")
     assert f"openvino-int8-bf16: {quantized} INT8, " in page and "BF16</li>" in page
