@@ -17,6 +17,7 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.explain import find_culprit, first_lines
 from export.quiet import quiet
+from export.runner import FP32_TENSORS as FP32_TENSORS
 from export.runner import INPUT as INPUT
 from export.runner import OUTPUT as OUTPUT
 from export.unfold import replace_unfolds

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
 INPUT, OUTPUT = "images", "logits"  # of every network: uint8 (N, H, W, 3) in, float (N, classes) out
+# Metadata of a graph for engines in BF16: the tensors that they compute in FP32, a list in JSON.
+FP32_TENSORS = "t2t_edge.fp32_tensors"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Engine:
-    """A built engine: its file(s), the layer count by precision if the backend tells (int8, fp16, fp32), and notes."""
+    """A built engine: its file(s), the layer count by precision if the backend tells (int8, bf16, fp16, fp32), and notes."""
 
     path: Path
     layers: dict[str, int] | None = None

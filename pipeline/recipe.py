@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from export.engines.spec import EngineSpec
+from export.engines.spec import EngineSpec, why_not
 from pipeline.parts.build import EnginePart
 from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart, EvaluatePart, GatePart, VisualizePart
@@ -50,6 +50,8 @@ class Recipe(Part):
             raise ValueError(
                 f"visualize.precision asks for {self.visualized_precision()}, which quantize.precisions does not make"
             )
+        if reason := why_not(self.visualize.backend, self.visualized_precision()):
+            raise ValueError(f"visualize.backend and visualize.precision: {reason}")
         if self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
             raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
         return self
@@ -68,8 +70,11 @@ class Recipe(Part):
 
     def visualized_precision(self) -> Precision:
         """The precision of the engine that feature maps are compared with."""
+        if self.visualize.precision is not None:
+            return self.visualize.precision
         made = self.quantize.precisions
-        return self.visualize.precision or ("int8" if "int8" in made or not made else made[-1])
+        computed = [name for name in made if not why_not(self.visualize.backend, name)] or made
+        return "int8" if "int8" in made or not made else computed[-1]
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing spec of this recipe."""

@@ -16,6 +16,7 @@ from once import Once, made_once
 import models  # noqa: F401  (registers the models)
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
+from export.engines import openvino_backend
 from export.onnx_export import export_onnx
 from export.simplify import simplify_onnx
 from pipeline.cli import main
@@ -98,6 +99,18 @@ def export_small(model: torch.nn.Module, spec: Preprocess, image_root: Path, fol
     result = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
     assert result.accepted, result.reason
     assert result.nodes_after["total"] < result.nodes_before["total"]
+
+
+@pytest.fixture
+def emulated_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that has BF16, as far as our check can tell; the test is skipped where OpenVINO computes in FP32 all the same."""
+    openvino = pytest.importorskip("openvino")
+    values = openvino.opset13.parameter([1], np.float32)
+    model = openvino.Model([openvino.opset13.relu(values)], [values])
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    if compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != "bf16":
+        pytest.skip("this CPU neither has BF16 nor emulates it: it has no AVX-512")
+    monkeypatch.setattr(openvino_backend, "bf16_instructions", lambda: ["emulated"])
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,11 @@ SEES: dict[str, set[str]] = {
 OWNERS = {
     "tensorrt": {"export/engines/tensorrt/backend.py"},
     "tensorrt_rtx_bindings": {"export/engines/tensorrt/rtx_backend.py"},
-    "openvino": {"export/engines/openvino_backend.py", "export/engines/openvino_weights.py"},
+    "openvino": {
+        "export/engines/openvino_backend.py",
+        "export/engines/openvino_weights.py",
+        "export/engines/openvino_as_executed.py",
+    },
     "onnxruntime": {"export/engines/onnxruntime_backend.py", "export/simplify.py"},
     "modelopt": {"export/quantize/ranges.py", "export/quantize/cast_fp16.py", "export/quantize/fake_quantize.py"},
     "cv2": {

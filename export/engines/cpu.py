@@ -1,8 +1,9 @@
-"""The CPU as the operating system tells it, and what of it decides how INT8 is computed."""
+"""The CPU as the operating system tells it, and what of it decides how INT8 and BF16 are computed."""
 
 import platform
 from pathlib import Path
 
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")  # x86 and Arm dot products of bytes
 
 
@@ -11,6 +12,12 @@ def int8_instructions() -> list[str]:
     facts = cpu_facts()
     flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
     return [flag for flag in _INT8_FLAGS if flag in flags]
+
+
+def bf16_instructions() -> list[str]:
+    """BF16 dot-product instructions of this CPU; without any, BF16 has to be emulated, which is slower than FP32."""
+    flags = cpu_facts().get("flags", "").split()
+    return [flag for flag in _BF16_FLAGS if flag in flags]
 
 
 def adds_pairs_in_16_bits() -> bool:

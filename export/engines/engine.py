@@ -15,7 +15,7 @@ from typing import Protocol
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend, openvino_backend
 from export.engines.sidecar import NOTHING, Expected, Refusal, Sidecar, read_sidecar, sha256_of, write_sidecar
-from export.engines.spec import EngineSpec
+from export.engines.spec import EngineSpec, in_bf16
 from export.engines.tensorrt import backend as tensorrt_backend
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.engines.tensorrt.cuda_device import compute_capability
@@ -74,7 +74,7 @@ def build_engine(
     if spec.backend == "onnxruntime":
         engine = onnxruntime_backend.build(onnx_path, folder / onnxruntime_backend.ENGINE_NAME)
     elif spec.backend == "openvino":
-        engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME)
+        engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME, bf16=in_bf16(spec.precision))
     else:
         assert options is not None
         engine = _build_tensorrt(spec, options, onnx_path, folder / _PLAN, progress)
@@ -139,7 +139,7 @@ def load_engine(
     if sidecar.backend == "onnxruntime":
         return sidecar, onnxruntime_backend.load(path, threads)
     if sidecar.backend == "openvino":
-        return sidecar, openvino_backend.load(path, threads)
+        return sidecar, openvino_backend.load(path, threads, bf16=in_bf16(sidecar.precision))
     if sidecar.backend == "tensorrt":
         return sidecar, tensorrt_backend.load(path, run, weights=weights, host_code=options.version_compatible)
     return sidecar, tensorrt_rtx_backend.load(path, run, weights=weights)

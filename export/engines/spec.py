@@ -17,9 +17,25 @@ def graph_of(backend: str, precision: str) -> str:
     """The name of the graph that a backend's engine of a precision is built from, without `.onnx`.
 
     It is the precision's, `int8`, except where INT8 stands in FP32 on a backend that reads it in a dialect: `int8-openvino`.
+    An engine in BF16 is built from the graph with FP32 in its place.
     """
+    precision = "fp32" if precision == "bf16" else precision.removesuffix("-bf16")
     quantized = precision == "auto" or (precision.startswith("int8") and not precision.endswith("-fp16"))
     return f"{precision}-{backend}" if quantized and backend in OWN_GRAPHS else precision
+
+
+def in_bf16(precision: str) -> bool:
+    """Whether an engine of this precision computes in BF16 what its graph leaves in floating point."""
+    return precision.endswith("bf16")
+
+
+def why_not(backend: str, precision: str) -> str:
+    """Why a backend has no engines of a precision; "" where it has."""
+    if precision.startswith("fp8") and backend in ("onnxruntime", "openvino"):
+        return "fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels"
+    if in_bf16(precision) and backend != "openvino":
+        return f"{precision} goes with openvino: it is a hint to its CPU engine, and {backend} has none"
+    return ""
 
 
 @dataclass(frozen=True)

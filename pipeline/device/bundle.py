@@ -17,7 +17,7 @@ from calib.errors import InputError
 from calib.images import ImageSplit, balanced_subset
 from calib.preprocess import Preprocess, load_batch
 from export.engines.sidecar import sha256_of
-from export.engines.spec import graph_of
+from export.engines.spec import graph_of, why_not
 from pipeline.artifact import swap_folder, write_json
 from pipeline.console.known_runs import finishing
 from pipeline.console.progress import track
@@ -185,7 +185,10 @@ def _recipe(
     best = (run.report["recommended"] or {}).get("name")
     advised = [row["precision"] for row in run.report["variants"] if row["name"] == best]
     precisions = [name for plans in choice.engines.values() for plan in plans for name in plan.precisions]
-    served = [name for name in advised + precisions if graph_of("onnxruntime", name) in graphs and "fp8" not in name]
+    served = [
+        name for name in advised + precisions
+        if graph_of("onnxruntime", name) in graphs and not why_not("onnxruntime", name)
+    ]  # fmt: skip
     return Recipe(
         run=run.report["run"], model=run.report["model"], dataset=dataset["name"],
         calibration_images=dataset["calibration_images"], eval_images=len(labels), host_eval_images=dataset["eval_images"],

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
-from export.engines.spec import graph_of
+from export.engines.spec import graph_of, why_not
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.console.exit_status import GateFailed
@@ -103,7 +103,7 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
             parts = [{"precisions": list(precisions), "batch_sizes": _BATCH_SIZES, "options": {}, "targets": ()}]
         allowed = {
             name for name in precisions
-            if not graphs[graph_of(backend, name)] and (backend, name) not in rows and _computes(backend, name)
+            if not graphs[graph_of(backend, name)] and (backend, name) not in rows and not why_not(backend, name)
         }  # fmt: skip
         if plans := _plans(parts, wanted if engine else None, allowed):
             engines[backend] = plans
@@ -133,11 +133,6 @@ def _plans(parts: list[dict[str, Any]], wanted: tuple[str, ...] | None, allowed:
         if precisions:
             plans.append(BackendPlan(precisions, (low, typical, high), options, targets))
     return tuple(plans)
-
-
-def _computes(backend: str, precision: str) -> bool:
-    """Whether a backend can compute a precision: CPU engines have no FP8 kernels."""
-    return not (precision.startswith("fp8") and backend in ("onnxruntime", "openvino"))
 
 
 def _wanted_precisions(run: FinishedRun, engine: str | None) -> tuple[str, ...]:

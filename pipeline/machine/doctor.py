@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from calib.preprocess import opencv_version
-from export.engines.cpu import int8_instructions
+from export.engines.cpu import bf16_instructions, int8_instructions
 from export.engines.engine import backend_module
 from export.engines.spec import BACKENDS
 from export.engines.tensorrt.cuda_device import compute_capability
@@ -73,6 +73,9 @@ def _machine() -> list[Finding]:
         "" if int8_instructions() else "without INT8 instructions, INT8 engines are hardly faster than FP32 on this CPU"
     )
     rows.append(Finding("machine", "cpu", cpu_name(), "note" if slow else "ok", slow))
+    bf16 = ", ".join(bf16_instructions())
+    without = "" if bf16 else "OpenVINO's engines of bf16 and int8-bf16 need AVX512_BF16 or AMX_BF16"
+    rows.append(Finding("machine", "bf16", bf16 or "none", "note" if without else "ok", without))
     gpu = gpu_name()
     if gpu is None:
         return [*rows, Finding("machine", "gpu", "none", "note", "nvidia-smi finds no NVIDIA GPU")]

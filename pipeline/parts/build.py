@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from export.engines.spec import Backend
+from export.engines.spec import Backend, why_not
 from pipeline.parts.part import Part, Positive, Precision
 
 
@@ -32,8 +32,8 @@ class EnginePart(Part):
     def _targets(self) -> "EnginePart":
         if (self.backend == "tensorrt_rtx") != bool(self.targets):
             raise ValueError("targets go with backend tensorrt_rtx, and it needs at least one, such as sm86")
-        if self.backend in ("onnxruntime", "openvino") and any(name.startswith("fp8") for name in self.precisions):
-            raise ValueError("fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels")
+        if reasons := [reason for name in self.precisions if (reason := why_not(self.backend, name))]:
+            raise ValueError(reasons[0])
         if self.backend in ("onnxruntime", "openvino") and self.options != BuildOptionsPart():
             raise ValueError("options are TensorRT's: onnxruntime and openvino have none")
         if self.backend == "tensorrt_rtx" and (self.options.hardware != "this_gpu" or self.options.version_compatible):

@@ -18,10 +18,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and NumPy both take
-# What a graph computes in; `-fp16` is the same graph with FP16 in place of the FP32 that is left in it.
+# What an engine computes in; `-fp16` is the same graph with FP16 in place of the FP32 that is left in it. With `bf16` the engine
+# computes the FP32 of its graph in BF16.
 Precision = Literal[
     "fp32", "fp16", "int8", "int8-fp16", "fp8", "fp8-fp16", "int8-sparse", "int8-sparse-fp16",
-    "int8-qat", "int8-qat-fp16", "auto", "auto-fp16",
+    "int8-qat", "int8-qat-fp16", "auto", "auto-fp16", "bf16", "int8-bf16",
 ]  # fmt: skip
 Pattern = Annotated[str, AfterValidator(_compiles)]
 

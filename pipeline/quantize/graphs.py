@@ -66,7 +66,7 @@ def quantize_graphs(
     """The quantized graphs for one of `int8`, `fp8`, `int8-sparse`, `int8-qat` and `auto`, by the name of each: the first is the
     precision's own, which GPUs read, the others are those of the backends that read INT8 in a dialect."""
     part = recipe.quantize
-    alone = base == "fp8" or base not in part.precisions  # with FP16 around it there is one graph
+    alone = base == "fp8" or not {base, f"{base}-bf16"} & set(part.precisions)  # with FP16 around it there is one graph
     names = [base] if alone else [base, *(graph_of(backend, base) for backend in OWN_GRAPHS)]
     dialects = [PLAIN, *(DIALECTS[backend] for backend in OWN_GRAPHS)][: len(names)]
     if base == "fp8":  # `weight_bits` is for integers; FP8 weights have the eight bits of E4M3

@@ -1,6 +1,5 @@
 """The quantize stage: from the FP32 graph, one graph for each precision, with its casts and Q/DQ."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from calib.calibration import CalibrationSet, load_calibration_set
 from calib.precision.policy import PolicyName, cover, performer_kernel
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
+from export.quantize.fp32_tensors import list_fp32_tensors
 from export.quantize.gpu_graph import write_gpu_graph
 from export.quantize.qdq import to_fp8
 from pipeline.artifact import Artifact
@@ -20,6 +20,7 @@ from pipeline.quantize.graphs import QuantizedGraph, quantize_graphs
 from pipeline.recipe import Recipe
 
 FP16 = "-fp16"  # end of a precision's name: the same Q/DQ, everything else in FP16
+BF16 = "-bf16"  # the same graph, for an engine that computes everything else in BF16
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -30,16 +31,17 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     spec, _ = read_metadata(proto)
     calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
     wanted = recipe.quantize.precisions
-    shutil.copyfile(source, folder / "fp32.onnx")
+    onnx.save(list_fp32_tensors(proto), folder / "fp32.onnx")
     if "fp16" in wanted:
         _cast(proto, folder / "fp16.onnx", calibration, set())
     notes = {}
-    for base in dict.fromkeys(name.removesuffix(FP16) for name in wanted if name not in ("fp32", "fp16")):
+    quantized = [name for name in wanted if name not in ("fp32", "fp16", "bf16")]
+    for base in dict.fromkeys(name.removesuffix(FP16).removesuffix(BF16) for name in quantized):
         graphs = quantize_graphs(base, recipe, inputs, calibration)
         for name, graph in graphs.items():
             write_decisions(graph, name, folder)
             notes[name] = graph.notes | ({} if base == "auto" else _tell_kinds(name, recipe.quantize.policy, graph))
-        _write(graphs, base, {base, f"{base}{FP16}"} & set(wanted), calibration, folder)
+        _write(graphs, base, {base, base + FP16, base + BF16} & set(wanted), calibration, folder)
     layers = {path.stem: count_precisions(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}
     for name, counts in layers.items():
         print(f"           {name:>9}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
@@ -59,8 +61,9 @@ def _write(
     graphs: Mapping[str, QuantizedGraph], base: str, wanted: set[str], calibration: CalibrationSet, folder: Path
 ) -> None:
     """Write the graphs with FP32 around their Q/DQ, and the one with FP16, for GPUs, whose builder needs weights as floats."""
-    for name, graph in graphs.items() if base in wanted else ():
-        onnx.save(_finish(graph.write("as they are" if graph.fp8 else "stored"), graph.fp8), folder / f"{name}.onnx")
+    for name, graph in graphs.items() if {base, base + BF16} & wanted else ():
+        written = list_fp32_tensors(graph.write("as they are" if graph.fp8 else "stored"))
+        onnx.save(_finish(written, graph.fp8), folder / f"{name}.onnx")
     if base + FP16 not in wanted:
         return
     graph = graphs[base]

@@ -111,3 +111,21 @@ def test_two_engines_of_one_name_are_refused(build: list[dict[str, object]], nam
         Recipe.model_validate(values)
     once = values | {"build": [build[0] | {"precisions": ["fp16"], "targets": build[0].get("targets", [])[:1]}]}
     assert Recipe.model_validate(once)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("precision", ["bf16", "int8-bf16"])
+def test_bf16_is_openvino_s(tmp_path: Path, backend: str, precision: str) -> None:
+    values = load_recipe(ROOT / "recipes" / "demo.yaml").model_dump(mode="json", by_alias=True)
+    values["quantize"]["precisions"] = ["fp32", precision]
+    values["build"] = [{"backend": backend, "precisions": ["fp32", precision]}]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    message = f"build.0: {precision} goes with openvino: it is a hint to its CPU engine, and {backend} has none"
+    with pytest.raises(InputError, match=message):
+        load_recipe(tmp_path / "recipe.yaml")
+    recipe = Recipe.model_validate(values | {"build": [{"backend": "openvino", "precisions": ["fp32", precision]}]})
+    assert recipe.visualized_precision() == "fp32", "what visualize.backend computes"
+    values["visualize"] |= {"backend": backend, "precision": precision}
+    values["build"] = [{"backend": "openvino", "precisions": ["fp32", precision]}]
+    with pytest.raises(ValueError, match=f"visualize.backend and visualize.precision: {precision} goes with openvino"):
+        Recipe.model_validate(values)

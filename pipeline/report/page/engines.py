@@ -88,4 +88,4 @@ def _columns(variants: list[dict[str, Any]]) -> list[_Column]:
 
 
 def _layers(layers: dict[str, int] | None) -> str:
-    return f"{layers['int8']}/{layers['fp16']}/{layers['fp32']}" if layers else MISSING
+    return f"{layers['int8']}/{layers['fp16'] + layers.get('bf16', 0)}/{layers['fp32']}" if layers else MISSING

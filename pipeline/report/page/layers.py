@@ -10,7 +10,8 @@ from pipeline.report.page.render import Section, section
 
 _HEADS = ("Layer", "Operator", "Precision", "Scale", "Saturated", "Why")
 _WORDS = ("Operator", "Precision", "Why")
-_KINDS = (("int8", "INT8"), ("fp16", "FP16"), ("fp32", "FP32"))
+_KINDS = (("int8", "INT8"), ("bf16", "BF16"), ("fp16", "FP16"), ("fp32", "FP32"))
+_ALWAYS = ("int8", "fp16", "fp32")
 Decisions = Mapping[str, Sequence[dict[str, Any]]]
 
 
@@ -40,16 +41,22 @@ def layers_section(variants: Sequence[dict[str, Any]], decisions: Decisions) -> 
         }
         for name, rows in decisions.items()
     ]  # fmt: skip
+    kinds = _kinds([variant["layers"] for variant in counted])
     return section(
         "Layer precisions", "layers.html", engines=[_engine(variant) for variant in counted], graphs=graphs,
-        kinds=_KINDS, heads=_HEADS, words=_WORDS,
+        kinds=kinds, heads=_HEADS, words=_WORDS,
     )  # fmt: skip
+
+
+def _kinds(counts: Sequence[Mapping[str, int]]) -> list[tuple[str, str]]:
+    """The kinds of layers to show with their names: BF16 only where an engine has some."""
+    return [(kind, name) for kind, name in _KINDS if kind in _ALWAYS or any(row.get(kind) for row in counts)]
 
 
 def _engine(variant: dict[str, Any]) -> dict[str, Any]:
     """An engine's bar: its `name`, `layers` by kind, and the same in `words`."""
     layers, total = variant["layers"], sum(variant["layers"].values())
-    words = ", ".join(f"{layers[kind]} {name}" for kind, name in _KINDS)
+    words = ", ".join(f"{layers[kind]} {name}" for kind, name in _kinds([layers]))
     return {"name": variant["name"], "layers": layers, "words": f"{words}, of {total} layers"}
 
 

@@ -49,6 +49,7 @@ class _Latency(_Part):
 
 class _Layers(_Part):
     int8: Count
+    bf16: Count | None = None  # only where there are any
     fp16: Count
     fp32: Count
 

@@ -187,6 +187,18 @@ def test_a_cpu_engine_of_fp8_is_never_planned() -> None:
     assert set(found.engines) == {"tensorrt"}
 
 
+def test_bf16_is_planned_for_openvino_alone() -> None:
+    run = fake_run(("openvino", "bf16", "unavailable"), ("onnxruntime", "fp32", "pass"))
+    run.parts["build"].append({"backend": "openvino", "precisions": ["bf16"], "batch_sizes": [1, 1, 8], "options": {},
+                               "targets": ()})  # fmt: skip
+    found = choose(run, None, {"fp32": ""})
+    planned = {
+        backend: [name for plan in plans for name in plan.precisions] for backend, plans in found.engines.items()
+    }
+    assert planned["openvino"] == ["bf16"] and planned.pop("openvino") and planned
+    assert all("bf16" not in names for names in planned.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -47,6 +47,17 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in printed, word
 
 
+@pytest.mark.parametrize(("flags", "status"), [([], "note"), (["amx_bf16"], "ok")])
+def test_whether_the_cpu_has_bf16(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], status: str
+) -> None:
+    monkeypatch.setattr(doctor, "bf16_instructions", lambda: flags)
+    assert main(["doctor", "--json"]) == DONE
+    (row,) = [row for row in json.loads(capsys.readouterr().out)["findings"] if row["item"] == "bf16"]
+    assert (row["status"], row["found"]) == (status, ", ".join(flags) or "none")
+    assert ("need AVX512_BF16 or AMX_BF16" in row["detail"]) == (not flags)
+
+
 def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == DONE
     answer = json.loads(capsys.readouterr().out)

@@ -14,7 +14,8 @@ from calib.calibration import make_calibration_set
 from calib.images import read_split
 from calib.preprocess import Preprocess
 from export.engines.sidecar import sha256_of
-from export.onnx_export import MODULE_KEY, OUTPUT
+from export.engines.spec import graph_of
+from export.onnx_export import FP32_TENSORS, MODULE_KEY, OUTPUT
 from pipeline.artifact import Artifact
 from pipeline.quantize import stage as quantize_stage
 from pipeline.recipe import Recipe
@@ -63,6 +64,17 @@ def test_what_the_policy_names_but_does_not_take_is_said_and_kept(
     notes = quantize(inputs, tmp_path, precisions=["fp32", "int8"], policy="full")
     assert [row["quantized"] for row in notes["quantized"]["int8"]["kinds"]] == [2, 0, 0, 0]
     assert "that the policy names" not in capsys.readouterr().out, "nothing is left out"
+
+
+def test_engines_in_bf16_have_the_graphs_with_fp32(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """Which list what stays in FP32, here nothing. No graph is written for BF16 itself."""
+    quantize(inputs, tmp_path, precisions=["fp32", "bf16", "int8-bf16"])
+    graphs = {path.stem: onnx.load(path) for path in tmp_path.glob("*.onnx")}
+    assert {graph_of("openvino", name) for name in ("bf16", "int8-bf16")} == {"fp32", "int8-openvino"} <= set(graphs)
+    for graph in graphs.values():
+        assert {prop.key: prop.value for prop in graph.metadata_props}[FP32_TENSORS] == "[]"
+    assert graphs["fp32"].graph == onnx.load(inputs["export"].path("fp32.onnx")).graph
+    assert not list(tmp_path.glob("*bf16*"))
 
 
 @pytest.mark.parametrize("bits", [8, 4])
