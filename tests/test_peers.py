@@ -102,7 +102,7 @@ def result(rows: dict[str, Any], **settings: Any) -> dict[str, Any]:
         "batches": [1],
         "versions": {"nncf": None},
     } | settings
-    return {"told": "random weights, 224 px", "settings": of, "rows": {backend: rows for backend in BACKENDS}}
+    return {"told": "random weights, 224 px", "settings": of, "rows": dict.fromkeys(BACKENDS, rows)}
 
 
 def test_a_network_has_a_heading_and_a_verdict_for_each_backend(rows: dict[str, Any]) -> None:

@@ -56,14 +56,14 @@ def _cells(row: Row, batches: list[int], head: list[str]) -> list[str]:
         low, middle, high = speed["to_fp32"]
         cells += [f"{speed['ms']:.2f}", f"{middle:.2f} ({low:.2f}–{high:.2f})"]
     if "top-1" in head:
-        cells.append(f"{row['top1']:.2f}")
+        cells.append(_number(row.get("top1"), 2))
     if "agreement" in head:
-        cells.append(f"{row['agreement']:.2f}")
-    return [*cells, _snr(row) if row["finite"] else "NaN"]
+        cells.append(_number(row.get("agreement"), 2))
+    return [*cells, _number(row["snr_db"], 1) if row["finite"] else "NaN"]
 
 
-def _snr(row: Row) -> str:
-    return MISSING if row["snr_db"] is None else f"{row['snr_db']:.1f}"
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def wrong(row: Row) -> str:
@@ -98,7 +98,7 @@ def _standing(ours: Row, right: dict[str, Row], batch: str) -> str:
     """`slower` and `fastest` only where the quartiles over rounds say so."""
     own = ours["speeds"][batch]["to_fp32"][1]
     if not right:
-        return f"{own:.2f}×, no other tool's graph runs"
+        return f"{own:.2f}×, no other tool's graph computes the network"
     label = max(right, key=lambda name: right[name]["speeds"][batch]["to_ours"][1])
     speed, (low, _, high) = right[label]["speeds"][batch]["to_fp32"][1], right[label]["speeds"][batch]["to_ours"]
     against = f"{own:.2f}× against {speed:.2f}×, {_close(ours)} against {_close(right[label])}"
@@ -111,7 +111,7 @@ def _standing(ours: Row, right: dict[str, Row], batch: str) -> str:
 
 
 def _close(row: Row) -> str:
-    return f"agreement {row['agreement']:.2f} %" if "agreement" in row else f"SNR {_snr(row)} dB"
+    return f"agreement {row['agreement']:.2f} %" if "agreement" in row else f"SNR {_number(row['snr_db'], 1)} dB"
 
 
 def _closest(ours: Row, right: dict[str, Row]) -> list[str]:
