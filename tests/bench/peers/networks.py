@@ -2,16 +2,14 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import timm
 import torch
 from bench.quantization_networks import NETWORKS, load_network
-from literal import literal
+from literal_export import export_literal
 from numpy.typing import NDArray
 from torch import nn
 
@@ -142,40 +140,16 @@ def _recipe_of(run: Path) -> Recipe | None:
 
 def write_graphs(network: Network, folder: Path) -> dict[str, Path]:
     """FP32 graphs by label: `ours`, and for T2T-ViT `literal`, which is what the other tools are given; both simplified."""
-    forms: dict[str, Callable[[], nn.Module]] = {"ours": lambda: network.model}
-    if isinstance(network.model, T2TViT):
-        forms["literal"] = lambda: literal(network.model).eval()  # type: ignore[arg-type]
-    graphs = {}
-    for label, form in forms.items():
+    graphs, raw, classes = {}, folder / "raw.onnx", list(network.classes)
+    for label in ("ours", "literal") if isinstance(network.model, T2TViT) else ("ours",):
+        if label == "literal":
+            assert isinstance(network.model, T2TViT)
+            export_literal(network.model, network.spec, classes, raw)
+        else:
+            export_onnx(network.model, network.spec, classes, raw)
         graphs[label] = folder / f"{label}.onnx"
-        export_onnx(form(), network.spec, list(network.classes), folder / "raw.onnx")
-        if label == "literal" and network.model.variant.token_attention == "performer":  # type: ignore[union-attr]
-            restore_epsilon(folder / "raw.onnx")
-        simplify_onnx(folder / "raw.onnx", graphs[label], network.images[:2])
+        simplify_onnx(raw, graphs[label], network.images[:2])
     return graphs
-
-
-def restore_epsilon(path: Path) -> None:
-    """Add the literal performer's 1e-8 to its normaliser, which PyTorch's exporter leaves out.
-
-    It takes additions of up to 1e-8 for additions of 0 (onnxscript 0.7.2). Without it a trained network's FP32 graph divides by
-    zero, and no tool can quantize that.
-    """
-    proto = onnx.load(path)
-    made_by = {name: node for node in proto.graph.node for name in node.output}
-    divisions = [
-        node for node in proto.graph.node
-        if node.op_type == "Div" and getattr(made_by.get(node.input[1]), "op_type", "") == "Unsqueeze"
-    ]  # fmt: skip
-    assert len(divisions) == 2, f"{len(divisions)} divisions by a normaliser, wanted one of each performer"
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-8), "epsilon"))
-    for index, division in enumerate(divisions):
-        name = f"with_epsilon_{index}"
-        place = list(proto.graph.node).index(division)
-        proto.graph.node.insert(place, onnx.helper.make_node("Add", [division.input[1], "epsilon"], [name], name=name))
-        proto.graph.node[place + 1].input[1] = name
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
 
 
 def _parts(images: NDArray[np.uint8]) -> int:

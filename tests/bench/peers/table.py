@@ -102,7 +102,7 @@ def _standing(ours: Row, right: dict[str, Row], batch: str) -> str:
     label = max(right, key=lambda name: right[name]["speeds"][batch]["to_ours"][1])
     speed, (low, _, high) = right[label]["speeds"][batch]["to_fp32"][1], right[label]["speeds"][batch]["to_ours"]
     against = f"{own:.2f}× against {speed:.2f}×, {_close(ours)} against {_close(right[label])}"
-    if low > 1:
+    if low > 1 and speed > own:
         others = sum(row["speeds"][batch]["to_ours"][0] > 1 for row in right.values()) - 1
         return f"slower than {label}{f' and {others} more' if others else ''}: {against}"
     if high >= 1:
