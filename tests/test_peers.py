@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bench.peers.graphs import LABELS, LITERAL, NNCF, NNCF_ONNX, OURS, OURS_BF16, OURS_FP32, PEERS, no_bf16
+from bench.peers.graphs import LABELS, LITERAL, NNCF, NNCF_ONNX, OURS, OURS_BF16, OURS_FP32, PEERS, last_error, no_bf16
 from bench.peers.kept import differences, keep, read_kept, results_path, write_page
 from bench.peers.measure import BACKENDS, speeds, take_turns
 from bench.peers.table import network_text, table, verdict, wrong
@@ -46,7 +46,7 @@ def test_the_fastest_is_called_so(rows: dict[str, Any]) -> None:
 
 def test_a_faster_tool_is_named_with_both_accuracies(rows: dict[str, Any]) -> None:
     rows[NNCF_ONNX] = timed(2.4, against_ours=1.2, agreement=99.5)
-    told = f"slower than {NNCF_ONNX}: 2.00× against 2.40×, agreement 99.80 % against agreement 99.50 %"
+    told = f"slower than {NNCF_ONNX}: 2.00× against 2.40×, agreement 99.80 % against 99.50 %"
     assert verdict(rows, "1") == told
     rows[PEERS[3]] = timed(2.2, against_ours=1.1, agreement=99.9)
     assert verdict(rows, "1") == (told.replace(":", " and 1 more:", 1) + f"; {PEERS[3]} agrees more often: 99.90 %")
@@ -198,3 +198,9 @@ def test_the_literal_export_gets_back_its_epsilon() -> None:
         None, {"context": context, "normaliser": normaliser}
     )
     np.testing.assert_allclose(y, [[0, 0.25, 0.5], [0, 3, 0]], rtol=1e-6)
+
+
+def test_a_tool_that_stops_is_told_by_its_exception() -> None:
+    told = "noise\nTraceback (most recent call last):\n  File x\nonnx.ModelError: two\n  lines\n"
+    assert last_error(told) == "onnx.ModelError: two lines"
+    assert last_error("first\nKilled\n") == "Killed" and last_error("") == "it says nothing"

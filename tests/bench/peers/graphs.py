@@ -2,28 +2,28 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import Callable
+import importlib.util
+import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import onnx
+import numpy as np
 from bench.peers.networks import Network
+from bench.peers.tools import MODELOPT, NNCF, NNCF_ONNX, ORT, ORT_UINT8
 
 from calib.errors import InputError
 from export.engines.cpu import cpu_facts
-from export.onnx_export import INPUT
 from export.quantize.int8 import quantize_int8
-from export.quiet import quiet
 from export.runner import Unavailable
 from pipeline.parts.part import Precision
 from pipeline.quantize.graphs import quantize_options
 
 LITERAL, OURS_FP32, OURS_BF16, OURS = "literal FP32", "ours FP32", "ours BF16", "ours INT8"
-NNCF, NNCF_ONNX, ORT, ORT_UINT8, MODELOPT = (
-    "NNCF", "NNCF, of ONNX", "ONNX Runtime's quantizer", "ONNX Runtime's quantizer, uint8", "modelopt",
-)  # fmt: skip
 PEERS = (NNCF, NNCF_ONNX, ORT, ORT_UINT8, MODELOPT)
 LABELS = (LITERAL, OURS_FP32, OURS_BF16, OURS, *PEERS)
+TOOLS_SCRIPT = str(Path(__file__).with_name("tools.py"))
 TOOLS = ("onnxruntime", "openvino", "nncf", "nvidia-modelopt", "torch", "timm")  # whose versions a result depends on
 
 
@@ -62,90 +62,29 @@ def no_bf16(backend: str) -> str:
 
 
 def other_graph(label: str, backend: str, network: Network, source: Path, folder: Path) -> Path:
-    """What another tool makes of `source`, with its defaults unless the label says otherwise; written once for both backends.
-
-    NNCF reads OpenVINO's own form of the graph for OpenVINO, and ONNX.
-    """
+    """What another tool makes of `source`, in a process of its own; once for both backends, and so is its failure."""
     if label == NNCF and backend != "openvino":
         raise Unavailable(f"it is made for OpenVINO: see {NNCF_ONNX!r}")
-    suffix = "xml" if label == NNCF else "onnx"
-    target = folder / f"{label.replace(' ', '-')}.{suffix}"
-    stopped = target.with_suffix(".stopped")
-    if stopped.is_file():  # once for both backends
-        raise InputError(stopped.read_text(encoding="utf-8"))
-    if not target.is_file():
-        makers: dict[str, Callable[[Network, Path, Path], None]] = {
-            NNCF: nncf_openvino, NNCF_ONNX: nncf_onnx, ORT: onnxruntime_int8, ORT_UINT8: onnxruntime_uint8, MODELOPT: modelopt,
-        }  # fmt: skip
-        try:
-            with quiet():
-                makers[label](network, source, target)
-        except Unavailable:
-            raise
-        except Exception as error:  # whatever another tool stops with is its result here
-            reason = f"it stops: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            stopped.write_text(reason, encoding="utf-8")
-            raise InputError(reason) from error
+    if label in (NNCF, NNCF_ONNX) and importlib.util.find_spec("nncf") is None:
+        raise Unavailable("pip install -e '.[bench]'")
+    target = folder / f"{label.replace(' ', '-')}.{'xml' if label == NNCF else 'onnx'}"
+    said, images = target.with_suffix(".said"), folder / "calibration.npy"
+    if not said.is_file():
+        np.save(images, network.calibration.images)
+        kind = ["transformer"] if network.transformer else []
+        command = [sys.executable, TOOLS_SCRIPT, label, str(images), str(source), str(target), *kind]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said.write_text("" if done.returncode == 0 else last_error(done.stderr), encoding="utf-8")
+    if reason := said.read_text(encoding="utf-8"):
+        raise InputError(f"it stops: {reason}")
     return target
 
 
-def _nncf_quantize(model: Any, network: Network) -> Any:
-    """A model with NNCF's INT8; transformers are named as such, which it advises."""
-    try:
-        import nncf
-    except ModuleNotFoundError as error:
-        raise Unavailable("pip install -e '.[bench]'") from error
-    images = [network.calibration.images[index : index + 1] for index in range(len(network.calibration))]
-    return nncf.quantize(
-        model, nncf.Dataset(images, lambda image: {INPUT: image}), subset_size=len(images),
-        model_type=nncf.ModelType.TRANSFORMER if network.transformer else None,
-    )  # fmt: skip
-
-
-def nncf_openvino(network: Network, source: Path, target: Path) -> None:
-    import openvino
-
-    openvino.save_model(
-        _nncf_quantize(openvino.Core().read_model(str(source)), network), str(target), compress_to_fp16=False
-    )
-
-
-def nncf_onnx(network: Network, source: Path, target: Path) -> None:
-    onnx.save(_nncf_quantize(onnx.load(source), network), target)
-
-
-def onnxruntime_int8(network: Network, source: Path, target: Path, **options: Any) -> None:
-    """`quantize_static` behind `quant_pre_process`, as its documentation advises; activations int8, one scale for all weights."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = iter(network.calibration.images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self.left, None)
-            return None if image is None else {INPUT: image[None]}
-
-    prepared = target.with_suffix(".prepared")
-    quant_pre_process(str(source), str(prepared))
-    quantize_static(str(prepared), str(target), Reader(), **options)
-
-
-def onnxruntime_uint8(network: Network, source: Path, target: Path) -> None:
-    """With activations in uint8, which CPUs with VNNI multiply with int8 weights, and a scale for each output channel."""
-    from onnxruntime.quantization import QuantType
-
-    onnxruntime_int8(network, source, target, activation_type=QuantType.QUInt8, per_channel=True)
-
-
-def modelopt(network: Network, source: Path, target: Path) -> None:
-    from modelopt.onnx.quantization import quantize
-
-    quantize(
-        str(source), quantize_mode="int8", calibration_data={INPUT: network.calibration.images}, calibration_eps=["cpu"],
-        high_precision_dtype="fp32", output_path=str(target), log_level="ERROR",
-    )  # fmt: skip
+def last_error(stderr: str) -> str:
+    """The exception that ended a process, in one line; its last words where it ended otherwise."""
+    lines = stderr.strip().splitlines() or ["it says nothing"]
+    found = [index for index, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit)\b", line)]
+    return " ".join(" ".join(lines[found[-1] if found else -1 :]).split())[:200]
 
 
 def installed() -> dict[str, str | None]:

@@ -101,7 +101,7 @@ def _standing(ours: Row, right: dict[str, Row], batch: str) -> str:
         return f"{own:.2f}×, no other tool's graph computes the network"
     label = max(right, key=lambda name: right[name]["speeds"][batch]["to_ours"][1])
     speed, (low, _, high) = right[label]["speeds"][batch]["to_fp32"][1], right[label]["speeds"][batch]["to_ours"]
-    against = f"{own:.2f}× against {speed:.2f}×, {_close(ours)} against {_close(right[label])}"
+    against = f"{own:.2f}× against {speed:.2f}×, {_close(ours)} against {_close(right[label], named=False)}"
     if low > 1 and speed > own:
         others = sum(row["speeds"][batch]["to_ours"][0] > 1 for row in right.values()) - 1
         return f"slower than {label}{f' and {others} more' if others else ''}: {against}"
@@ -110,8 +110,10 @@ def _standing(ours: Row, right: dict[str, Row], batch: str) -> str:
     return f"ours is the fastest of {len(right) + 1}: {own:.2f}×, then {label} {speed:.2f}×; {_close(ours)}"
 
 
-def _close(row: Row) -> str:
-    return f"agreement {row['agreement']:.2f} %" if "agreement" in row else f"SNR {_number(row['snr_db'], 1)} dB"
+def _close(row: Row, *, named: bool = True) -> str:
+    if "agreement" in row:
+        return f"{'agreement ' if named else ''}{row['agreement']:.2f} %"
+    return f"{'SNR ' if named else ''}{_number(row['snr_db'], 1)} dB"
 
 
 def _closest(ours: Row, right: dict[str, Row]) -> list[str]:
