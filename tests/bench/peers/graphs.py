@@ -72,7 +72,7 @@ def other_graph(label: str, backend: str, network: Network, source: Path, folder
     if not said.is_file():
         np.save(images, network.calibration.images)
         kind = ["transformer"] if network.transformer else []
-        command = [sys.executable, TOOLS_SCRIPT, label, str(images), str(source), str(target), *kind]
+        command = [sys.executable, "-I", TOOLS_SCRIPT, label, str(images), str(source), str(target), *kind]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         said.write_text("" if done.returncode == 0 else last_error(done.stderr), encoding="utf-8")
     if reason := said.read_text(encoding="utf-8"):
