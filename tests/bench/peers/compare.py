@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="default: 1 8")
     parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--calls", type=int, default=5, help="timed calls a round; default: %(default)s")
+    parser.add_argument("--calls", type=int, default=3, help="timed calls a round; default: %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
     parser.add_argument("--images", type=int, default=1000, help="evaluation images of runs; default: %(default)s")
     parser.add_argument("--again", action="store_true", help="measure networks that are kept, too")

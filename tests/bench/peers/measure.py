@@ -19,7 +19,7 @@ from export.runner import Runner, Unavailable
 from pipeline.measure.statistics import accuracy, agreement
 
 BACKENDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-UNTIMED = 2  # calls before each turn
+UNTIMED = 1  # call before each turn
 Row = dict[str, Any]
 Seconds = dict[str, list[float]]
 
