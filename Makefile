@@ -53,9 +53,10 @@ prove: setup ## every model, precision and GPU architecture built ahead of time,
 models: setup ## parameters and MACs of every network, beside the papers'
 	@$(EDGE) models
 
-bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8; how much of an engine predict keeps busy
+bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8; how busy predict keeps an engine; ours beside other tools
 	@$(BIN)/python tests/bench/soft_split.py
 	@$(BIN)/python tests/bench/predict.py
+	@$(BIN)/python tests/bench/peers/compare.py
 
 bench-train: setup ## training steps at 224 px: images/s and memory, ours against literal unfold, processes, input pipeline
 	@$(BIN)/python tests/bench/train.py
