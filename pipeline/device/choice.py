@@ -97,7 +97,7 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
     left_out = {f"graph {name}": reason for name, reason in graphs.items() if reason and name in needed}
     left_out |= {row["name"]: row["reason"] for row in rows.values() if row["precision"] in wanted}
     engines = {}
-    for backend in DEVICE_BACKENDS:
+    for backend in backends_of(run):
         parts = [part for part in run.parts["build"] if part["backend"] == backend]
         if not parts and backend in ALWAYS:
             parts = [{"precisions": list(precisions), "batch_sizes": _BATCH_SIZES, "options": {}, "targets": ()}]
