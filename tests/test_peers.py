@@ -172,11 +172,11 @@ def test_ratios_are_of_each_round() -> None:
 
 
 def test_bf16_says_why_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert OURS_BF16 in LABELS and "OpenVINO alone" in no_bf16("onnxruntime")
-    monkeypatch.setattr("bench.peers.graphs.cpu_facts", lambda: {"flags": "avx2 avx512_vnni"})
-    assert no_bf16("openvino") == "this CPU has neither AVX512_BF16 nor AMX"
-    monkeypatch.setattr("bench.peers.graphs.cpu_facts", lambda: {"flags": "avx2 avx512_bf16"})
-    assert "CPU" not in no_bf16("openvino")
+    assert OURS_BF16 in LABELS and "goes with openvino" in no_bf16("onnxruntime")
+    monkeypatch.setattr("bench.peers.graphs.bf16_instructions", lambda: [])
+    assert no_bf16("openvino") == "this CPU has neither AVX512_BF16 nor AMX_BF16"
+    monkeypatch.setattr("bench.peers.graphs.bf16_instructions", lambda: ["avx512_bf16"])
+    assert no_bf16("openvino") == ""
 
 
 def test_the_literal_export_gets_back_its_epsilon() -> None:

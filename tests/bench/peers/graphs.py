@@ -7,17 +7,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
+import onnx
 from bench.peers.networks import Network
 from bench.peers.tools import MODELOPT, NNCF, NNCF_ONNX, ORT, ORT_UINT8
 
 from calib.errors import InputError
-from export.engines.cpu import cpu_facts
+from export.engines.cpu import bf16_instructions
+from export.engines.spec import graph_of, in_bf16, why_not
+from export.quantize.dialects import DIALECTS
+from export.quantize.fp32_tensors import list_fp32_tensors
 from export.quantize.int8 import quantize_int8
 from export.runner import Unavailable
-from pipeline.parts.part import Precision
 from pipeline.quantize.graphs import quantize_options
 
 LITERAL, OURS_FP32, OURS_BF16, OURS = "literal FP32", "ours FP32", "ours BF16", "ours INT8"
@@ -39,26 +41,24 @@ def write_graph(label: str, backend: str, network: Network, fp32: dict[str, Path
 
 
 def our_graph(backend: str, precision: str, network: Network, source: Path, folder: Path) -> Path:
-    """The graph of one of our precisions as the pipeline makes it for a backend: the same for both, as yet."""
-    if precision == "bf16":
-        if reason := no_bf16(backend):
-            raise Unavailable(reason)
-        raise AssertionError("the project has the precision bf16: make its graph here")
-    if precision == "fp32":
-        return source
-    target = folder / "ours-int8.onnx"
+    """The graph of one of our precisions as the quantize stage makes it for a backend; Unavailable where that has none."""
+    if reason := no_bf16(backend) if in_bf16(precision) else "":
+        raise Unavailable(reason)
+    target = folder / f"ours-{graph_of(backend, precision)}.onnx"
     if not target.is_file():
-        quantize_int8(source, target, network.calibration, quantize_options(network.part))
+        graph = source
+        if precision.startswith("int8"):
+            graph = folder / "quantized.onnx"
+            quantize_int8(source, graph, network.calibration, quantize_options(network.part), DIALECTS[backend])
+        onnx.save(list_fp32_tensors(onnx.load(graph)), target)
     return target
 
 
 def no_bf16(backend: str) -> str:
     """Why there is no BF16 on a backend here; "" where there is."""
-    if backend != "openvino":
-        return "on a CPU OpenVINO alone computes in BF16"
-    if not {"avx512_bf16", "amx_bf16"} & set(cpu_facts().get("flags", "").split()):
-        return "this CPU has neither AVX512_BF16 nor AMX"
-    return "" if "bf16" in get_args(Precision) else "the project has no precision bf16"
+    if reason := why_not(backend, "bf16"):
+        return reason
+    return "" if bf16_instructions() else "this CPU has neither AVX512_BF16 nor AMX_BF16"
 
 
 def other_graph(label: str, backend: str, network: Network, source: Path, folder: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.peers.graphs import LABELS, LITERAL, OURS, OURS_FP32, write_graph
+from bench.peers.graphs import LABELS, LITERAL, OURS, OURS_BF16, OURS_FP32, write_graph
 from bench.peers.networks import Network, write_graphs
 from numpy.typing import NDArray
 
@@ -64,8 +64,8 @@ def prepare(
         graph = write_graph(label, backend, network, fp32, folder)
         engine = folder / f"{backend}-{label.replace(' ', '-')}"
         if backend == "openvino":
-            built = openvino_backend.build(graph, engine.with_suffix(".xml"))
-            runner: Runner = openvino_backend.load(built.path, threads)
+            built = openvino_backend.build(graph, engine.with_suffix(".xml"), bf16=label == OURS_BF16)
+            runner: Runner = openvino_backend.load(built.path, threads, bf16=label == OURS_BF16)
         else:
             built = onnxruntime_backend.build(graph, engine.with_suffix(".onnx"))
             runner = onnxruntime_backend.load(built.path, threads)
