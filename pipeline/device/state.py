@@ -9,6 +9,7 @@ from typing import Any
 
 from calib.errors import InputError
 from export.engines.sidecar import Expected
+from export.engines.spec import graph_of
 from pipeline.artifact import hash_of
 from pipeline.device.contents import Bundle
 
@@ -78,7 +79,7 @@ class DeviceState:
     def expected(self, row: dict[str, Any]) -> Expected:
         """What an engine's files must be, and the command that builds it again."""
         return Expected(
-            self.bundle.recipe.graphs[row["graph"]], self.bundle.spec.sha256(), row["sha256"],
+            self.bundle.recipe.graphs[graph_of(row["backend"], row["precision"])], self.bundle.spec.sha256(), row["sha256"],
             f"{self.command} build --backend {row['backend']} --engine {row['name']}",
         )  # fmt: skip
 

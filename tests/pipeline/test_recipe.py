@@ -172,7 +172,7 @@ def test_one_wrong_value(tmp_path: Path, old: str, new: str, got: str, allowed: 
 
 
 def test_what_does_not_fit_together_explains_itself(tmp_path: Path) -> None:
-    error = refused(tmp_path, ("precisions: [fp32, fp16, int8, int8-fp16], policy", "precisions: [fp32], policy"))
+    error = refused(tmp_path, ("precisions: [fp32, fp16, int8, int8-fp16], method", "precisions: [fp32], method"))
     assert "build asks for ['fp16', 'int8', 'int8-fp16']" in str(error.got) and error.allowed is None
     error = refused(tmp_path, ("method: max", "include: ['(']"))
     assert str(error.got).startswith("quantize.include.0 = '(': not a regular expression") and error.allowed is None

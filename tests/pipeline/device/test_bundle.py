@@ -39,9 +39,9 @@ def test_the_bundle_holds_what_a_device_needs(bundled_run: Path) -> None:
     assert found.images().shape == (24, 32, 32, 3) and found.images().dtype == np.uint8
     reference, labels, graphs = found.reference()
     assert reference.shape == (24, 3) and np.bincount(labels).tolist() == [8, 8, 8]
-    assert set(graphs) == {"graph:fp32", "graph:int8", "graph:int8-fp16"}
+    assert set(graphs) == {"graph:fp32", "graph:int8-onnxruntime", "graph:int8-fp16"}
     assert np.abs(graphs["graph:fp32"] - reference).max() < 2e-3
-    for precision in ("fp32", "int8", "int8-fp16"):
+    for precision in ("fp32", "int8-onnxruntime", "int8-fp16"):
         assert found.graph(precision).read_bytes() == (run_folder / "quantize" / f"{precision}.onnx").read_bytes()
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(found.graph("int8-fp16")).graph.node)
     listed = set(json.loads((found.folder / MANIFEST).read_text())["files"])
@@ -100,13 +100,13 @@ def test_what_failed_the_gate_stays_out() -> None:
         ("onnxruntime", "fp32", "pass"), ("onnxruntime", "int8", "fail"), ("tensorrt", "fp16", "unavailable"),
         ("tensorrt", "int8-fp16", "unavailable"),
     )  # fmt: skip
-    graphs = {"fp32": "", "int8": "", "fp16": "", "int8-fp16": "top-1 is under"}
+    graphs = {"fp32": "", "int8": "", "int8-onnxruntime": "", "fp16": "", "int8-fp16": "top-1 is under"}
     found = choose(run, None, graphs)
     assert {name: plan.precisions for name, (plan,) in found.engines.items()} == {
         "tensorrt": ("fp16",), "onnxruntime": ("fp32",)
     }  # fmt: skip
     assert found.left_out == {"graph int8-fp16": "top-1 is under", "onnxruntime-int8": "why"}
-    assert choose(run, "tensorrt-fp16", graphs).precisions() == ["fp16"]
+    assert choose(run, "tensorrt-fp16", graphs).graphs() == ["fp16"]
     with pytest.raises(GateFailed, match="why"):
         choose(run, "onnxruntime-int8", graphs)
     with pytest.raises(GateFailed, match="top-1 is under"):
@@ -126,15 +126,16 @@ def test_two_entries_of_one_backend_both_go_along(bundled_run: Path, tmp_path: P
         },
         {"backend": "tensorrt", "precisions": ["int8"], "batch_sizes": [1, 8, 16]} | PLAIN,
     ]
-    found = choose(run, None, {"fp16": "", "int8": ""})
+    graphs = {"fp16": "", "int8": "", "int8-onnxruntime": ""}
+    found = choose(run, None, graphs)
     assert found.engines["tensorrt"] == (
         BackendPlan(("fp16",), (1, 1, 8), BuildOptions(optimization_level=5)),
         BackendPlan(("int8",), (1, 8, 16), BuildOptions()),
     )
-    assert found.precisions() == ["fp16", "int8"]
-    (narrowed,) = choose(run, "tensorrt-int8", {"fp16": "", "int8": ""}).engines["tensorrt"]
+    assert found.graphs() == ["fp16", "int8", "int8-onnxruntime"]
+    (narrowed,) = choose(run, "tensorrt-int8", graphs).engines["tensorrt"]
     assert (narrowed.precisions, narrowed.batch_sizes) == (("int8",), (1, 8, 16))
-    (added,) = choose(run, "tensorrt-int8", {"fp16": "", "int8": ""}).engines["onnxruntime"]
+    (added,) = choose(run, "tensorrt-int8", graphs).engines["onnxruntime"]
     assert (added.precisions, added.batch_sizes) == (("int8",), (1, 1, 8))
 
 

@@ -116,8 +116,8 @@ def test_doctor_runs_on_a_device(copied: Path, bare_python: Path) -> None:
 
 def test_the_gate_fails_on_the_device_with_status_3(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the device computes is judged, whatever the host found."""
-    for precision in ("fp32", "int8"):
-        without_weights(copied / "graphs" / f"{precision}.onnx")
+    for graph in ("fp32", "int8-onnxruntime"):
+        without_weights(copied / "graphs" / f"{graph}.onnx")
     reseal(copied)
     assert run_command(copied, ["run"]) == GATE_FAILED
     printed = capsys.readouterr().out
@@ -180,7 +180,7 @@ def flip_a_bit(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("graphs/int8.onnx", "build"), ("evaluation/images.npy", "evaluate"), ("evaluation/reference.npz", "evaluate"),
+        ("graphs/int8-onnxruntime.onnx", "build"), ("evaluation/images.npy", "evaluate"), ("evaluation/reference.npz", "evaluate"),
         ("recipe.json", "predict samples"), ("labels.txt", "predict samples"), ("preprocess.json", "report"),
         ("triton/small/1/model.onnx", "check"), ("lib/calib/preprocess.py", "predict samples"), ("README.md", "run"),
     ],
@@ -271,7 +271,7 @@ def test_a_damaged_engine_is_refused_and_built_again(copied: Path, capsys: pytes
 def test_engines_of_an_earlier_bundle_are_not_used(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A new bundle copied over the old one, whose results lie there still."""
     assert run_command(copied, ["run"]) == DONE
-    without_weights(copied / "graphs" / "int8.onnx")
+    without_weights(copied / "graphs" / "int8-onnxruntime.onnx")
     reseal(copied)
     for command in (["evaluate"], ["report"], ["predict", str(copied / "samples")]):
         assert run_command(copied, command) == WRONG_INPUT
@@ -280,7 +280,7 @@ def test_engines_of_an_earlier_bundle_are_not_used(copied: Path, capsys: pytest.
     printed = capsys.readouterr().out
     assert "onnxruntime-fp32: unchanged" in printed and "onnxruntime-int8: built" in printed
     sidecar = json.loads((copied / "device" / "build" / "onnxruntime-int8" / SIDECAR).read_text())
-    assert sidecar["onnx_sha256"] == sha256_of(copied / "graphs" / "int8.onnx")
+    assert sidecar["onnx_sha256"] == sha256_of(copied / "graphs" / "int8-onnxruntime.onnx")
 
 
 def test_results_belong_to_the_engines_that_stand(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def test_what_the_policy_names_but_does_not_take_is_said_and_kept(
         {"kind": "weight layer", "quantized": 1, "named": 2, "left_out": {reason: 1}}
     ]
     printed = capsys.readouterr().out
-    assert f"weights: 1 of the 2 weight layers that the policy names, because: {reason} (1)" in printed
+    assert f"int8, best: 1 of the 2 weight layers that the policy names, because: {reason} (1)" in printed
     notes = quantize(inputs, tmp_path, precisions=["fp32", "int8"], policy="full")
     assert [row["quantized"] for row in notes["quantized"]["int8"]["kinds"]] == [2, 0, 0, 0]
     assert "that the policy names" not in capsys.readouterr().out, "nothing is left out"

@@ -21,9 +21,11 @@ from calib.images import read_split
 from calib.preprocess import Preprocess
 from export.engines import engine as engines
 from export.engines import onnxruntime_backend
+from export.engines.spec import OWN_GRAPHS
 from export.graph.taps import find_blocks, write_tapped
 from export.onnx_export import CLASSES_KEY, INPUT, PREPROCESS_KEY, NormalisedModel, export_onnx, set_metadata
 from export.quantize.cast_fp16 import cast_fp16
+from export.quantize.dialects import DIALECTS
 from export.quantize.int8 import quantize_int8
 from export.runner import Unavailable
 from pipeline.artifact import Artifact
@@ -104,7 +106,8 @@ def inputs(
     folder = tmp_path_factory.mktemp("inputs")
     made = make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
     export_onnx(network, spec, CLASSES, folder / "fp32.onnx")
-    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", made)
+    for backend in OWN_GRAPHS:
+        quantize_int8(folder / "fp32.onnx", folder / f"int8-{backend}.onnx", made, dialect=DIALECTS[backend])
     cast_fp16(folder / "fp32.onnx", folder / "fp16.onnx", made, [])
     return {"calibrate": artifact(folder), "quantize": artifact(folder)}
 
@@ -200,8 +203,8 @@ def test_snr_and_error_shares_are_those_of_the_int8_graph(
     images = calibration[[round(index * 29 / (IMAGES - 1)) for index in range(IMAGES)]]
     taps, _ = find_blocks(onnx.load(folder / "fp32.onnx"))
     tensors = []
-    for precision in ("fp32", "int8"):
-        names = write_tapped(folder / f"{precision}.onnx", tmp_path / "tapped.onnx", taps)
+    for graph in ("fp32", "int8-openvino"):
+        names = write_tapped(folder / f"{graph}.onnx", tmp_path / "tapped.onnx", taps)
         with onnxruntime_backend.load(tmp_path / "tapped.onnx", 1) as runner:
             outputs = runner.infer({INPUT: images})
         tensors.append({name: outputs[output].astype(np.float64) for name, output in names.items()})
@@ -316,7 +319,7 @@ def test_a_network_without_maps(
     set_metadata(proto, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(CLASSES)})
     graphs = tmp_path / "graphs"
     graphs.mkdir()
-    for name in ("fp32", "int8"):
+    for name in ("fp32", *(f"int8-{backend}" for backend in OWN_GRAPHS)):
         onnx.save(proto, graphs / f"{name}.onnx")
     found = visualize(image_root, inputs | {"quantize": artifact(graphs)}, tmp_path / "visualize")
     assert found["blocks"] == [] and "no block of this network has feature maps as output" in capsys.readouterr().out
