@@ -75,7 +75,7 @@ def test_dry_run_of_a_new_run_writes_nothing(finished: Path, capsys: Printed) ->
     [
         ("train", {"epochs": 2}, "train", "recipe: train.epochs 1 → 2"),
         ("calibrate", {"images": 20}, "calibrate", "recipe: calibrate.images 24 → 20"),
-        ("quantize", {"policy": "full"}, "quantize", 'recipe: quantize.policy "weights" → "full"'),
+        ("quantize", {"policy": "full"}, "quantize", 'recipe: quantize.policy "best" → "full"'),
         ("gate", {"min_relative_top1": 0.5}, "evaluate", "recipe: gate.min_relative_top1 0.0 → 0.5"),
     ],
 )

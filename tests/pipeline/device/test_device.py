@@ -180,7 +180,8 @@ def flip_a_bit(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("graphs/int8-onnxruntime.onnx", "build"), ("evaluation/images.npy", "evaluate"), ("evaluation/reference.npz", "evaluate"),
+        ("graphs/int8-onnxruntime.onnx", "build"),
+        ("evaluation/images.npy", "evaluate"), ("evaluation/reference.npz", "evaluate"),
         ("recipe.json", "predict samples"), ("labels.txt", "predict samples"), ("preprocess.json", "report"),
         ("triton/small/1/model.onnx", "check"), ("lib/calib/preprocess.py", "predict samples"), ("README.md", "run"),
     ],

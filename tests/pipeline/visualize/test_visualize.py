@@ -106,6 +106,7 @@ def inputs(
     folder = tmp_path_factory.mktemp("inputs")
     made = make_calibration_set(read_split(image_root, "train"), spec, 30, 0, folder / "calibration.npz")
     export_onnx(network, spec, CLASSES, folder / "fp32.onnx")
+    quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", made)
     for backend in OWN_GRAPHS:
         quantize_int8(folder / "fp32.onnx", folder / f"int8-{backend}.onnx", made, dialect=DIALECTS[backend])
     cast_fp16(folder / "fp32.onnx", folder / "fp16.onnx", made, [])
@@ -203,7 +204,7 @@ def test_snr_and_error_shares_are_those_of_the_int8_graph(
     images = calibration[[round(index * 29 / (IMAGES - 1)) for index in range(IMAGES)]]
     taps, _ = find_blocks(onnx.load(folder / "fp32.onnx"))
     tensors = []
-    for graph in ("fp32", "int8-openvino"):
+    for graph in ("fp32", "int8-onnxruntime"):
         names = write_tapped(folder / f"{graph}.onnx", tmp_path / "tapped.onnx", taps)
         with onnxruntime_backend.load(tmp_path / "tapped.onnx", 1) as runner:
             outputs = runner.infer({INPUT: images})
@@ -237,8 +238,8 @@ def test_an_engine_that_loses_more_than_its_graph_is_named(
     """An OpenVINO that gets the first block right and the second one wrong."""
     load = engines.openvino_backend.load
 
-    def miscompile(path: Path, threads: int) -> Any:
-        runner = load(path, threads)
+    def miscompile(path: Path, threads: int, **options: Any) -> Any:
+        runner = load(path, threads, **options)
         infer = runner.infer
 
         def wrong(feeds: Any) -> dict[str, Any]:
