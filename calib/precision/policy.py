@@ -90,7 +90,7 @@ class Rules:
     `best` is the policy that measured best there. `any_head`: an attention in INT8 is fast with any head, not only where
     TensorRT fuses it. `any_convolution`: so is a convolution, however narrow, and depthwise too. `sums`: an INT8 convolution
     asks that both inputs of the residual sum behind it are quantized. `outputs`: a convolution computes in INT8 only where
-    its output is quantized as well.
+    its output is quantized as well. `float_kernel`: a token attention's kernel stays in floating point whatever the policy.
     """
 
     best: "PolicyName" = "weights"
@@ -98,6 +98,7 @@ class Rules:
     any_convolution: bool = False
     sums: bool = False
     outputs: bool = False
+    float_kernel: bool = False
 
 
 NO_RULES = Rules()
@@ -157,6 +158,8 @@ def decide(
 
 
 def _decide(layer: Layer, policy: Policy, rules: Rules) -> Decision:
+    if rules.float_kernel and layer.kernel:
+        return Decision(layer, "the token attention's kernel: its exponentials span too many powers of ten for INT8")
     if policy.everything:
         return Decision(layer, "everything", (0, 1), output=layer.role != "residual")
     if layer.role == "residual":

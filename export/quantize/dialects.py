@@ -46,7 +46,7 @@ class Dialect:
 PLAIN = Dialect()
 DIALECTS: dict[str, Dialect] = {
     "openvino": Dialect(
-        Rules(best="+attention", any_head=True, any_convolution=True, sums=True),
+        Rules(best="+attention", any_head=True, any_convolution=True, sums=True, float_kernel=True),
         windows=True, one_scale=True, activations="unsigned where positive", behind_activation=True, fp16_scales=False,
     ),
     "onnxruntime": Dialect(
