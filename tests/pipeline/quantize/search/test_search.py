@@ -20,7 +20,7 @@ from export.engines.sidecar import sha256_of
 from export.graph.layers import count_precisions, read_layers
 from export.quantize.int8 import write_quantized
 from pipeline.artifact import Artifact
-from pipeline.quantize.graphs import quantize_graph
+from pipeline.quantize.graphs import quantize_graphs
 from pipeline.quantize.search import stage as search_stage
 from pipeline.quantize.search import trials as search_trials
 from pipeline.quantize.search.images import draw_search_split
@@ -123,7 +123,7 @@ def test_the_quantize_stage_makes_the_graph_that_was_measured(
     recipe, found = make_recipe(image_root), read_search(finished)
     assert found["int8"] and found["chosen"]["ratio"] < 0.95 and "the speed of FP32" in found["conclusion"]
     calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), recipe.preprocess_spec())
-    graph = quantize_graph("auto", recipe, inputs | {"search": finished}, calibration)
+    graph = quantize_graphs("auto", recipe, inputs | {"search": finished}, calibration)["auto"]
     written = write_quantized(graph.proto, graph.found, weight_bits=graph.weight_bits)
     assert count_precisions(written)["int8"] == found["chosen"]["products"] > 0
     decided = {of.layer.name: (list(of.inputs), of.output) for of in graph.found.decisions if of.int8}
