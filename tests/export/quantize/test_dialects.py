@@ -1,0 +1,101 @@
+"""Each engine's dialect: real engines compute it, in INT8 where it says so, and as the graph is written."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+
+from calib.calibration import CalibrationSet
+from calib.images import read_split
+from calib.preprocess import Preprocess, load_batch
+from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.spec import BACKENDS, OWN_GRAPHS, graph_of
+from export.faults.rounding import allowed_db, snr_db
+from export.graph.roles import QDQ
+from export.onnx_export import INPUT, OUTPUT, export_onnx
+from export.quantize.dialects import DIALECTS, PLAIN
+from export.quantize.int8 import QuantizeOptions, quantize_int8
+from export.runner import Engine
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def calibration(image_root: Path, spec: Preprocess) -> CalibrationSet:
+    split = read_split(image_root, "val")
+    return CalibrationSet(load_batch(list(split.paths), spec), np.asarray(split.labels))
+
+
+@pytest.fixture(scope="module", params=["resnet18", "mobilenetv2_050", "mobilenetv4_conv_small"])
+def convolutional(request: pytest.FixtureRequest, spec: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("network") / f"{request.param}.onnx"
+    export_onnx(timm.create_model(request.param, num_classes=3).eval(), spec, ["a", "b", "c"], path)
+    return path
+
+
+def build(backend: str, path: Path) -> Engine:
+    module = onnxruntime_backend if backend == "onnxruntime" else openvino_backend
+    return module.build(path, path.with_name(f"{path.stem}-{backend}").with_suffix(Path(module.ENGINE_NAME).suffix))
+
+
+def logits(backend: str, path: Path, images: np.ndarray) -> np.ndarray:
+    module = onnxruntime_backend if backend == "onnxruntime" else openvino_backend
+    with module.load(path, 1) as runner:
+        return np.asarray(runner.infer({INPUT: images})[OUTPUT])
+
+
+def test_the_table_has_a_row_for_each_engine_and_a_graph_for_each_row_of_its_own() -> None:
+    assert set(DIALECTS) == set(BACKENDS)
+    assert {name for name, dialect in DIALECTS.items() if dialect != PLAIN} == set(OWN_GRAPHS)
+    assert {graph_of(backend, "int8") for backend in BACKENDS} == {"int8", "int8-onnxruntime", "int8-openvino"}
+    assert {graph_of(backend, "int8-fp16") for backend in BACKENDS} == {"int8-fp16"}
+
+
+@pytest.mark.parametrize("backend", OWN_GRAPHS)
+def test_every_convolution_is_int8_and_computed_right(
+    convolutional: Path, calibration: CalibrationSet, backend: str, tmp_path: Path
+) -> None:
+    path, images = tmp_path / "int8.onnx", calibration.first(8)
+    quantize_int8(convolutional, path, calibration, QuantizeOptions(), DIALECTS[backend])
+    engine = build(backend, path)
+    assert engine.layers is not None
+    assert engine.layers["fp32"] <= 1 and engine.layers["int8"] >= 20, engine.layers
+    with onnxruntime_backend.load(path, 1, literal=True) as runner:
+        written = np.asarray(runner.infer({INPUT: images})[OUTPUT])
+    in_float = logits("onnxruntime", convolutional, images)
+    found = logits(backend, engine.path, images)
+    assert snr_db(found, written) > max(allowed_db(written, in_float), 10), "the engine computes its graph"
+
+
+def test_t2t_vit_on_openvino(small_onnx: Path, calibration: CalibrationSet, tmp_path: Path) -> None:
+    """Soft splits are INT8, and of each block one quantization is behind Q, K and V together."""
+    path = tmp_path / "int8.onnx"
+    found = quantize_int8(small_onnx / "fp32.onnx", path, calibration, QuantizeOptions(), DIALECTS["openvino"])
+    splits = [of for of in found.decisions if of.int8 and of.layer.module.endswith("kqv")]
+    assert len(splits) == 4, "two products for each soft split"
+    proto = onnx.load(path)
+    users: dict[str, list[str]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node.op_type)
+    products = [
+        node for node in proto.graph.node if node.op_type == "MatMul" and "attn.qkv" in str(node.metadata_props)
+    ]
+    assert len(products) == 4 and all(users[node.output[0]] == ["QuantizeLinear"] for node in products)
+    parts = {name for node in proto.graph.node if node.op_type == "Split" for name in node.output}
+    assert not any(operator in QDQ for name in parts for operator in users.get(name, []))
+    engine = build("openvino", path)
+    assert engine.layers is not None and engine.layers["fp32"] <= 9, engine.layers
+
+
+def test_t2t_vit_on_onnxruntime_quantizes_nothing_around_what_stays_in_floating_point(
+    small_onnx: Path, calibration: CalibrationSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "int8.onnx"
+    found = quantize_int8(small_onnx / "fp32.onnx", path, calibration, QuantizeOptions(), DIALECTS["onnxruntime"])
+    engine = build("onnxruntime", path)
+    assert engine.layers is not None and engine.layers["int8"] == sum(of.int8 for of in found.decisions) > 20
