@@ -133,7 +133,7 @@ assert tuple(POLICIES) == get_args(PolicyName)
 
 def decide(
     layers: Sequence[Layer], policy: PolicyName = "weights", include: Sequence[str] = (), exclude: Sequence[str] = (),
-    rules: Rules = NO_RULES,
+    rules: Rules = NO_RULES, others: Sequence[Layer] = (),
 ) -> list[Decision]:  # fmt: skip
     """A decision for each product and each residual sum, in order.
 
@@ -144,17 +144,29 @@ def decide(
     product whole, inputs and output, whatever it feeds, and both inputs of every residual sum. `best`: that of `rules`.
 
     `rules` are those of the engine that reads the graph. `include` and `exclude` are regular expressions; one that matches
-    (whole) the name or the module of a node overrules the policy, `exclude` last. InputError for a pattern without a match,
-    and where a kind that the policy names has no layer (`full`: where no weight layer is left). `cover` tells how many of
-    each kind there are.
+    (whole) the name or the module of a node overrules policy and rules, `exclude` last. InputError for a pattern without a
+    match, here or among `others`, the layers of other forms of the graph; and where a kind that the policy names has no layer
+    (`full`: where no weight layer is left). `cover` tells how many of each kind there are.
     """
-    chosen = rules.best if policy == "best" else policy
-    named = [layer for layer in layers if layer.operator in WEIGHT_OPERATORS or layer.role]
-    _check_patterns(include, exclude, named)
-    decided = [_overrule(_decide(layer, POLICIES[chosen], rules), include, exclude) for layer in named]
-    decided = complete(decided, rules)
+    chosen = choose(layers, policy, include, exclude, rules, others)
+    return [_overrule(decision, (), exclude) for decision in complete(chosen, rules)]
+
+
+def choose(
+    layers: Sequence[Layer], policy: PolicyName, include: Sequence[str], exclude: Sequence[str], rules: Rules = NO_RULES,
+    others: Sequence[Layer] = (),
+) -> list[Decision]:  # fmt: skip
+    """`decide` without what the rules ask besides for the layers that are INT8: see `complete`."""
+    named_policy = rules.best if policy == "best" else policy
+    named = [layer for layer in layers if _may_be_named(layer)]
+    _check_patterns(include, exclude, [*named, *(layer for layer in others if _may_be_named(layer))])
+    decided = [_overrule(_decide(layer, POLICIES[named_policy], rules), include, exclude) for layer in named]
     _alarm(policy, decided)
     return decided
+
+
+def _may_be_named(layer: Layer) -> bool:
+    return layer.operator in WEIGHT_OPERATORS or bool(layer.role)
 
 
 def _decide(layer: Layer, policy: Policy, rules: Rules) -> Decision:

@@ -7,10 +7,8 @@ from export.engines.tensorrt.options import BuildOptions
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-OWN_GRAPHS: tuple[Backend, ...] = (
-    "onnxruntime",
-    "openvino",
-)  # which read INT8 in a dialect: export/quantize/dialects.py
+# Those that read INT8 in a dialect of their own: export/quantize/dialects.py.
+OWN_GRAPHS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 
 def graph_of(backend: str, precision: str) -> str:

@@ -56,6 +56,8 @@ class Fold:
 
 @dataclass(frozen=True)
 class LabelledGraph:
+    """A graph whose channels are followed, with its constants, its static shapes, and who takes each tensor as which input."""
+
     proto: onnx.ModelProto
     constants: dict[str, TensorProto]
     shapes: dict[str, tuple[int, ...]]
@@ -78,6 +80,7 @@ def find_folds(proto: onnx.ModelProto) -> list[Fold]:
 
 
 def read_labelled(proto: onnx.ModelProto) -> LabelledGraph:
+    """Read a graph to follow its channels."""
     users: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
     for node in proto.graph.node:
         for index, name in enumerate(node.input):

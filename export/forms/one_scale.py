@@ -19,9 +19,8 @@ from export.graph.results import read_vectors, result_of
 from export.graph.roles import attention_products
 
 _Scalars = tuple[tuple[onnx.NodeProto, int], ...]  # by node, and which input the constant is
-_Walk = tuple[
-    str, Labels, _Scalars, float
-]  # a tensor, its columns of the product, the scalars on the way and their product
+# A tensor, its columns of the product, the scalars on the way, and the product of these.
+_Walk = tuple[str, Labels, _Scalars, float]
 
 
 @dataclass(frozen=True)

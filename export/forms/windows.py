@@ -65,33 +65,13 @@ def _rewrite(proto: onnx.ModelProto, split: SoftSplit, performer: Performer | No
     writer.replace((*split.nodes, *performer.nodes))
 
 
-def write_unfold(
-    writer: NodeWriter, pixels: str, split: SoftSplit, channels: int, height: int, width: int
-) -> str:  # fmt: skip
-    """Windows (B, h·w, k·k·C) of a map (B, H, W, C), by one Gather of rows.
-
-    Of few channels the rows are those of a window, k·C numbers, made from pieces of `stride` pixels that lie side by side.
-    """
+def write_unfold(writer: NodeWriter, pixels: str, split: SoftSplit, channels: int, height: int, width: int) -> str:
+    """Windows (B, h·w, k·k·C) of a map (B, H, W, C), by one Gather of rows of a few of its numbers that lie side by side."""
     kernel, stride, padding = split.inner.shape[-1], split.stride, split.padding
     rows, columns = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
     down = stride * np.arange(rows)[:, None] + np.arange(kernel)  # h k
     if channels < FEW_CHANNELS:
-        pieces = -(-kernel // stride)
-        needed = stride * (columns + pieces - 1)
-        right = max(0, needed - width - padding)
-        x = writer.node("Pad", pixels, writer.integers(0, padding, padding, 0, 0, padding, right, 0))
-        if padding + width + right > needed:
-            x = writer.node("Slice", x, writer.integers(0), writer.integers(needed), writer.integers(2))
-        x = writer.node(
-            "Reshape", x, writer.integers(-1, height + 2 * padding, columns + pieces - 1, stride * channels)
-        )
-        parts = []
-        for piece in range(pieces):
-            wide = channels * min(stride, kernel - piece * stride)
-            starts, ends = writer.integers(piece, 0), writer.integers(piece + columns, wide)
-            parts.append(writer.node("Slice", x, starts, ends, writer.integers(2, 3)))
-        x = writer.node("Concat", *parts, axis=3) if pieces > 1 else parts[0]  # B H w k·C
-        x = writer.node("Reshape", x, writer.integers(-1, (height + 2 * padding) * columns, kernel * channels))
+        x = _write_window_rows(writer, pixels, split, channels, (height, width), columns)
         places = down[:, None, :] * columns + np.arange(columns)[None, :, None]  # h w k
     else:
         wide = width + 2 * padding
@@ -101,6 +81,28 @@ def write_unfold(
         places = down[:, None, :, None] * wide + along[None, :, None, :]  # h w k k
     x = writer.node("Gather", x, writer.integers(*places.reshape(-1).tolist()), axis=1)
     return writer.node("Reshape", x, writer.integers(-1, rows * columns, kernel * kernel * channels))
+
+
+def _write_window_rows(
+    writer: NodeWriter, pixels: str, split: SoftSplit, channels: int, size: tuple[int, int], columns: int
+) -> str:
+    """The rows of all windows, (B, H·w, k·C), H with the padding, joined of pieces of `stride` pixels."""
+    kernel, stride, padding = split.inner.shape[-1], split.stride, split.padding
+    height, width = size[0] + 2 * padding, size[1]
+    pieces = -(-kernel // stride)
+    needed = stride * (columns + pieces - 1)
+    right = max(0, needed - width - padding)
+    x = writer.node("Pad", pixels, writer.integers(0, padding, padding, 0, 0, padding, right, 0))
+    if padding + width + right > needed:
+        x = writer.node("Slice", x, writer.integers(0), writer.integers(needed), writer.integers(2))
+    x = writer.node("Reshape", x, writer.integers(-1, height, columns + pieces - 1, stride * channels))
+    parts = []
+    for piece in range(pieces):
+        wide = channels * min(stride, kernel - piece * stride)
+        starts, ends = writer.integers(piece, 0), writer.integers(piece + columns, wide)
+        parts.append(writer.node("Slice", x, starts, ends, writer.integers(2, 3)))
+    x = writer.node("Concat", *parts, axis=3) if pieces > 1 else parts[0]  # B H w k·C
+    return writer.node("Reshape", x, writer.integers(-1, height * columns, kernel * channels))
 
 
 def _write_linear(writer: NodeWriter, x: str, split: SoftSplit, outputs: slice, module: str, result: str = "") -> str:

@@ -77,11 +77,13 @@ def apply_policies(
 
     InputError as `apply_policy`.
     """
-    wanted = []
-    for dialect in dialects:
-        form = dialect.form(proto)
-        layers = read_layers(form)
-        wanted.append((form, dialect, decide(layers, options.policy, options.include, options.exclude, dialect.rules)))
+    forms = [dialect.form(proto) for dialect in dialects]
+    layers = [read_layers(form) for form in forms]
+    everywhere = [layer for found in layers for layer in found]
+    wanted = [
+        (form, dialect, decide(own, options.policy, options.include, options.exclude, dialect.rules, everywhere))
+        for form, dialect, own in zip(forms, dialects, layers, strict=True)
+    ]
     ranges: dict[int, dict[str, Range]] = {}
     for form, _, _ in wanted:
         if id(form) not in ranges:
@@ -90,7 +92,7 @@ def apply_policies(
     results = []
     for form, dialect, decisions in wanted:
         tensors = activations(form, decisions, dialect)
-        found = leave_out_faint(decisions, tensors, ranges[id(form)], dialect)
+        found = leave_out_faint(decisions, tensors, _through_pools(form, tensors, ranges[id(form)], dialect), dialect)
         check_kept(options.policy, decisions, found.decisions)
         results.append((form, found))
     return results
@@ -115,7 +117,8 @@ def find_ranges(
     `proto` is in the form of `dialect`. `track` shows how far along the pass is.
     """
     tensors = activations(proto, decisions, dialect)
-    return leave_out_faint(decisions, tensors, _measure(proto, [tensors], calibration, options, track), dialect)
+    ranges = _measure(proto, [tensors], calibration, options, track)
+    return leave_out_faint(decisions, tensors, _through_pools(proto, tensors, ranges, dialect), dialect)
 
 
 def _measure(
@@ -125,15 +128,20 @@ def _measure(
     """The ranges of all tensors that layers name, from one pass over the images."""
     names = list(dict.fromkeys(name for layers in tensors for group in layers.values() for name in group))
     batches = calibration_batches(proto, names, calibration, track)
-    return _through_pools(proto, collect_ranges(proto, names, batches, options.method, options.percentile))
+    return collect_ranges(proto, names, batches, options.method, options.percentile)
 
 
-def _through_pools(proto: onnx.ModelProto, ranges: dict[str, Range]) -> dict[str, Range]:
-    """A maximum of quantized numbers is one of them: what comes out of a pooling has the range, and the grid, of what goes in."""
-    for node in proto.graph.node:
-        if node.op_type == "MaxPool" and {node.input[0], node.output[0]} <= ranges.keys():
-            ranges[node.output[0]] = ranges[node.input[0]]
-    return ranges
+def _through_pools(
+    proto: onnx.ModelProto, tensors: Mapping[str, tuple[str, ...]], ranges: Mapping[str, Range], dialect: Dialect
+) -> dict[str, Range]:
+    """A maximum of quantized numbers is one of them: where outputs are quantized, what comes out of a pooling has the range, and
+    so the grid, of what goes in."""
+    found = dict(ranges)
+    used = {name for names in tensors.values() for name in names}
+    for node in proto.graph.node if dialect.rules.outputs else ():
+        if node.op_type == "MaxPool" and {node.input[0], node.output[0]} <= used:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 def leave_out_faint(

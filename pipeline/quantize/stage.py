@@ -9,6 +9,7 @@ import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.precision.policy import PolicyName, cover, performer_kernel
+from export.forms.token_nodes import token_attentions
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
 from export.quantize.fp32_tensors import list_fp32_tensors
@@ -40,12 +41,21 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         graphs = quantize_graphs(base, recipe, inputs, calibration)
         for name, graph in graphs.items():
             write_decisions(graph, name, folder)
+            _tell_forms(name, graph)
             notes[name] = graph.notes | ({} if base == "auto" else _tell_kinds(name, recipe.quantize.policy, graph))
         _write(graphs, base, {base, base + FP16, base + BF16} & set(wanted), calibration, folder)
     layers = {path.stem: count_precisions(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}
     for name, counts in layers.items():
         print(f"           {name:>9}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     return {"layers": layers, "pinned_fp32": len(performer_kernel(read_layers(proto))), "quantized": notes}
+
+
+def _tell_forms(name: str, graph: QuantizedGraph) -> None:
+    """Print the token attentions whose soft split is not in the form that the engine reads, because it was not recognised."""
+    for module, _ in token_attentions(graph.proto) if graph.found.dialect.windows else ():
+        print(
+            f"           {name}: the soft split of {module} stays a convolution in floating point: it is not written as ours"
+        )
 
 
 def _tell_kinds(name: str, policy: PolicyName, graph: QuantizedGraph) -> dict[str, Any]:

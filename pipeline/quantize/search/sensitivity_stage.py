@@ -18,6 +18,7 @@ from calib.preprocess import Image
 from export.engines import onnxruntime_backend
 from export.graph.layers import read_layers
 from export.onnx_export import INPUT, OUTPUT, read_metadata
+from export.quantize.dialects import DIALECTS, Dialect
 from export.quantize.int8 import Quantized, QuantizeOptions, activations, find_ranges, leave_out_faint, write_quantized
 from pipeline.artifact import Artifact
 from pipeline.console.figures import MISSING, counted
@@ -27,7 +28,8 @@ from pipeline.quantize.search.sensitivity_picture import draw_sensitivity
 from pipeline.quantize.search.sensitivity_state import Name, Rows, read_ranges, write_ranges
 from pipeline.recipe import Recipe
 
-READS = ("quantize.method", "quantize.percentile", "quantize.weight_bits", "sensitivity")  # of the recipe
+# Of the recipe. Layers are those of the graph that the search's backend reads.
+READS = ("quantize.method", "quantize.percentile", "quantize.weight_bits", "sensitivity", "search.backend")
 BATCH = 8  # images at a time
 SHOWN = 5  # groups in the summary
 
@@ -46,14 +48,16 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     Measurements of the same inputs are reused: those of an interrupted run in `folder`, and those of a finished run in
     `../sensitivity`.
     """
-    proto = onnx.load(inputs["export"].path("fp32.onnx"))
+    dialect = DIALECTS[recipe.search.backend]
+    proto = dialect.form(onnx.load(inputs["export"].path("fp32.onnx")))
     spec, _ = read_metadata(proto)
     calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
     ranges_key, rows_key = _keys(recipe, inputs)
     earlier = [folder.parent / "sensitivity"]
     if recipe.quantize.method == "smoothquant":
         print("           method smoothquant: sensitivity is measured on the graph without smoothing, with method max")
-    found = _find_ranges(proto, calibration, quantize_options(recipe.quantize), [folder, *earlier], ranges_key)
+    options = quantize_options(recipe.quantize)
+    found = _find_ranges(proto, calibration, options, dialect, [folder, *earlier], ranges_key)
     images = calibration.spread(recipe.sensitivity.images).images
     with Rows(folder, rows_key, earlier) as rows:
         _measure(proto, found, images, recipe, rows)
@@ -69,7 +73,7 @@ def _keys(recipe: Recipe, inputs: Mapping[str, Artifact]) -> tuple[str, str]:
     options = quantize_options(recipe.quantize)
     ranges = fingerprint({
         "graph": inputs["export"].outputs["fp32.onnx"], "method": options.method, "percentile": options.percentile,
-        "calibration": inputs["calibrate"].outputs["calibration.npz"],
+        "calibration": inputs["calibrate"].outputs["calibration.npz"], "backend": recipe.search.backend,
     })  # fmt: skip
     rows = fingerprint({
         "ranges": ranges, "weight_bits": options.weight_bits, "images": recipe.sensitivity.images,
@@ -79,17 +83,18 @@ def _keys(recipe: Recipe, inputs: Mapping[str, Artifact]) -> tuple[str, str]:
 
 
 def _find_ranges(
-    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, folders: Sequence[Path], key: str
-) -> Quantized:
+    proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, dialect: Dialect,
+    folders: Sequence[Path], key: str,
+) -> Quantized:  # fmt: skip
     """Every product and residual sum with the ranges of its activations, which are read from `folders` or measured, and
     stored in the first of them for the next run."""
     decisions = [alone(decision.layer) for decision in decide(read_layers(proto), "full")]
     ranges = read_ranges(folders, key)
     if ranges is None:
         print(f"           ranges of activations on {counted(len(calibration), 'image')}", flush=True)
-        ranges = find_ranges(proto, decisions, calibration, options, track).ranges
+        ranges = find_ranges(proto, decisions, calibration, options, track, dialect).ranges
     write_ranges(folders[0], key, ranges)
-    return leave_out_faint(decisions, activations(proto, decisions), ranges)
+    return leave_out_faint(decisions, activations(proto, decisions, dialect), ranges, dialect)
 
 
 def _trials(found: Quantized) -> list[Trial]:

@@ -3,7 +3,7 @@ most accurate one within a latency budget."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,13 +13,14 @@ import onnx
 from calib.calibration import load_calibration_set
 from calib.errors import InputError
 from calib.images import read_split
-from calib.precision.policy import Decision, Layer, PolicyName, decide
+from calib.precision.policy import NO_RULES, Decision, Layer, PolicyName, Rules, choose, complete
 from calib.precision.search import Outcome, Trial, Unit, search_budget, search_fastest
 from calib.precision.search_limits import Limits, compare, images_needed
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.engines.engine import backend_module, backend_version
 from export.graph.layers import read_layers
+from export.quantize.dialects import DIALECTS
 from export.quantize.int8 import find_ranges
 from export.runner import Unavailable
 from pipeline.artifact import Artifact, hash_of
@@ -104,28 +105,37 @@ def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
     limits = Limits(recipe.gate.min_relative_top1, recipe.search.max_drop_pp)
     fp32 = _infer_fp32(recipe, source, split)
     _check_images(fp32, split, limits)
-    proto = onnx.load(source)
-    decisions = candidate_decisions(read_layers(proto), recipe.quantize)
-    found = find_ranges(proto, decisions, calibration, quantize_options(recipe.quantize), track)
-    return Material(source, proto, spec, classes, found, split, fp32, limits)
+    dialect = DIALECTS[recipe.search.backend]
+    exported = onnx.load(source)
+    proto = dialect.form(exported)
+    decisions = candidate_decisions(read_layers(proto), recipe.quantize, dialect.rules, read_layers(exported))
+    options = quantize_options(recipe.quantize)
+    found = find_ranges(proto, complete(decisions, dialect.rules), calibration, options, track, dialect)
+    return Material(source, proto, spec, classes, decisions, found, split, fp32, limits)
 
 
-def candidate_decisions(layers: list[Layer], part: QuantizePart) -> list[Decision]:
-    """For each layer, what the policies weights, +attention and +residual quantize, with the recipe's include and exclude."""
-    weights = decide(layers, "weights", part.include, part.exclude)
+def candidate_decisions(
+    layers: list[Layer], part: QuantizePart, rules: Rules = NO_RULES, others: Sequence[Layer] = ()
+) -> list[Decision]:
+    """For each layer, what the policies weights, +attention and +residual quantize, with the recipe's include and exclude.
+
+    What `rules` ask besides for a layer that is INT8 is no candidate: it comes and goes with the layer.
+    """
+    weights = choose(layers, "weights", part.include, part.exclude, rules, others)
     more: tuple[PolicyName, ...] = ("+attention", "+residual")
-    return candidates(weights, *(_decide_more(layers, policy, part, weights) for policy in more))
+    return candidates(weights, *(_choose_more(layers, policy, part, weights, rules, others) for policy in more))
 
 
-def _decide_more(
-    layers: list[Layer], policy: PolicyName, part: QuantizePart, weights: list[Decision]
+def _choose_more(
+    layers: list[Layer], policy: PolicyName, part: QuantizePart, weights: list[Decision], rules: Rules,
+    others: Sequence[Layer],
 ) -> list[Decision]:  # fmt: skip
     """The decisions of `policy`; where the network has no layers of its kind, `weights`, which add no candidates.
 
     In a recipe such a policy is an InputError, and so is a wrong include or exclude: that was raised for `weights` before.
     """
     try:
-        return decide(layers, policy, part.include, part.exclude)
+        return choose(layers, policy, part.include, part.exclude, rules, others)
     except InputError:
         return weights
 
@@ -155,9 +165,10 @@ def _units(material: Material, sensitivity: Artifact) -> list[Unit]:
     rows = json.loads(sensitivity.path("sensitivity.json").read_text(encoding="utf-8"))["layers"]
     known = {row["node"]: row for row in rows}
     units = []
-    for decision in material.found.decisions:
+    kept = {decision.layer.name for decision in material.found.decisions if decision.int8}
+    for decision in material.candidates:
         layer = decision.layer
-        if decision.int8:
+        if decision.int8 and layer.name in kept:
             row = known.get(layer.name, {"group": f"{layer.module} (not measured)", "kl": math.inf})
             kind = {"": "weights", "residual": "residual"}.get(layer.role, "attention")
             units.append(Unit(layer.name, row["group"], kind, float(row["kl"])))
@@ -215,7 +226,7 @@ def _summary(
     recipe: Recipe, material: Material, units: list[Unit], outcome: Outcome, chosen: Row, rows: list[Row]
 ) -> dict[str, Any]:
     part, limits = recipe.search, material.limits
-    decisions = [decision for decision in material.found.decisions if decision.layer.name in outcome.chosen.units]
+    decisions = [decision for decision in material.candidates if decision.layer.name in outcome.chosen.units]
     if not outcome.met:
         raise InputError(
             "no mix of INT8 and FP32 layers is within search.budget_ms", allowed="at least what the fastest takes",

@@ -1,7 +1,7 @@
 """Try one mix of INT8 and FP32 layers: build its engine, and measure its accuracy on the search split and its latency."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calib.calibration import spread
 from calib.errors import InputError
-from calib.precision.policy import Decision
+from calib.precision.policy import Decision, Rules, complete
 from calib.precision.search_limits import Comparison, Limits, compare, highest_drop_pp, hopeless, refusal
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
@@ -44,13 +44,15 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What every trial needs. `found` has the decision for each candidate layer, `fp32` are ONNX Runtime's logits of
-    `source`, the FP32 graph."""
+    """What every trial needs. `fp32` are ONNX Runtime's logits of `source`, the FP32 graph; `proto` is that in the form that the
+    backend reads. `candidates` has a decision for each of its layers, `found` the same with what the backend's dialect asks
+    besides, and all ranges."""
 
     source: Path
     proto: onnx.ModelProto
     spec: Preprocess
     classes: tuple[str, ...]
+    candidates: list[Decision]
     found: Quantized
     split: SearchSplit
     fp32: Logits
@@ -142,10 +144,10 @@ class Trials:
 
     def _graph(self, names: frozenset[str]) -> onnx.ModelProto:
         found = self._material.found
-        mix = [decision for decision in found.decisions if decision.layer.name in names]
         return write_quantized(
-            self._material.proto, replace(found, decisions=mix), weight_bits=self._recipe.quantize.weight_bits
-        )
+            self._material.proto, replace(found, decisions=mix_of(self._material.candidates, names, found.dialect.rules)),
+            weight_bits=self._recipe.quantize.weight_bits,
+        )  # fmt: skip
 
     def _screen(self, path: Path) -> Comparison | None:
         """Accuracy of the graph, computed as written by ONNX Runtime, on a few images.
@@ -213,6 +215,12 @@ def noise_floor(fp32: Row) -> float:
     """The noise that this machine adds to a ratio, from FP32's row, where FP32 was timed against a copy of itself."""
     assert fp32.ratio is not None and not fp32.nodes
     return max(LEAST_NOISE, abs(fp32.ratio - 1), fp32.noise)
+
+
+def mix_of(candidates: list[Decision], names: Collection[str], rules: Rules) -> list[Decision]:
+    """The decisions of `candidates` with the layers `names` alone in INT8, and what `rules` ask besides for these."""
+    mix = [of if of.layer.name in names else Decision(of.layer, "not in this mix") for of in candidates]
+    return complete(mix, rules)
 
 
 def candidates(weights: list[Decision], *others: list[Decision]) -> list[Decision]:

@@ -9,15 +9,17 @@ import timm
 import torch
 
 from calib.calibration import CalibrationSet
+from calib.errors import InputError
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend, openvino_backend
 from export.engines.spec import BACKENDS, OWN_GRAPHS, graph_of
 from export.faults.rounding import allowed_db, snr_db
+from export.graph.layers import read_layers
 from export.graph.roles import QDQ
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.quantize.dialects import DIALECTS, PLAIN
-from export.quantize.int8 import QuantizeOptions, quantize_int8
+from export.quantize.int8 import QuantizeOptions, apply_policies, quantize_int8
 from export.runner import Engine
 
 pytestmark = pytest.mark.slow
@@ -99,3 +101,45 @@ def test_t2t_vit_on_onnxruntime_quantizes_nothing_around_what_stays_in_floating_
     found = quantize_int8(small_onnx / "fp32.onnx", path, calibration, QuantizeOptions(), DIALECTS["onnxruntime"])
     engine = build("onnxruntime", path)
     assert engine.layers is not None and engine.layers["int8"] == sum(of.int8 for of in found.decisions) > 20
+
+
+@pytest.fixture(scope="module")
+def sums(spec: Preprocess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("network") / "resnet18.onnx"
+    export_onnx(timm.create_model("resnet18", num_classes=3).eval(), spec, ["a", "b", "c"], path)
+    return path
+
+
+def test_exclude_overrules_what_a_dialect_asks(sums: Path, calibration: CalibrationSet, tmp_path: Path) -> None:
+    """It may make the graph slow or wrong there; the build stage would find that."""
+    layers = [of for of in read_layers(onnx.load(sums)) if of.role == "residual"]
+    options = QuantizeOptions(exclude=(layers[0].name,))
+    found = quantize_int8(sums, tmp_path / "int8.onnx", calibration, options, DIALECTS["openvino"])
+    told = {of.layer.name: of for of in found.decisions}
+    assert not told[layers[0].name].int8 and told[layers[0].name].reason.startswith("exclude")
+    assert all(told[layer.name].inputs == (0, 1) for layer in layers[1:])
+
+
+def test_a_pattern_may_name_a_layer_of_one_form_alone(small_onnx: Path, calibration: CalibrationSet) -> None:
+    """A soft split is a convolution in one form and a product of its own in another; a pattern for neither is an error."""
+    proto, dialects = onnx.load(small_onnx / "fp32.onnx"), [PLAIN, DIALECTS["openvino"]]
+    convolution = next(of for of in read_layers(proto) if of.operator == "Conv" and of.kernel)
+    options = QuantizeOptions(exclude=(r"tokens_to_token\.attention1\.kqv",), include=(convolution.name,))
+    (_, plain), (_, windows) = apply_policies(proto, calibration, options, dialects)
+    assert any(of.layer.name == convolution.name and of.int8 for of in plain.decisions)
+    assert [of.int8 for of in windows.decisions if of.layer.module.endswith("attention1.kqv")] == [False, False]
+    with pytest.raises(InputError, match="names no layer"):
+        apply_policies(proto, calibration, QuantizeOptions(exclude=("attention3",)), dialects)
+
+
+def test_ranges_for_one_dialect_do_not_change_another(sums: Path, calibration: CalibrationSet) -> None:
+    """ONNX Runtime's pooling hands its grid on; TensorRT's graph is the same whether that one is made or not."""
+    proto = onnx.load(sums)
+    (_, alone), *_ = apply_policies(proto, calibration, QuantizeOptions(method="mse"), [PLAIN])
+    (_, beside), (_, other) = apply_policies(
+        proto, calibration, QuantizeOptions(method="mse"), [PLAIN, DIALECTS["onnxruntime"]]
+    )
+    assert alone.ranges == beside.ranges
+    (pool,) = [node for node in proto.graph.node if node.op_type == "MaxPool"]
+    assert other.ranges[pool.input[0]] == other.ranges[pool.output[0]]
