@@ -25,7 +25,9 @@ import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
 from calib.preprocess import Preprocess, load_batch
 from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.spec import graph_of
 from export.onnx_export import INPUT, export_onnx
+from export.quantize.dialects import DIALECTS
 from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
 from pipeline.data.dataset import open_dataset
@@ -62,15 +64,17 @@ def prepare(name: str, size: int, threads: int, folder: Path) -> dict[str, Call]
         export_onnx(network, spec, list(train.classes), folder / "raw.onnx")
         result = simplify_onnx(folder / "raw.onnx", folder / f"{label}.onnx", images[:2])
         print(f"{label}: {result.nodes_after['total']} nodes")
-    quantize_int8(folder / "ours.onnx", folder / "int8.onnx", CalibrationSet(images, np.zeros(len(images))))
+    calibration = CalibrationSet(images, np.zeros(len(images)))
     calls: dict[str, Call] = {}
     for label in ("literal", "ours", "int8"):
-        openvino_backend.build(folder / f"{label}.onnx", folder / f"{label}.xml")
-        feeds = {INPUT: images[:1]}
-        first = openvino_backend.load(folder / f"{label}.xml", threads)
-        second = onnxruntime_backend.load(folder / f"{label}.onnx", threads)
-        calls[f"openvino {label}"] = functools.partial(first.infer, feeds)
-        calls[f"onnxruntime {label}"] = functools.partial(second.infer, feeds)
+        for backend, module in (("openvino", openvino_backend), ("onnxruntime", onnxruntime_backend)):
+            graph = folder / f"{graph_of(backend, label)}.onnx"
+            if label == "int8":
+                quantize_int8(folder / "ours.onnx", graph, calibration, dialect=DIALECTS[backend])
+            engine = module.build(graph, folder / f"{backend}-{label}{Path(module.ENGINE_NAME).suffix}")
+            calls[f"{backend} {label}"] = functools.partial(
+                module.load(engine.path, threads).infer, {INPUT: images[:1]}
+            )
     return calls
 
 
