@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
-from literal import literal
+from literal_export import export_literal
 from quantization_networks import NETWORKS, load_network
 
 from calib.calibration import load_calibration_set
@@ -132,7 +132,7 @@ def measure_network(bench: Bench, done: Rows) -> Any:
 
 
 def labels(name: str) -> list[str]:
-    grid = [f"{policy} / {method}" for policy in POLICIES for method in METHODS]
+    grid = [f"{policy} / {method}" for policy in POLICIES if policy != "best" for method in METHODS]
     counts = [f"weights / {method} / {count}" for method in ("max", "percentile", "entropy") for count in COUNTS[:-1]]
     four = ["full / max / 4-bit weights", "full / trained / 4-bit weights"]
     return [*MODELOPT, "fp32", "fp16", *grid, *four, *(counts if name == next(iter(NETWORKS)) else [])]
@@ -192,9 +192,9 @@ def modelopts(bench: Bench, options: dict[str, str], path: Path) -> dict[str, An
     from modelopt.onnx.quantization import quantize
 
     model = build_model(bench.checkpoint, bench.recipe.model)
-    plain = literal(model).eval() if isinstance(model, T2TViT) else model
     source = path.with_name("plain.onnx")
-    export_onnx(plain, bench.spec, bench.checkpoint.classes, source)
+    export = export_literal if isinstance(model, T2TViT) else export_onnx
+    export(model, bench.spec, list(bench.checkpoint.classes), source)
     try:
         quantize(
             str(source), quantize_mode="int8", calibration_data={INPUT: bench.calibration.images},

@@ -19,7 +19,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from literal import literal
+from literal_export import export_literal
 
 import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
@@ -60,8 +60,8 @@ def prepare(name: str, size: int, threads: int, folder: Path) -> dict[str, Call]
     images = load_batch(list(train.paths[::step])[:32], spec)
     torch.manual_seed(0)
     model = timm.create_model(name, img_size=size, num_classes=10).eval()
-    for label, network in (("literal", literal(model)), ("ours", model)):
-        export_onnx(network, spec, list(train.classes), folder / "raw.onnx")
+    for label, export in (("literal", export_literal), ("ours", export_onnx)):
+        export(model, spec, list(train.classes), folder / "raw.onnx")
         result = simplify_onnx(folder / "raw.onnx", folder / f"{label}.onnx", images[:2])
         print(f"{label}: {result.nodes_after['total']} nodes")
     calibration = CalibrationSet(images, np.zeros(len(images)))
