@@ -9,6 +9,7 @@ from typing import Literal
 import onnx
 
 from calib.precision.policy import NO_RULES, Rules
+from export.forms.token_nodes import token_attentions
 from export.forms.windows import write_windows
 
 Activations = Literal["signed", "unsigned where positive", "unsigned"]
@@ -36,6 +37,10 @@ class Dialect:
     def form(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The floating-point graph that this engine's Q/DQ go into; nodes outside the soft splits keep their names."""
         return write_windows(proto) if self.windows else proto
+
+    def left_as_exported(self, form: onnx.ModelProto) -> list[str]:
+        """The modules whose soft split is no windows in a graph of this form, because it is not written as ours."""
+        return [module for module, _ in token_attentions(form)] if self.windows else []
 
     def trained(self) -> "Dialect":
         """The same for a network that was trained with quantization: nothing in INT8 that it was not trained for, as far as

@@ -9,7 +9,6 @@ import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.precision.policy import PolicyName, cover, performer_kernel
-from export.forms.token_nodes import token_attentions
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
 from export.quantize.fp32_tensors import list_fp32_tensors
@@ -52,7 +51,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 
 def _tell_forms(name: str, graph: QuantizedGraph) -> None:
     """Print the token attentions whose soft split is not in the form that the engine reads, because it was not recognised."""
-    for module, _ in token_attentions(graph.proto) if graph.found.dialect.windows else ():
+    for module in graph.found.dialect.left_as_exported(graph.proto):
         print(
             f"           {name}: the soft split of {module} stays a convolution in floating point: it is not written as ours"
         )

@@ -143,3 +143,11 @@ def test_ranges_for_one_dialect_do_not_change_another(sums: Path, calibration: C
     assert alone.ranges == beside.ranges
     (pool,) = [node for node in proto.graph.node if node.op_type == "MaxPool"]
     assert other.ranges[pool.input[0]] == other.ranges[pool.output[0]]
+
+
+def test_soft_splits_that_are_not_written_as_ours_are_told(small_onnx: Path) -> None:
+    """As in a graph that was not simplified: it is right, and its soft splits stay in floating point."""
+    dialect = DIALECTS["openvino"]
+    assert dialect.left_as_exported(dialect.form(onnx.load(small_onnx / "fp32.onnx"))) == []
+    left = dialect.left_as_exported(dialect.form(onnx.load(small_onnx / "raw.onnx")))
+    assert left == ["model.tokens_to_token.attention1", "model.tokens_to_token.attention2"]
