@@ -66,9 +66,14 @@ class _OutOfTrials(Exception):
     """The number of trials is spent."""
 
 
-def search_fastest(units: Sequence[Unit], evaluate: Evaluate, most: int = MOST_TRIALS) -> Outcome:
-    """The fastest mix that passes. FP32 (no unit) passes by definition and is the answer where nothing is faster."""
-    search = _Search(units, evaluate, most)
+def search_fastest(
+    units: Sequence[Unit], evaluate: Evaluate, most: int = MOST_TRIALS, best: Names = frozenset()
+) -> Outcome:
+    """The fastest mix that passes. FP32 (no unit) passes by definition and is the answer where nothing is faster.
+
+    `best` are the units that are known to be fastest in INT8 on this engine; the search starts there.
+    """
+    search = _Search(units, evaluate, most, best)
     search.attempt(frozenset(), "FP32")
     complete = True
     try:
@@ -81,9 +86,14 @@ def search_fastest(units: Sequence[Unit], evaluate: Evaluate, most: int = MOST_T
     return Outcome(search.fastest_passing(), complete)
 
 
-def search_budget(units: Sequence[Unit], evaluate: Evaluate, budget_ms: float, most: int = MOST_TRIALS) -> Outcome:
-    """The most accurate mix whose latency is at most `budget_ms`; where none is, the fastest, and `met` is False."""
-    search = _Search(units, evaluate, most)
+def search_budget(
+    units: Sequence[Unit], evaluate: Evaluate, budget_ms: float, most: int = MOST_TRIALS, best: Names = frozenset()
+) -> Outcome:
+    """The most accurate mix whose latency is at most `budget_ms`; where none is, the fastest, and `met` is False.
+
+    `best` as in `search_fastest`.
+    """
+    search = _Search(units, evaluate, most, best)
     fp32 = search.attempt(frozenset(), "FP32")
     assert fp32.latency_ms is not None
     if fp32.latency_ms <= budget_ms:
@@ -125,9 +135,10 @@ def bundle_groups(units: Iterable[Unit], most: int) -> list[Bundle]:
 class _Search:
     """What has been tried so far, and the steps."""
 
-    def __init__(self, units: Sequence[Unit], evaluate: Evaluate, most: int):
+    def __init__(self, units: Sequence[Unit], evaluate: Evaluate, most: int, best: Names):
         self._units = {unit.name: unit for unit in units}
         self._evaluate, self._most = evaluate, most
+        self._best = best.intersection(self._units)
         self._trials: dict[Names, Trial] = {}
         self._gains: dict[str, float] = {}  # by unit: what INT8 saves, of FP32's latency
         self._slow: set[str] = set()  # units that INT8 makes no faster
@@ -141,23 +152,31 @@ class _Search:
         return self._trials[names]
 
     def start(self, accuracy: bool = True) -> Trial:
-        """The fastest of everything in INT8, weight layers alone, and those with attention or residual sums.
+        """The best known set, if nothing is measurably faster of everything in INT8, weight layers alone, and those with
+        attention or residual sums.
 
         One that fails on accuracy is taken only if it is measurably faster than the fastest that passes.
         """
-        trials = [self.attempt(frozenset(self._units), "all in INT8")]
+        trials = [self.attempt(self._best, "the best known set of this backend")] if self._best else []
+        trials.append(self.attempt(frozenset(self._units), "all in INT8"))
         for kinds in _STARTS:
             names = frozenset(unit.name for unit in self._units.values() if unit.kind in kinds)
             if names:
                 trials.append(self.attempt(names, " and ".join(kinds)))
         measured = [trial for trial in trials if trial.ratio is not None]
         if not measured:
-            return self.cut(trials[-1] if len(trials) == 1 else trials[1])
-        fastest, passing = min(measured, key=_ratio), [trial for trial in measured if trial.passes]
+            return self.cut(trials[0] if self._best or len(trials) == 1 else trials[1])
+        fastest, passing = self._first_of(measured), [trial for trial in measured if trial.passes]
         if not accuracy or not passing:
             return fastest
-        safe = min(passing, key=_ratio)
+        safe = self._first_of(passing)
         return fastest if faster(fastest, safe) else safe
+
+    def _first_of(self, trials: Sequence[Trial]) -> Trial:
+        """The fastest of the trials, or the best known set where that is as fast, within the noise."""
+        fastest = min(trials, key=_ratio)
+        known = [trial for trial in trials if trial.units == self._best and not faster(fastest, trial)]
+        return known[0] if known else fastest
 
     def lean(self, current: Trial, accuracy: bool = True) -> Trial:
         """Return to FP32 every group that is not measurably faster in INT8.

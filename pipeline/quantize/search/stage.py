@@ -57,7 +57,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     path = PathFile(folder, _settings(recipe, inputs, material.split))
     _say_start(recipe, material, units, path.kept)
     with Trials(recipe, material, folder / "engines") as trials:
-        outcome, rows = _search(recipe, units, trials, path)
+        outcome, rows = _search(recipe, units, material.best, trials, path)
     chosen = next(row for row in rows if frozenset(row.nodes) == outcome.chosen.units)
     summary = _summary(recipe, material, units, outcome, chosen, rows)
     (folder / "search.json").write_text(json.dumps(summary, indent=1, allow_nan=False), encoding="utf-8")
@@ -108,10 +108,13 @@ def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
     dialect = DIALECTS[recipe.search.backend]
     exported = onnx.load(source)
     proto = dialect.form(exported)
-    decisions = candidate_decisions(read_layers(proto), recipe.quantize, dialect.rules, read_layers(exported))
+    layers, others = read_layers(proto), read_layers(exported)
+    decisions = candidate_decisions(layers, recipe.quantize, dialect.rules, others)
     options = quantize_options(recipe.quantize)
     found = find_ranges(proto, complete(decisions, dialect.rules), calibration, options, track, dialect)
-    return Material(source, proto, spec, classes, decisions, found, split, fp32, limits)
+    best = _choose_more(layers, "best", recipe.quantize, decisions, dialect.rules, others)
+    names = frozenset(decision.layer.name for decision in best if decision.int8)
+    return Material(source, proto, spec, classes, decisions, names, found, split, fp32, limits)
 
 
 def candidate_decisions(
@@ -186,7 +189,9 @@ def _settings(recipe: Recipe, inputs: Mapping[str, Artifact], split: SearchSplit
     })  # fmt: skip
 
 
-def _search(recipe: Recipe, units: list[Unit], trials: Trials, path: PathFile) -> tuple[Outcome, list[Row]]:
+def _search(
+    recipe: Recipe, units: list[Unit], best: frozenset[str], trials: Trials, path: PathFile
+) -> tuple[Outcome, list[Row]]:
     """Run the algorithm. The rows are in the order in which it asked for them, whether tried now or read from `path`."""
     rows: list[Row] = []
 
@@ -202,8 +207,8 @@ def _search(recipe: Recipe, units: list[Unit], trials: Trials, path: PathFile) -
         return row.trial()
 
     if recipe.search.budget_ms is None:
-        return search_fastest(units, evaluate), rows
-    return search_budget(units, evaluate, recipe.search.budget_ms), rows
+        return search_fastest(units, evaluate, best=best), rows
+    return search_budget(units, evaluate, recipe.search.budget_ms, best=best), rows
 
 
 def _say_start(recipe: Recipe, material: Material, units: list[Unit], kept: int) -> None:

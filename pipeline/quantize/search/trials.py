@@ -46,13 +46,14 @@ Logits = NDArray[np.float32]
 class Material:
     """What every trial needs. `fp32` are ONNX Runtime's logits of `source`, the FP32 graph; `proto` is that in the form that the
     backend reads. `candidates` has a decision for each of its layers, `found` the same with what the backend's dialect asks
-    besides, and all ranges."""
+    besides, and all ranges. `best` are the names of the layers that the dialect's policy `best` quantizes."""
 
     source: Path
     proto: onnx.ModelProto
     spec: Preprocess
     classes: tuple[str, ...]
     candidates: list[Decision]
+    best: frozenset[str]
     found: Quantized
     split: SearchSplit
     fp32: Logits

@@ -243,3 +243,22 @@ def test_hopeless_is_said_only_when_it_is() -> None:
     assert hopeless(Comparison(64, 64, 2, 0, 2, 0), LIMITS) == ""
     assert "drop at least" in hopeless(Comparison(64, 64, 6, 0, 6, 0), LIMITS)
     assert "NaN" in hopeless(Comparison(64, 64, 1, 0, 1, 1), LIMITS)
+
+
+@pytest.mark.parametrize(("groups", "taken"), [(("a", "b"), True), (("a", "c"), False)])
+def test_it_starts_from_the_best_known_set(groups: tuple[str, ...], taken: bool) -> None:
+    """As long as nothing is measurably faster: here group a alone saves time, and c costs some."""
+    problem = Problem(5, 0.0)
+    problem.saves = dict.fromkeys(problem.groups, 0.0) | {"a": 0.08, "c": -0.05}
+    problem.loss, problem.pairs = dict.fromkeys(problem.names, 0.001), []
+    known = frozenset(name for name in problem.names if name[:-1] in groups)
+    labels: list[str] = []
+
+    def evaluate(names: frozenset[str], label: str) -> Trial:
+        labels.append(label)
+        return problem.evaluate(names, label)
+
+    search_fastest(problem.units, evaluate, best=known | {"a layer that the graph does not have"})
+    assert problem.asked[1] == known and labels[1] == "the best known set of this backend"
+    lean = next(names for names, label in zip(problem.asked, labels, strict=True) if label.startswith("without"))
+    assert (lean < known) is taken
