@@ -42,7 +42,8 @@ class NormalisedModel(nn.Module):
         self.register_buffer("inverse_std", 1 / (torch.tensor(spec.std).view(1, 3, 1, 1) * 255))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.to(self.mean.dtype).permute(0, 3, 1, 2)
+        # contiguous: PyTorch pools a channels-last map to one pixel with as_strided, in ONNX a Gather of computed indices
+        x = images.to(self.mean.dtype).permute(0, 3, 1, 2).contiguous()
         return self.model((x - self.mean) * self.inverse_std)
 
 

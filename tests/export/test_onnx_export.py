@@ -129,3 +129,17 @@ def test_simplification_that_changes_outputs_is_not_taken(
     result = simplify_onnx(small_onnx / "raw.onnx", tmp_path / "out.onnx", images[:2])
     assert not result.accepted and "outputs moved by" in result.reason
     assert (run(tmp_path / "out.onnx", images) == run(small_onnx / "raw.onnx", images)).all()
+
+
+def test_pooling_to_one_pixel_is_a_mean_and_no_gather(spec: Preprocess, images: np.ndarray, tmp_path: Path) -> None:
+    """torchvision's networks pool so. OpenVINO 2026.4.1 shuffles the channels of the Gather, behind an INT8 convolution."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)
+    ).eval()
+    export_onnx(model, spec, CLASSES, tmp_path / "raw.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "raw.onnx").graph.node}
+    assert "ReduceMean" in operators and not operators & {"Gather", "Range"}
+    with torch.no_grad():
+        expected = NormalisedModel(model, spec)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(run(tmp_path / "raw.onnx", images), expected, atol=1e-5)

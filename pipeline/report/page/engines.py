@@ -80,12 +80,15 @@ def _columns(variants: list[dict[str, Any]]) -> list[_Column]:
         _Column("Memory MB", [megabytes(v["peak_memory_bytes"]) for v in variants], [v["peak_memory_bytes"] for v in variants]),
         _Column("Energy mJ", [quantity(v["energy_mj"]) for v in variants], [v["energy_mj"] for v in variants]),
         _Column(
-            "Layers 8/16/32 bit", [_layers(v["layers"]) for v in variants],
-            [v["layers"]["int8"] if v["layers"] else None for v in variants],
+            "Layers 8/16/32 bit", [layer_counts(v["layers"]) for v in variants],
+            [v["layers"]["int8"] + v["layers"].get("fp8", 0) if v["layers"] else None for v in variants],
         ),
     ]  # fmt: skip
     return columns + [column for column in extra if set(column.texts) != {MISSING}]
 
 
-def _layers(layers: dict[str, int] | None) -> str:
-    return f"{layers['int8']}/{layers['fp16'] + layers.get('bf16', 0)}/{layers['fp32']}" if layers else MISSING
+def layer_counts(layers: dict[str, int] | None) -> str:
+    """How many layers compute in 8, 16 and 32 bits, `22/10/14`."""
+    if not layers:
+        return MISSING
+    return f"{layers['int8'] + layers.get('fp8', 0)}/{layers['fp16'] + layers.get('bf16', 0)}/{layers['fp32']}"

@@ -10,7 +10,7 @@ from pipeline.report.page.render import Section, section
 
 _HEADS = ("Layer", "Operator", "Precision", "Scale", "Saturated", "Why")
 _WORDS = ("Operator", "Precision", "Why")
-_KINDS = (("int8", "INT8"), ("bf16", "BF16"), ("fp16", "FP16"), ("fp32", "FP32"))
+_KINDS = (("int8", "INT8"), ("fp8", "FP8"), ("bf16", "BF16"), ("fp16", "FP16"), ("fp32", "FP32"))
 _ALWAYS = ("int8", "fp16", "fp32")
 Decisions = Mapping[str, Sequence[dict[str, Any]]]
 

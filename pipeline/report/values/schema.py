@@ -49,7 +49,8 @@ class _Latency(_Part):
 
 class _Layers(_Part):
     int8: Count
-    bf16: Count | None = None  # only where there are any
+    fp8: Count | None = None  # these two only where there are any
+    bf16: Count | None = None
     fp16: Count
     fp32: Count
 

@@ -416,3 +416,13 @@ def test_a_network_at_chance_level_is_not_simply_recommended(tmp_path: Path) -> 
         assert "no better than guessing" in (tmp_path / name).read_text(), name
     evaluation["dataset"]["eval_images"] = 3000
     assert "guessing" not in recommendation(build(evaluation, benchmark))[0], "3,000 images tell 40 % from 33"
+
+
+def test_layers_in_fp8_are_counted_and_other_kinds_refused() -> None:
+    report = build(*inputs())
+    counted = next(variant for variant in report["variants"] if variant["layers"])
+    counted["layers"] = counted["layers"] | {"fp8": 10}
+    check_report(report)
+    counted["layers"] = counted["layers"] | {"fp7": 10}
+    with pytest.raises(ValueError, match="fp7"):
+        check_report(report)

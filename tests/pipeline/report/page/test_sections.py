@@ -15,6 +15,7 @@ from reports import MODE, detailed
 
 from calib.preprocess import Preprocess
 from pipeline.report.page.calibration import calibration_section
+from pipeline.report.page.engines import layer_counts
 from pipeline.report.page.gpu import gpu_section
 from pipeline.report.page.latency import latency_section
 from pipeline.report.page.layers import layers_section
@@ -78,14 +79,16 @@ def test_layers_of_engines_and_reasons_of_graphs() -> None:
     assert EVIL not in html and layers_section([], {}) is None
 
 
-def test_bf16_is_shown_where_an_engine_has_it() -> None:
-    layers = {"int8": 22, "fp16": 0, "fp32": 14, "bf16": 10}
+@pytest.mark.parametrize(("kind", "title", "shown"), [("bf16", "BF16", "22/10/14"), ("fp8", "FP8", "32/0/14")])
+def test_kinds_that_few_engines_have_are_shown_where_one_has_them(kind: str, title: str, shown: str) -> None:
+    layers = {"int8": 22, "fp16": 0, "fp32": 14, kind: 10}
     variants = [{"name": "openvino-fp32", "layers": {"int8": 0, "fp16": 0, "fp32": 46}}]
-    assert "BF16" not in html_of(layers_section(variants, {}))
-    html = html_of(layers_section([*variants, {"name": "openvino-int8-bf16", "layers": layers}], {}))
-    assert "openvino-int8-bf16: 22 INT8, 10 BF16, 0 FP16, 14 FP32, of 46 layers" in html
+    assert title not in html_of(layers_section(variants, {}))
+    html = html_of(layers_section([*variants, {"name": "an-engine", "layers": layers}], {}))
+    assert f"an-engine: 22 INT8, 10 {title}, 0 FP16, 14 FP32, of 46 layers" in html
     assert "openvino-fp32: 0 INT8, 0 FP16, 46 FP32, of 46 layers" in html
-    assert '<i class="box bf16"' in html and '<i class="bf16" style="flex-grow:10">' in html
+    assert f'<i class="box {kind}"' in html and f'<i class="{kind}" style="flex-grow:10">' in html
+    assert layer_counts(layers) == shown
 
 
 def test_sensitivity_shows_the_most_sensitive_first() -> None:
