@@ -25,21 +25,37 @@ class Recipe(Part):
     """Everything a run needs. Each stage's key is the part of the recipe that it reads (`pipeline.stages`)."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
+    """The version of this format."""
     data: DataPart
+    """The images."""
     model: ModelPart
+    """The network."""
     preprocess: PreprocessPart = PreprocessPart()
+    """What goes into the network: resize, crop, mean, std."""
     train: TrainPart = TrainPart()
+    """Training. Its defaults are those of ImageNet: 310 epochs."""
     export: ExportPart = ExportPart()
+    """ONNX export."""
     calibrate: CalibratePart = CalibratePart()
+    """The images that INT8 ranges are measured on."""
     quantize: QuantizePart = QuantizePart()
+    """Which graphs are made, and which layers are in INT8."""
     sensitivity: SensitivityPart = SensitivityPart()
+    """What each layer loses when it alone is quantized."""
     search: SearchPart = SearchPart()
+    """Precision auto: the fastest mix that passes the gate."""
     qat: QatPart = QatPart()
+    """Precision int8-qat: training with quantization in the loop."""
     build: tuple[EnginePart, ...]
+    """The engines: a list of backends, each with its precisions."""
     evaluate: EvaluatePart = EvaluatePart()
+    """The check of every engine's accuracy."""
     benchmark: BenchmarkPart = BenchmarkPart()
+    """How latency is measured."""
     gate: GatePart = GatePart()
+    """What an engine has to keep to be recommended."""
     visualize: VisualizePart = VisualizePart()
+    """Feature maps of FP32 beside one engine."""
 
     @model_validator(mode="after")
     def _engines_have_graphs(self) -> "Recipe":
@@ -80,6 +96,11 @@ class Recipe(Part):
         """The preprocessing spec of this recipe."""
         size, part = self.model.image_size, self.preprocess
         return Preprocess(size, size, part.crop_pct, part.interpolation, part.mean, part.std)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, with a description of every key, for editors: recipes/recipe.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Recipe.model_json_schema()
 
 
 def keys_of(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

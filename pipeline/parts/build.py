@@ -12,21 +12,32 @@ class BuildOptionsPart(Part):
     """How TensorRT builds; docs/tensorrt.md has the reason for each."""
 
     workspace_mib: Annotated[int, Field(ge=16)] = 1024
+    """Scratch memory that the builder may use."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """How long the builder looks for faster kernels."""
     timing_cache: bool = True
+    """Keep what was timed for the next build."""
     hardware: Literal["this_gpu", "same_compute_capability", "ampere_plus"] = "this_gpu"
+    """Which GPUs the engine is for."""
     version_compatible: bool = False
+    """Whether later versions of TensorRT run it."""
     strip_weights: bool = False
+    """Leave the weights out of the engine; they lie beside it."""
 
 
 class EnginePart(Part):
     """Engines of one backend: a precision each, for `tensorrt_rtx` times a target (`sm86`) each."""
 
     backend: Backend
+    """onnxruntime and openvino: CPU. tensorrt: built on its GPU. tensorrt_rtx: built anywhere, for RTX GPUs."""
     precisions: tuple[Precision, ...]
+    """An engine each; they must be among quantize.precisions."""
     targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
+    """GPU architectures such as sm86, for tensorrt_rtx alone: an engine each."""
     batch_sizes: tuple[Positive, Positive, Positive] = (1, 1, 8)
+    """Minimum, typical and maximum of a TensorRT optimization profile."""
     options: BuildOptionsPart = BuildOptionsPart()
+    """Of the TensorRT backends alone: docs/tensorrt.md."""
 
     @model_validator(mode="after")
     def _targets(self) -> "EnginePart":

@@ -18,12 +18,21 @@ class DataPart(Part):
     """
 
     name: Annotated[str, Field(min_length=1)]
+    """What the report calls the images."""
     root: Path
+    """The folder with train/<class>/* and val/<class>/*, relative to the folder that commands run in. Where it does not exist,
+    <root>.npz is unpacked to it.
+    """
     source: Literal["folders", "webdataset", "huggingface"] = "folders"
+    """What root is written from where it does not exist."""
     origin: str | None = None
+    """webdataset: a folder of shards; huggingface: a data set's name or folder."""
     splits: tuple[str, str] | None = None
+    """Train and val: globs of shards, or the data set's splits."""
     columns: tuple[str, str] = ("image", "label")
+    """huggingface: the columns of image and label."""
     check: bool = True
+    """Decode all images once before the first training step, so that damaged ones are named at once."""
 
     @model_validator(mode="after")
     def _origin(self) -> "DataPart":

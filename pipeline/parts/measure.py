@@ -10,6 +10,7 @@ from pipeline.parts.part import Fraction, Part, Positive, Precision
 
 class EvaluatePart(Part):
     batch_size: Positive = 50
+    """Images at a time."""
 
 
 class BenchmarkPart(Part):
@@ -20,14 +21,23 @@ class BenchmarkPart(Part):
     """
 
     batch_sizes: tuple[Positive, ...] = (1, 8)
+    """Each is measured."""
     warmup: Positive = 10
+    """Calls that are not counted."""
     warmup_ms: Annotated[int, Field(ge=0)] = 200
+    """The warm-up takes so many milliseconds at least."""
     cuda_graph: bool = True
+    """On a GPU, run engines as a CUDA graph where they can."""
     spin: bool = False
+    """On a GPU, let the CPU wait busily."""
     energy_seconds: Annotated[float, Field(ge=0)] = 2.0
+    """Seconds of load in which energy is measured; 0 measures none."""
     rounds: Positive = 10
+    """In each round every engine has its turn."""
     calls: Positive = 30
+    """Timed calls of an engine in a round."""
     threads: Positive = 2
+    """Of CPU engines."""
 
 
 class VisualizePart(Part):
@@ -37,12 +47,19 @@ class VisualizePart(Part):
     """
 
     backend: Backend = "onnxruntime"
+    """Of the engine beside FP32."""
     precision: Precision | None = None
+    """Of the engine beside FP32; without it int8 where it is made, else the last."""
     images: Positive = 64
+    """Calibration images that statistics are of."""
     blocks: Annotated[int, Field(ge=2, le=32)] = 8
+    """At most so many blocks are drawn."""
     channels: Annotated[int, Field(ge=1, le=64)] = 16
+    """Channels of a block that are drawn."""
     image: Annotated[int, Field(ge=0)] = 0
+    """Which evaluation image, counted from 0."""
 
 
 class GatePart(Part):
     min_relative_top1: Fraction = 0.99
+    """The share of FP32's top-1 that an engine must keep."""

@@ -17,12 +17,19 @@ class ModelPart(Part):
     """
 
     name: str | None = None
+    """A network of timm, or of this project: t2t-edge models."""
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
+    """Instead of name: package.module:callable, which makes the network."""
     args: dict[str, Any] = Field(default_factory=dict)
+    """Options of the network or factory."""
     image_size: Annotated[int, Field(gt=0, le=4096)]
+    """Side of the square input, in pixels."""
     checkpoint: Path | None = None
+    """A file of weights: to use as they are with train.epochs 0, else to start training from."""
     transfer: bool = False
+    """Take a checkpoint of other classes or another image size: the classifier starts afresh."""
     positions: Literal["interpolate", "sinusoid"] = "interpolate"
+    """With transfer, the position embedding: the checkpoint's, interpolated, or the sinusoid of the new size."""
 
     @model_validator(mode="after")
     def _name_or_factory(self) -> "ModelPart":
@@ -42,6 +49,10 @@ class PreprocessPart(Part):
     """Resize, crop and normalisation, for 0–1 RGB values."""
 
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """The shorter side is resized to image_size / crop_pct, then the centre is cropped."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """How images are enlarged; made smaller, they are averaged over areas."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of red, green and blue, for values from 0 to 1."""
     std: tuple[PositiveNumber, PositiveNumber, PositiveNumber] = (0.229, 0.224, 0.225)
+    """Of red, green and blue, for values from 0 to 1."""

@@ -28,6 +28,8 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class Part(BaseModel):
-    """Unknown keys, infinity and NaN are refused; a part is never changed."""
+    """Unknown keys, infinity and NaN are refused; a part is never changed. A text below a key is its description in editors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True,
+    )  # fmt: skip

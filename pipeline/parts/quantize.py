@@ -13,7 +13,9 @@ class ExportPart(Part):
     """ONNX export; `simplify` runs onnxsim, guarded."""
 
     opset: Annotated[int, Field(ge=17, le=22)] = 20
+    """Of ONNX."""
     simplify: bool = True
+    """Whether onnxsim simplifies the graph; it is kept only if outputs stay the same."""
 
 
 class CalibratePart(Part):
@@ -24,8 +26,11 @@ class CalibratePart(Part):
     """
 
     images: Positive | None = None
+    """Drawn evenly from the classes of train; without it 512, or all where there are fewer."""
     seed: Seed = 0
+    """Of the draw."""
     source: Path | None = None
+    """A folder of images or an npz to draw from instead."""
 
 
 class QuantizePart(Part):
@@ -36,19 +41,28 @@ class QuantizePart(Part):
     """
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp16")
+    """Which graphs are made; build's must be among them."""
     policy: PolicyName = "best"
+    """Which layers are in INT8: docs/quantization.md."""
     method: Literal["max", "entropy", "percentile", "mse", "smoothquant"] = "max"
+    """How ranges are found."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    """Of method percentile."""
     smooth_alphas: tuple[Fraction, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    """Tried by method smoothquant."""
     weight_bits: Literal[4, 8] = 8
+    """8, or 4: seven steps of each sign, stored as INT8."""
     include: tuple[Pattern, ...] = ()
+    """Regular expressions for whole names of modules or nodes to quantize as well."""
     exclude: tuple[Pattern, ...] = ()
+    """Regular expressions for whole names of modules or nodes to leave in floating point."""
 
 
 class SensitivityPart(Part):
     """Each layer and each group of layers quantized alone, on `images` calibration images."""
 
     images: Positive = 64
+    """Calibration images to measure on."""
 
 
 class SearchPart(Part):
@@ -59,7 +73,12 @@ class SearchPart(Part):
     """
 
     backend: Literal["onnxruntime", "openvino", "tensorrt"] = "openvino"
+    """Whose latency is measured."""
     images: Positive = 512
+    """Training images, none of them in the calibration set, that it decides on."""
     max_drop_pp: Annotated[float, Field(ge=0)] = 0.3
+    """Percentage points of top-1 that may be lost."""
     budget_ms: Annotated[float, Field(gt=0)] | None = None
+    """Instead: the most accurate mix with a median latency of at most so many milliseconds."""
     seed: Seed = 0
+    """Of the images drawn."""

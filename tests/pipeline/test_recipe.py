@@ -26,15 +26,15 @@ def refused(folder: Path, *changes: tuple[str, str]) -> InputError:
 @pytest.mark.parametrize(
     ("old", "new", "got"),
     [
-        ("  weight_decay: 0.05", "  weight_decay: 0.05\n  lr: 5", "train.lr in lines 9 and 11"),
-        ("schema: 1", "schema: 1\nschema: 1\nschema: 1", "schema in lines 2, 3 and 4"),
+        ("  weight_decay: 0.05", "  weight_decay: 0.05\n  lr: 5", "train.lr in lines 10 and 12"),
+        ("schema: 1", "schema: 1\nschema: 1\nschema: 1", "schema in lines 3, 4 and 5"),
         (
             "{backend: openvino, precisions",
             "{backend: openvino, backend: tensorrt, precisions",
-            "build.1.backend in line 26",
+            "build.1.backend in line 27",
         ),
-        ("image_size: 32", "image_size: 32, args: {a: {b: 1, b: 1}}", "model.args.a.b in line 4"),
-        ("schema: 1", "schema: 1\n? [a]\n: {x: 1, x: 2}", "x in line 4"),  # a key that is no text
+        ("image_size: 32", "image_size: 32, args: {a: {b: 1, b: 1}}", "model.args.a.b in line 5"),
+        ("schema: 1", "schema: 1\n? [a]\n: {x: 1, x: 2}", "x in line 5"),  # a key that is no text
     ],
 )
 def test_a_key_given_twice(tmp_path: Path, old: str, new: str, got: str) -> None:
@@ -44,7 +44,7 @@ def test_a_key_given_twice(tmp_path: Path, old: str, new: str, got: str) -> None
 
 def test_every_key_given_twice_is_named(tmp_path: Path) -> None:
     error = refused(tmp_path, ("  epochs: 4", "  epochs: 4\n  epochs: 5"), ("schema: 1", "schema: 1\nschema: 1"))
-    assert error.got == "train.epochs in lines 8 and 9; schema in lines 2 and 3"
+    assert error.got == "train.epochs in lines 9 and 10; schema in lines 3 and 4"
 
 
 def test_merged_keys_are_no_key_given_twice(tmp_path: Path) -> None:
