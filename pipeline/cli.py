@@ -3,14 +3,15 @@
 import argparse
 import sys
 
-from pipeline.commands import bundle, completion, doctor, models, predict, report, runs, stage
+from pipeline.commands import bundle, completion, doctor, init, models, predict, recipe_schema, report, runs, stage
 from pipeline.console.exit_status import exit_status
 from pipeline.console.json_document import one_document, run_noted
 from pipeline.console.parser import Parser
 from pipeline.console.run_log import run_log
 from pipeline.console.version import ShowVersion
 
-COMMANDS = (stage, report, predict, bundle, runs, doctor, models, completion)  # in the order that --help lists them
+# In the order that --help lists them.
+COMMANDS = (init, stage, report, predict, bundle, runs, doctor, models, recipe_schema, completion)
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 
 

@@ -68,6 +68,10 @@ SEES: dict[str, set[str]] = {
         "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure", "pipeline.recipe",
         "pipeline.report.page", "pipeline.report.values", "pipeline.training",
     },
+    "pipeline.init": {
+        "calib", "export.engines", "export.engines.tensorrt", "export.runner", "pipeline.console", "pipeline.data",
+        "pipeline.machine", "pipeline.parts", "pipeline.recipe",
+    },
     "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console"},
     "pipeline.device": {
         "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
@@ -84,7 +88,7 @@ SEES: dict[str, set[str]] = {
     },
     "pipeline.commands": {
         "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",
-        "pipeline.machine", "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report",
+        "pipeline.init", "pipeline.machine", "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report",
         "pipeline.report.values", "pipeline.run", "pipeline.stages",
     },
     "pipeline.cli": {"pipeline.commands", "pipeline.console"},

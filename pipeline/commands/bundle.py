@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.command import add_command, add_run_options, command_line, run_to_read
-from pipeline.commands.completers import complete_engines
+from pipeline.console.completers import complete_engines
 from pipeline.console.exit_status import DONE
 
 if TYPE_CHECKING:

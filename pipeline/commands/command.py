@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib.errors import InputError
-from pipeline.commands.completers import complete_runs
 from pipeline.commands.outcome import where
+from pipeline.console.completers import complete_runs
 from pipeline.console.known_runs import NEW_RUN, is_run, no_such_run
 
 if TYPE_CHECKING:

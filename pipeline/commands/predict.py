@@ -5,7 +5,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from pipeline.commands.command import add_command, add_run_options, run_to_read
-from pipeline.commands.completers import complete_engines
+from pipeline.console.completers import complete_engines
 from pipeline.predict.options import add_predict_options
 
 if TYPE_CHECKING:

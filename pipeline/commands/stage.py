@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from export.engines.sidecar import RECIPE_PATH
 from pipeline.commands.command import add_command, add_run_options, command_line, run_to_make
-from pipeline.commands.completers import complete_recipes
+from pipeline.console.completers import complete_recipes
 from pipeline.console.exit_status import DONE
 from pipeline.console.known_runs import NEW_RUN
 

@@ -67,7 +67,7 @@ class Look:
             sets.append(found)
         damaged = [found.root / name for found in sets for name in found.damaged]
         if damaged:
-            raise _damaged(damaged, sum(len(found.names) for found in sets))
+            raise damaged_images(damaged, sum(len(found.names) for found in sets))
 
     def _read_file(self, name: str, path: Path) -> Contents:
         """What a single file holds, of no files where it is missing; how it is called makes no difference."""
@@ -83,7 +83,8 @@ class Look:
         return self._contents[name]
 
 
-def _damaged(paths: list[Path], total: int) -> InputError:
+def damaged_images(paths: list[Path], total: int) -> InputError:
+    """The message about `paths`, which cannot be decoded, of `total` images."""
     more = f" and {len(paths) - _SHOWN:,} more" if len(paths) > _SHOWN else ""
     return InputError(
         f"{len(paths):,} of {counted(total, 'image')} cannot be decoded",

@@ -278,6 +278,7 @@ def script(capsys: Printed) -> str:
         (["t2t-edge", "bundle", "--engine", "onnxruntime-i"], ["onnxruntime-int8"]),
         (["t2t-edge", "run", "--recipe", "recipes/"], ["recipes/demo.yaml"]),
         (["t2t-edge", "completion", ""], list(SHELLS)),
+        (["t2t-edge", "init", ""], ["images/", "recipes/", "runs/"]),
         (["t2t-edge", "predict", "imag"], ["images/"]),
         (["t2t-edge", "predict", "--csv", "imag"], ["images/"]),
     ],

@@ -26,3 +26,11 @@ def complete_recipes(prefix: str, **_: object) -> Iterable[str]:
 
     names: Iterable[str] = FilesCompleter(("yaml", "yml"))(prefix)
     return names
+
+
+def complete_folders(prefix: str, **_: object) -> Iterable[str]:
+    """Folders."""
+    from argcomplete.completers import DirectoriesCompleter
+
+    names: Iterable[str] = DirectoriesCompleter()(prefix)
+    return names
