@@ -37,6 +37,7 @@ ONLY_PARSED = {
     "bundle": "its own tests run it",
     "models": "counts 27 networks: half a minute; tests/pipeline/commands/test_models.py counts them",
     "doctor": "its own tests run it",
+    "init": "writes what the other commands here find; tests/pipeline/init/test_init.py runs it",
     "predict --show": "needs a display",
     "predict rtsp": "needs a camera: tests/pipeline/predict/test_sources.py uses one made of HTTP",
     "torchrun": "needs several processes: tests/pipeline/training/test_train.py",
@@ -110,7 +111,9 @@ def place(tiny_run: Path, video_file: Path, tmp_path_factory: pytest.TempPathFac
     """A folder in which the docs' commands find what they name: recipes, runs demo and mine, photos/, photo.jpg, clip.avi."""
     folder = shutil.copytree(tiny_run, tmp_path_factory.mktemp("docs") / "checkout")
     shutil.copyfile(folder / "recipes" / "demo.yaml", folder / "my.yaml")
-    shutil.copytree(folder / "runs" / "demo", folder / "runs" / "mine")
+    shutil.copyfile(folder / "recipes" / "demo.yaml", folder / "photos.yaml")
+    for run in ("mine", "photos"):
+        shutil.copytree(folder / "runs" / "demo", folder / "runs" / run)
     shutil.copytree(folder / "images" / "val", folder / "photos")
     shutil.copyfile(video_file, folder / "clip.avi")
     import cv2
