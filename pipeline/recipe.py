@@ -8,12 +8,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from calib.errors import InputError
-from calib.preprocess import Preprocess
+from calib.preprocess import GREY, Preprocess
 from export.engines.spec import EngineSpec, why_not
 from pipeline.parts.build import EnginePart
 from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart, EvaluatePart, GatePart, VisualizePart
-from pipeline.parts.model import ModelPart, PreprocessPart
+from pipeline.parts.model import GREY_MEAN, GREY_STD, RGB_CHANNELS, ModelPart, PreprocessPart
 from pipeline.parts.part import Part, Precision
 from pipeline.parts.problems import problems_in_words
 from pipeline.parts.quantize import CalibratePart, ExportPart, QuantizePart, SearchPart, SensitivityPart
@@ -41,6 +41,20 @@ class Recipe(Part):
     gate: GatePart = GatePart()
     visualize: VisualizePart = VisualizePart()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _grey_normalisation(cls, values: Any) -> Any:
+        """Where a network takes grey images and the recipe says nothing of `mean` and `std`, they are ImageNet's in grey."""
+        if (
+            not isinstance(values, dict)
+            or not isinstance(values.get("model"), dict)
+            or values["model"].get("in_chans") != 1
+        ):
+            return values
+        given = values.get("preprocess", {})
+        filled = {"mean": GREY_MEAN, "std": GREY_STD} | given if isinstance(given, dict) else given
+        return values | {"preprocess": filled}
+
     @model_validator(mode="after")
     def _engines_have_graphs(self) -> "Recipe":
         missing = {precision for part in self.build for precision in part.precisions} - set(self.quantize.precisions)
@@ -52,6 +66,12 @@ class Recipe(Part):
             )
         if reason := why_not(self.visualize.backend, self.visualized_precision()):
             raise ValueError(f"visualize.backend and visualize.precision: {reason}")
+        for key, values in (("mean", self.preprocess.mean), ("std", self.preprocess.std)):
+            if len(values) != self.model.in_chans:
+                raise ValueError(
+                    f"preprocess.{key} has {len(values)} value(s), and the network has {self.model.in_chans} channel(s) "
+                    "(model.in_chans): one value for each"
+                )
         if self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
             raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
         return self
@@ -78,8 +98,9 @@ class Recipe(Part):
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing spec of this recipe."""
-        size, part = self.model.image_size, self.preprocess
-        return Preprocess(size, size, part.crop_pct, part.interpolation, part.mean, part.std)
+        part, (height, width) = self.preprocess, self.model.height_width
+        colour = "RGB" if self.model.in_chans == RGB_CHANNELS else GREY
+        return Preprocess(height, width, part.crop_pct, part.interpolation, part.mean, part.std, colour)
 
 
 def keys_of(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

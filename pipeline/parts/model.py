@@ -3,9 +3,38 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.functional_validators import PlainValidator
+from pydantic.json_schema import WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from pipeline.parts.part import Part, PositiveNumber
+
+RGB_CHANNELS = 3
+MAX_SIDE = 4096
+GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # of ImageNet: its mean by luma, and the mean of its three standard deviations
+
+
+def _image_size(value: Any) -> int | tuple[int, int]:
+    """A side, or height and width; two that are equal are one side."""
+    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
+        raise PydanticCustomError("image_size", "Input should be a whole number, or a list of two: height and width")
+    if not all(0 < side <= MAX_SIDE for side in sides):
+        limit = f"less than or equal to {MAX_SIDE}" if max(sides) > MAX_SIDE else "greater than 0"
+        raise PydanticCustomError("image_size", f"Input should be {limit}")
+    return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
+
+
+def shown(size: "ImageSize | int | tuple[int, int]") -> str:
+    """An image size as a recipe writes it: `224`, or `[256, 128]`."""
+    return str(size) if isinstance(size, int) else f"[{size[0]}, {size[1]}]"
+
+
+_SIDE = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
+_SIDES = {"type": "array", "prefixItems": [_SIDE, _SIDE], "minItems": 2, "maxItems": 2}
+ImageSize = int | tuple[int, int]  # side of a square, or (height, width); pixels
+ImageSizeKey = Annotated[ImageSize, PlainValidator(_image_size), WithJsonSchema({"anyOf": [_SIDE, _SIDES]})]
 
 
 class ModelPart(Part):
@@ -14,12 +43,16 @@ class ModelPart(Part):
     `checkpoint` is where its weights come from, if not from training or the factory. `transfer` also takes one for other
     classes or another image size: the classifier starts afresh, and `positions` says what becomes of the position
     embedding: the checkpoint's, interpolated as upstream does, or the sinusoid of the new size.
+
+    `image_size` is the side of a square, or height and width. With `in_chans` of 1 the network takes grey images.
     """
 
     name: str | None = None
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
     args: dict[str, Any] = Field(default_factory=dict)
-    image_size: Annotated[int, Field(gt=0, le=4096)]
+    image_size: ImageSizeKey
+    # left out of what is written where it is 3, so that trainings from before there was this key are not done again
+    in_chans: Annotated[Literal[1, 3], Field(exclude_if=lambda channels: channels == RGB_CHANNELS)] = 3
     checkpoint: Path | None = None
     transfer: bool = False
     positions: Literal["interpolate", "sinusoid"] = "interpolate"
@@ -30,7 +63,20 @@ class ModelPart(Part):
             raise ValueError("name (a timm model) or factory (package.module:callable), one of the two")
         if self.transfer and self.checkpoint is None:
             raise ValueError("transfer needs a checkpoint to start from")
+        if self.name is not None and "in_chans" in self.args:
+            raise ValueError("args.in_chans is the key in_chans itself: preprocessing has to know it, too")
         return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Of the images that the network takes, pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network takes."""
+        return (self.in_chans, *self.height_width)
 
     @property
     def label(self) -> str:
@@ -38,10 +84,18 @@ class ModelPart(Part):
         return self.name or str(self.factory)
 
 
+def _listed(value: Any) -> Any:
+    """A single number is the value of the only channel."""
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+_CHANNELS = Field(min_length=1, max_length=RGB_CHANNELS)
+
+
 class PreprocessPart(Part):
-    """Resize, crop and normalisation, for 0–1 RGB values."""
+    """Resize, crop and normalisation, for 0–1 values: three of `mean` and `std`, or one for networks that take grey images."""
 
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.9
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveNumber, PositiveNumber, PositiveNumber] = (0.229, 0.224, 0.225)
+    mean: Annotated[tuple[float, ...], BeforeValidator(_listed), _CHANNELS] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[PositiveNumber, ...], BeforeValidator(_listed), _CHANNELS] = (0.229, 0.224, 0.225)

@@ -15,7 +15,7 @@ from pipeline.data.archive import packed_train_split
 from pipeline.data.dataset import archive_of, is_packed
 from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
-from pipeline.parts.model import ModelPart
+from pipeline.parts.model import ModelPart, shown
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_file, weights_of
 from pipeline.training.network import create_network
@@ -88,7 +88,7 @@ def _forward(part: ModelPart, classes: int, drop_path: float, device: str) -> No
     """Build the network on `device` and give it one image."""
     with torch.device(device), torch.inference_mode():
         model = create_network(part, classes, drop_path).eval()
-        model(torch.zeros(1, 3, part.image_size, part.image_size))
+        model(torch.zeros(1, *part.image_shape))
 
 
 def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
@@ -121,8 +121,8 @@ def _not_taken(part: ModelPart, error: Exception) -> InputError:
     said = str(error.got) if isinstance(error, InputError) else str(error)
     other, change = default if default != size else None, "change model.image_size or model.args in the recipe"
     return InputError(
-        f"the network of {part.label} does not take images (1, 3, {size}, {size})",
-        got=f"model.image_size: {size}; torch says: {one_line(said) or type(error).__name__}",
+        f"the network of {part.label} does not take images {(1, *part.image_shape)}",
+        got=f"model.image_size: {shown(size)}; torch says: {one_line(said) or type(error).__name__}",
         allowed=f"{other}, the size in its own default configuration, or another that it takes" if other else None,
         next_step=f"did you mean image_size: {other}? {change}" if other else change,
     )  # fmt: skip
