@@ -45,7 +45,9 @@ def find_layout(shape: Sequence[int], aspect: float = 1.0) -> Layout | None:
         last = _fits(shape[0], shape[1], aspect) and not _fits(shape[1], shape[2], aspect)
         layout = Layout(3, shape[2], (shape[0], shape[1])) if last else Layout(1, shape[0], (shape[1], shape[2]))
         return layout if math.prod(layout.grid) > 1 else None
-    grid = largest_grid(shape[0], aspect) if len(shape) == 2 else (0, 0)
+    if len(shape) != 2:
+        return None
+    grid = largest_grid(shape[0], aspect)
     side, extra = min(grid), shape[0] - math.prod(grid)
     if side < 2 or extra > min(MAX_EXTRA_TOKENS, side - 1):  # nearly every small number is a map plus a few
         return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic.functional_validators import PlainValidator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -26,7 +26,7 @@ def _image_size(value: Any) -> int | tuple[int, int]:
     return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
 
 
-def shown(size: "ImageSize | int | tuple[int, int]") -> str:
+def shown(size: int | tuple[int, int]) -> str:
     """An image size as a recipe writes it: `224`, or `[256, 128]`."""
     return str(size) if isinstance(size, int) else f"[{size[0]}, {size[1]}]"
 
@@ -34,7 +34,12 @@ def shown(size: "ImageSize | int | tuple[int, int]") -> str:
 _SIDE = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
 _SIDES = {"type": "array", "prefixItems": [_SIDE, _SIDE], "minItems": 2, "maxItems": 2}
 ImageSize = int | tuple[int, int]  # side of a square, or (height, width); pixels
-ImageSizeKey = Annotated[ImageSize, PlainValidator(_image_size), WithJsonSchema({"anyOf": [_SIDE, _SIDES]})]
+ImageSizeKey = Annotated[
+    ImageSize,
+    PlainValidator(_image_size),
+    PlainSerializer(lambda size: size if isinstance(size, int) else list(size)),
+    WithJsonSchema({"anyOf": [_SIDE, _SIDES]}),
+]
 
 
 class ModelPart(Part):
