@@ -12,10 +12,9 @@ from chain_run import recipe_values, run, write_recipe
 
 from calib.images import read_split
 from calib.preprocess import LUMA, Preprocess, load_batch
-from export.onnx_export import INPUT, NormalisedModel
+from export.onnx_export import NormalisedModel
 from pipeline.console.exit_status import DONE, GATE_FAILED
 from pipeline.device.cli import run_command
-from pipeline.training.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow
 
