@@ -43,6 +43,15 @@ class Recipe(Part):
 
     @model_validator(mode="before")
     @classmethod
+    def _nothing_to_train(cls, values: Any) -> Any:
+        """With `model.onnx` there are no epochs, though the recipe need not say so."""
+        if not isinstance(values, dict) or not isinstance(values.get("model"), dict) or not values["model"].get("onnx"):
+            return values
+        given = values.get("train", {})
+        return values | {"train": {"epochs": 0} | given if isinstance(given, dict) else given}
+
+    @model_validator(mode="before")
+    @classmethod
     def _grey_normalisation(cls, values: Any) -> Any:
         """Where a network takes grey images and the recipe says nothing of `mean` and `std`, they are ImageNet's in grey."""
         if (
@@ -72,9 +81,22 @@ class Recipe(Part):
                     f"preprocess.{key} has {len(values)} value(s), and the network has {self.model.in_chans} channel(s) "
                     "(model.in_chans): one value for each"
                 )
-        if self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
+        if self.model.onnx is not None:
+            self._check_onnx()
+        elif self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
             raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
         return self
+
+    def _check_onnx(self) -> None:
+        """A network in an ONNX file is finished: nothing here trains it."""
+        if self.train.epochs > 0:
+            raise ValueError(
+                f"train.epochs is {self.train.epochs}, and the network of model.onnx is finished: leave it out, or 0"
+            )
+        if trained := [name for name in self.quantize.precisions if "qat" in name]:
+            raise ValueError(
+                f"quantize.precisions asks for {trained[0]}, which trains, and the network of model.onnx is finished"
+            )
 
     @model_validator(mode="after")
     def _engines_have_names_of_their_own(self) -> "Recipe":

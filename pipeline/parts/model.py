@@ -31,6 +31,8 @@ def shown(size: int | tuple[int, int]) -> str:
     return str(size) if isinstance(size, int) else f"[{size[0]}, {size[1]}]"
 
 
+# Left out of what is written where it says nothing: trainings from before there was such a key are not done again.
+_LEFT_OUT = Field(exclude_if=lambda value: value is None)
 _SIDE = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
 _SIDES = {"type": "array", "prefixItems": [_SIDE, _SIDE], "minItems": 2, "maxItems": 2}
 ImageSize = int | tuple[int, int]  # side of a square, or (height, width); pixels
@@ -43,7 +45,8 @@ ImageSizeKey = Annotated[
 
 
 class ModelPart(Part):
-    """A timm model by `name` (ours included), or what `factory` ("package.module:callable") makes; `args` are its options.
+    """A timm model by `name` (ours included), or what `factory` ("package.module:callable") makes; `args` are its options. Or a
+    finished network in an `onnx` file, of whose outputs `output` names the one with the classes.
 
     `checkpoint` is where its weights come from, if not from training or the factory. `transfer` also takes one for other
     classes or another image size: the classifier starts afresh, and `positions` says what becomes of the position
@@ -54,9 +57,10 @@ class ModelPart(Part):
 
     name: str | None = None
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
+    onnx: Annotated[Path | None, _LEFT_OUT] = None
+    output: Annotated[str | None, _LEFT_OUT] = None
     args: dict[str, Any] = Field(default_factory=dict)
     image_size: ImageSizeKey
-    # left out of what is written where it is 3, so that trainings from before there was this key are not done again
     in_chans: Annotated[Literal[1, 3], Field(exclude_if=lambda channels: channels == RGB_CHANNELS)] = 3
     checkpoint: Path | None = None
     transfer: bool = False
@@ -64,8 +68,14 @@ class ModelPart(Part):
 
     @model_validator(mode="after")
     def _name_or_factory(self) -> "ModelPart":
-        if (self.name is None) == (self.factory is None):
-            raise ValueError("name (a timm model) or factory (package.module:callable), one of the two")
+        if sum(value is not None for value in (self.name, self.factory, self.onnx)) != 1:
+            raise ValueError(
+                "name (a timm model), factory (package.module:callable) or onnx (a file), one of the three"
+            )
+        if self.onnx is not None and (self.checkpoint is not None or self.args):
+            raise ValueError("an onnx file has its weights and its form: checkpoint and args go with name or factory")
+        if self.output is not None and self.onnx is None:
+            raise ValueError("output goes with onnx: it names one of the file's outputs")
         if self.transfer and self.checkpoint is None:
             raise ValueError("transfer needs a checkpoint to start from")
         if self.name is not None and "in_chans" in self.args:
@@ -86,7 +96,7 @@ class ModelPart(Part):
     @property
     def label(self) -> str:
         """What messages and the report call it."""
-        return self.name or str(self.factory)
+        return self.name or (self.onnx.name if self.onnx is not None else str(self.factory))
 
 
 def _listed(value: Any) -> Any:

@@ -9,6 +9,8 @@ import torch
 from calib.calibration_source import draw_calibration_images
 from calib.errors import InputError
 from calib.images import ImageSplit
+from export.brought.file import read_file
+from export.brought.interface import read_interface
 from models.t2t_vit import VARIANTS
 from pipeline.console.figures import one_line
 from pipeline.data.archive import packed_train_split
@@ -17,7 +19,8 @@ from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
 from pipeline.parts.model import ModelPart, shown
 from pipeline.recipe import Recipe
-from pipeline.training.checkpoint import read_file, weights_of
+from pipeline.training.checkpoint import read_file as read_checkpoint_file
+from pipeline.training.checkpoint import weights_of
 from pipeline.training.network import create_network
 
 _UNKNOWN_CLASSES = (
@@ -33,7 +36,7 @@ def check_before_running(recipe: Recipe, look: Look, *, training: bool) -> None:
     """
     train = _training_images(recipe.data, look)
     if training:
-        _check_network(recipe, len(train.classes) if train is not None else _UNKNOWN_CLASSES)
+        _check_network(recipe, None if train is None else len(train.classes))
     if train is not None:
         part = recipe.calibrate
         draw_calibration_images(part.source, train, recipe.preprocess_spec(), part.images, part.seed)
@@ -49,9 +52,13 @@ def _training_images(data: DataPart, look: Look) -> ImageSplit | None:
     return packed_train_split(archive, data.root) if archive.is_file() else None
 
 
-def _check_network(recipe: Recipe, classes: int) -> None:
+def _check_network(recipe: Recipe, known_classes: int | None) -> None:
     """The network is there and takes the recipe's images; the checkpoint can be read."""
     part = recipe.model
+    if part.onnx is not None:
+        read_interface(read_file(part.onnx), part.onnx, recipe.preprocess_spec(), known_classes, part.output)
+        return
+    classes = known_classes or _UNKNOWN_CLASSES
     drop_path = recipe.train.drop_path if recipe.train.epochs > 0 else 0.0
     with torch.random.fork_rng(devices=[]):  # what is made here must not change what training draws
         if part.factory is not None:  # not on the meta device: a factory may keep what it made, and give it again
@@ -59,7 +66,7 @@ def _check_network(recipe: Recipe, classes: int) -> None:
         else:
             _check_image_size(part, classes, drop_path)
     if part.checkpoint is not None:
-        weights_of(read_file(part.checkpoint), part.checkpoint)
+        weights_of(read_checkpoint_file(part.checkpoint), part.checkpoint)
 
 
 def _check_image_size(part: ModelPart, classes: int, drop_path: float) -> None:
