@@ -147,7 +147,7 @@ def _run(
     """Run the stage, and put its result in place of an earlier one, which is kept."""
     if stage.name == "train":
         check_before_running(recipe, look, training=True)
-    contents = contents_of(stage, look, recipe.model.onnx)
+    contents = contents_of(stage, look)
     if stage.trains and folder.is_dir():
         earlier = read_manifest(folder) or {}
         known = earlier.get("images", {})

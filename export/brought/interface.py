@@ -83,9 +83,10 @@ def _read_output(proto: onnx.ModelProto, path: Path, classes: int | None, output
     outputs = {value.name: value for value in proto.graph.output}
     described = ", ".join(f"{name} {_text(_shape(value))}" for name, value in outputs.items())
     if output is None and len(outputs) > 1:
+        likely = [name for name, value in outputs.items() if _shape(value)[1:] == (classes,)] or list(outputs)
         raise InputError(
             f"{path} has several outputs", got=described, allowed="the one with a score for each class",
-            next_step=f"set model.output in the recipe, such as model: {{onnx: {path}, output: {next(iter(outputs))}}}",
+            next_step=f"set model.output in the recipe, such as output: {likely[0]}",
         )  # fmt: skip
     name = output or next(iter(outputs))
     if name not in outputs:

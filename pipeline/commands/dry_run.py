@@ -114,7 +114,7 @@ def _reasons(
     known = manifest.get("images", {})
     changed = {
         name: changed_images(folder.parent, known.get(name, ""), contents)
-        for name, contents in contents_of(stage, look, recipe.model.onnx).items()
+        for name, contents in contents_of(stage, look).items()
         if known.get(name) != contents.digest
     }
     return differences(manifest, found, before, changed)

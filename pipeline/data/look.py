@@ -1,6 +1,6 @@
 """The images of a recipe as they are now: which there are, and what they hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,10 +56,10 @@ class Look:
         """What `model.checkpoint` holds, of no files where it is missing; None where the recipe has none."""
         return None if self._checkpoint is None else self._read_file("model.checkpoint", self._checkpoint)
 
-    def onnx(self, beside: Sequence[str]) -> Contents | None:
-        """What `model.onnx` holds, and the files with its weights `beside` it; of no files where it is missing; None where the
-        recipe has none."""
-        return None if self._onnx is None else self._read_file("model.onnx", self._onnx, beside)
+    def onnx(self, beside: Callable[[Path], Sequence[str]]) -> Contents | None:
+        """What `model.onnx` holds, with the files that are `beside` it; of no files where it is missing; None where the recipe
+        has none."""
+        return None if self._onnx is None else self._read_file("model.onnx", self._onnx, beside(self._onnx))
 
     def check(self) -> None:
         """InputError that names the images that cannot be decoded; each was, or is now, decoded once."""

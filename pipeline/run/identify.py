@@ -1,7 +1,5 @@
 """What a stage depends on now."""
 
-from pathlib import Path
-
 from export.brought.file import files_beside
 from export.engines.engine import backend_version
 from pipeline.artifact import hash_of
@@ -19,20 +17,19 @@ def identify(stage: Stage, recipe: Recipe, inputs: Inputs, look: Look) -> Identi
     return Identity(
         stage.name, stage.trains, stage.read(values),
         {name: hash_of(artifact.outputs) for name, artifact in inputs.items()},
-        {name: found.digest for name, found in contents_of(stage, look, recipe.model.onnx).items()},
+        {name: found.digest for name, found in contents_of(stage, look).items()},
         packages_of(stage) | {name: backend_version(name) for name in stage.backends(recipe)},
         code_of(stage, recipe.model.factory), stage.places(values),
     )  # fmt: skip
 
 
-def contents_of(stage: Stage, look: Look, network: Path | None) -> dict[str, Contents]:
-    """The images that a stage reads, and the checkpoint or the ONNX file `network` that it starts from, by what messages call
-    them."""
+def contents_of(stage: Stage, look: Look) -> dict[str, Contents]:
+    """The images that a stage reads, and the checkpoint or ONNX file that it starts from, by what messages call them."""
     found = dict(look.images()) if stage.uses_images else {}
     if "calibrate" in stage.parts and (source := look.source()) is not None:
         found["calibrate.source"] = source
     if "train" in stage.parts and (checkpoint := look.checkpoint()) is not None:
         found["model.checkpoint"] = checkpoint
-    if network is not None and "train" in stage.parts and (brought := look.onnx(files_beside(network))) is not None:
+    if "train" in stage.parts and (brought := look.onnx(files_beside)) is not None:
         found["model.onnx"] = brought
     return found

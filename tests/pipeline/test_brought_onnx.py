@@ -50,14 +50,11 @@ def test_the_whole_chain(
     rows = check_run(tmp_path)
     assert set(rows["openvino-fp32"]["images_per_s"]) == {"1", "8"}
     exported = onnx.load(tmp_path / "runs" / "small" / "export" / "fp32.onnx")
-    size = exported.graph.input[0].type.tensor_type.shape.dim[0]
-    assert (size.dim_value or None) == batch and [
-        dim.dim_value for dim in exported.graph.output[0].type.tensor_type.shape.dim
-    ][1] == 3
+    taken, given = (value.type.tensor_type.shape.dim for value in (exported.graph.input[0], exported.graph.output[0]))
+    assert (taken[0].dim_value or None) == batch and given[1].dim_value == 3
     channels = json.loads((tmp_path / "runs" / "small" / "visualize" / "channels.json").read_text())
-    assert [block["name"] for block in channels["blocks"]] == ["stem", "blocks.0", "blocks.1", "blocks.2"], channels[
-        "skipped"
-    ]
+    names = [block["name"] for block in channels["blocks"]]
+    assert names == ["stem", "blocks.0", "blocks.1", "blocks.2"], channels["skipped"]
 
     assert run(tmp_path, "predict", str(image_root / "val" / "class_1")) == DONE
     assert capsys.readouterr().out.count("class_") >= 10
