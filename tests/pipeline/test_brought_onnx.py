@@ -6,10 +6,10 @@ from typing import Any
 
 import onnx
 import pytest
-from brought_files import write_brought
+from brought_files import write_brought, write_edited
 from chain_run import recipe_values, run, write_recipe
 
-from pipeline.console.exit_status import DONE, GATE_FAILED
+from pipeline.console.exit_status import DONE, GATE_FAILED, WRONG_INPUT
 from pipeline.device.cli import run_command
 
 pytestmark = pytest.mark.slow
@@ -70,3 +70,21 @@ def test_the_whole_chain(
     write_brought(moved, batch=batch, seed=4)
     assert run(tmp_path, "train") == DONE
     assert "model.onnx has changed" in capsys.readouterr().out
+
+
+def test_wrong_files_are_named_before_anything_runs(
+    image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipe(tmp_path / "recipe.yaml", values_of(image_root, tmp_path / "gone.onnx"))
+    assert run(tmp_path, "train") == WRONG_INPUT
+    assert "no such ONNX file" in capsys.readouterr().err
+    network = write_brought(tmp_path / "plain.onnx")
+    two = write_edited(network, tmp_path / "brought.onnx", second_output=True)
+    write_recipe(tmp_path / "recipe.yaml", values_of(image_root, two))
+    assert run(tmp_path, "train") == WRONG_INPUT
+    printed = capsys.readouterr().err
+    assert "has several outputs" in printed and "output: " in printed and "Traceback" not in printed
+    assert not (tmp_path / "runs" / "small" / "train").exists()
+    write_recipe(tmp_path / "recipe.yaml", values_of(image_root, two, output="scores"))
+    assert run(tmp_path, "export") == DONE
+    assert "ONNX against brought.onnx FP32: logits within" in capsys.readouterr().out
