@@ -18,19 +18,36 @@ from calib.errors import InputError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Image = NDArray[np.uint8]
+GREY = "grey"
+# Red, green and blue in a grey level (ITU-R BT.601): Pillow's and OpenCV's, but not rounded to whole levels.
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the shorter side to `size / crop_pct`, crop the centre, hand on RGB; `mean` and `std` are for 0–1 values."""
+    """Resize the shorter side to `size / crop_pct`, crop the centre, hand on RGB; `mean` and `std` are for 0–1 values.
+
+    They have a value for each channel of the network: three, or one where `colour` is grey. Images are RGB all the same: the
+    network's graph makes them grey.
+    """
 
     height: int
     width: int
     crop_pct: float
     interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     colour: str = "RGB"
+
+    @property
+    def grey(self) -> bool:
+        """Whether the network takes one channel."""
+        return self.colour == GREY
+
+    @property
+    def channels(self) -> int:
+        """What the network takes: 3, or 1 where it is grey."""
+        return len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from calib.errors import InputError
-from calib.preprocess import Preprocess
+from calib.preprocess import LUMA, Preprocess
 from export.explain import find_culprit, first_lines
 from export.quiet import quiet
 from export.runner import FP32_TENSORS as FP32_TENSORS
@@ -29,21 +29,26 @@ PREPROCESS_KEY, CLASSES_KEY = "t2t_edge.preprocess", "t2t_edge.classes"
 class NormalisedModel(nn.Module):
     """uint8 images (B, H, W, 3) → logits. Cast comes before Transpose: TensorRT does not transpose uint8.
 
-    Mean and std are (1, 3, 1, 1) tensors, never scalars: OpenVINO 2026.4.1 miscompiles scalars once a Q/DQ is there.
+    Mean and std are (1, C, 1, 1) tensors, never scalars: OpenVINO 2026.4.1 miscompiles scalars once a Q/DQ is there. A grey
+    level is a product and a sum, no convolution, which would be quantized.
     """
 
     mean: Tensor
     inverse_std: Tensor
+    luma: Tensor | None
 
     def __init__(self, model: nn.Module, spec: Preprocess):
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("inverse_std", 1 / (torch.tensor(spec.std).view(1, 3, 1, 1) * 255))
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1) * 255)
+        self.register_buffer("inverse_std", 1 / (torch.tensor(spec.std).view(1, -1, 1, 1) * 255))
+        self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1) if spec.grey else None)
 
     def forward(self, images: Tensor) -> Tensor:
         # contiguous: PyTorch pools a channels-last map to one pixel with as_strided, in ONNX a Gather of computed indices
         x = images.to(self.mean.dtype).permute(0, 3, 1, 2).contiguous()
+        if self.luma is not None:
+            x = (x * self.luma).sum(1, keepdim=True)
         return self.model((x - self.mean) * self.inverse_std)
 
 
@@ -52,7 +57,7 @@ def export_onnx(
 ) -> list[str]:
     """Write `model` (normalised NCHW float → logits) to `path`; returns the names of the `nn.Unfold`s replaced."""
     model = model.eval()
-    example = torch.zeros(2, 3, spec.height, spec.width)
+    example = torch.zeros(2, spec.channels, spec.height, spec.width)
     model, replaced = replace_unfolds(model, example)
     images = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)
     try:

@@ -1,6 +1,6 @@
 """What every backend gives: an engine file from `build`, and a runner that takes and returns named arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +82,30 @@ class Runner(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def fixed_batch(inputs: tuple[TensorInfo, ...]) -> int | None:
+    """The only batch size that a graph with these inputs takes; None where it takes any."""
+    return inputs[0].shape[0] if inputs and inputs[0].shape else None
+
+
+def in_fixed_batches(
+    inputs: tuple[TensorInfo, ...], feeds: Arrays, run: Callable[[Arrays], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """`run`, of one batch, on feeds of any number of images: a graph with a fixed batch gets batches of its size.
+
+    The last batch is filled up with its last image. Of outputs with a row for each image, rows of such images are left out.
+    """
+    size, images = fixed_batch(inputs), {len(array) for array in feeds.values() if np.ndim(array)}
+    if size is None or images == {size} or len(images) != 1 or 0 in images:
+        return run(feeds)
+    (count,) = images
+    parts = []
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        parts.append(run({name: np.ascontiguousarray(array[rows]) for name, array in feeds.items()}))
+    found = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
+    return {name: of[:count] if len(of) == size * len(parts) else of for name, of in found.items()}
 
 
 def check_feeds(inputs: tuple[TensorInfo, ...], feeds: Arrays) -> None:

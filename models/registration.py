@@ -6,6 +6,8 @@ from collections.abc import Callable
 from timm.models import register_model
 from torch import nn
 
+ImageSize = int | tuple[int, int]  # side of a square image, or (height, width); pixels
+
 
 def register_variant(create: Callable[..., nn.Module], name: str, row: object) -> None:
     """Register `create` as `timm.create_model(name)`, a function of its own module; `row` describes it in its docstring."""
@@ -13,6 +15,11 @@ def register_variant(create: Callable[..., nn.Module], name: str, row: object) -
     create.__doc__ = f"{name}: {row}"
     setattr(sys.modules[create.__module__], name, create)
     register_model(create)
+
+
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """Height and width of images of `size`."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def refuse_pretrained(pretrained: bool, name: str) -> None:

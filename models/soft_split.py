@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MapSize = tuple[int, int]  # height and width, in pixels or tokens
+
 
 @dataclass(frozen=True)
 class SplitShape:
@@ -25,8 +27,12 @@ class SplitShape:
     padding: int
 
     def output_size(self, size: int) -> int:
-        """Windows per side of a square map of `size`."""
+        """Windows along a side of `size`."""
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    def output_map(self, size: MapSize) -> MapSize:
+        """Rows and columns of windows on a map of `size`."""
+        return self.output_size(size[0]), self.output_size(size[1])
 
 
 def window_parts(x: Tensor, split: SplitShape) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +86,6 @@ def split_project(x: Tensor, split: SplitShape, linear: nn.Linear) -> Tensor:
     return y.flatten(2).transpose(1, 2)  # B hw out
 
 
-def tokens_to_map(tokens: Tensor, size: int) -> Tensor:
-    """The paper's re-structurization: (B, size², C) → (B, C, size, size)."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, size, size)
+def tokens_to_map(tokens: Tensor, size: MapSize) -> Tensor:
+    """The paper's re-structurization: (B, h·w, C) → (B, C, h, w)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *size)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.attention import Mlp
 from models.backbone import Attention, Block, classifier, sinusoid_positions
 from models.backbone_studies import GHOST_MLP_RATIO, DenseStages, GhostAttention, GhostMlp, SEAttention, dense_blocks
-from models.registration import refuse_pretrained, register_variant
+from models.registration import ImageSize, height_width, refuse_pretrained, register_variant
 from models.soft_split import SplitShape, split_project, tokens_to_map
 from models.token_attention import TokenPerformer, TokenTransformer
 
@@ -68,22 +68,23 @@ VARIANTS = {
 
 
 class TokensToToken(nn.Module):
-    """The tokens-to-token module: image (B, C, size, size) → tokens (B, N, embed_dim)."""
+    """The tokens-to-token module: image (B, C, H, W) → tokens (B, N, embed_dim)."""
 
-    def __init__(self, variant: Variant, img_size: int, in_chans: int):
+    def __init__(self, variant: Variant, img_size: ImageSize, in_chans: int):
         super().__init__()
         split0, split1, self.split2 = variant.splits
         attention = TokenPerformer if variant.token_attention == "performer" else TokenTransformer
         self.attention1 = attention(in_chans * split0.kernel**2, TOKEN_DIM, split0)
         self.attention2 = attention(TOKEN_DIM * split1.kernel**2, TOKEN_DIM, split1)
         self.project = nn.Linear(TOKEN_DIM * self.split2.kernel**2, variant.embed_dim)
-        self.size1 = split0.output_size(img_size)
-        self.size2 = split1.output_size(self.size1)
-        self.num_patches = self.split2.output_size(self.size2) ** 2
+        self.size1 = split0.output_map(height_width(img_size))
+        self.size2 = split1.output_map(self.size1)
+        self.grid_size = self.split2.output_map(self.size2)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = tokens_to_map(self.attention1(x), self.size1)  # B 64 size1 size1
-        x = tokens_to_map(self.attention2(x), self.size2)  # B 64 size2 size2
+        x = tokens_to_map(self.attention1(x), self.size1)  # B 64 *size1
+        x = tokens_to_map(self.attention2(x), self.size2)  # B 64 *size2
         return split_project(x, self.split2, self.project)  # B N embed_dim
 
 
@@ -104,7 +105,7 @@ def backbone_blocks(variant: Variant, drop_path_rate: float) -> tuple[nn.ModuleL
 
 
 class T2TViT(nn.Module):
-    """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes).
+    """Normalised images (B, in_chans, H, W) → logits (B, num_classes); `img_size` is (H, W), or one number for both.
 
     For 0 classes there is no head: → features (B, num_features).
     """
@@ -113,7 +114,7 @@ class T2TViT(nn.Module):
         self,
         variant: Variant,
         *,
-        img_size: int,
+        img_size: ImageSize,
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
@@ -167,7 +168,7 @@ def _register(name: str, variant: Variant) -> None:
     """Register one row with timm."""
 
     def create(
-        pretrained: bool = False, *, img_size: int | None = None, num_classes: int = 1000, in_chans: int = 3,
+        pretrained: bool = False, *, img_size: ImageSize | None = None, num_classes: int = 1000, in_chans: int = 3,
         drop_path_rate: float = 0.0, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None,
         cache_dir: str | None = None,
     ) -> T2TViT:  # fmt: skip

@@ -11,7 +11,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from models.backbone import classifier
-from models.registration import refuse_pretrained, register_variant
+from models.registration import ImageSize, height_width, refuse_pretrained, register_variant
 from models.visual_transformer import (
     ClusteringTokenizer,
     FilterTokenizer,
@@ -81,8 +81,9 @@ def make_modules(
 
 
 class VTResNet(nn.Module):
-    """Normalised images (B, in_chans, img_size, img_size) → logits (B, num_classes), or features (B, 1024) for 0.
+    """Normalised images (B, in_chans, H, W) → logits (B, num_classes), or features (B, 1024) for 0.
 
+    `img_size` is (H, W), or one number for both.
     `tokenizer` is the first module's; the others' are recurrent, or filter-based where `recurrent` is false (table 4).
     `printed` takes the paper's equations as they stand, without division and normalisation.
     Stochastic depth rises linearly over blocks and modules.
@@ -92,7 +93,7 @@ class VTResNet(nn.Module):
         self,
         variant: Variant,
         *,
-        img_size: int,
+        img_size: ImageSize,
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
@@ -104,9 +105,12 @@ class VTResNet(nn.Module):
         super().__init__()
         self.variant, self.img_size, self.num_classes = variant, img_size, num_classes
         self.num_features = TOKEN_DIM
-        pixels = (-(-img_size // STRIDE)) ** 2
+        height, width = height_width(img_size)
+        pixels = -(-height // STRIDE) * -(-width // STRIDE)
         if tokenizer == "clustering" and pixels < tokens:
-            raise ValueError(f"the map of {img_size} px images has {pixels} pixels, too few for {tokens} clusters")
+            raise ValueError(
+                f"the map of {height} × {width} px images has {pixels} pixels, too few for {tokens} clusters"
+            )
         trunk = ResNet(variant.block, variant.blocks, in_chans=in_chans, drop_path_rate=drop_path_rate)
         self.conv1, self.bn1, self.act1, self.maxpool = trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool
         self.layer1, self.layer2, self.layer3 = trunk.layer1, trunk.layer2, trunk.layer3
@@ -166,7 +170,7 @@ def _register(name: str, variant: Variant) -> None:
     """Register one row with timm."""
 
     def create(
-        pretrained: bool = False, *, img_size: int | None = None, num_classes: int = 1000, in_chans: int = 3,
+        pretrained: bool = False, *, img_size: ImageSize | None = None, num_classes: int = 1000, in_chans: int = 3,
         drop_path_rate: float = 0.0, tokenizer: Tokenizer = "filter", recurrent: bool = True, tokens: int = TOKENS,
         printed: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, cache_dir: str | None = None,
     ) -> VTResNet:  # fmt: skip

@@ -8,12 +8,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from calib.errors import InputError
-from calib.preprocess import Preprocess
+from calib.preprocess import GREY, Preprocess
 from export.engines.spec import EngineSpec, why_not
 from pipeline.parts.build import EnginePart
 from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart, EvaluatePart, GatePart, VisualizePart
-from pipeline.parts.model import ModelPart, PreprocessPart
+from pipeline.parts.model import GREY_MEAN, GREY_STD, RGB_CHANNELS, ModelPart, PreprocessPart
 from pipeline.parts.part import Part, Precision
 from pipeline.parts.problems import problems_in_words
 from pipeline.parts.quantize import CalibratePart, ExportPart, QuantizePart, SearchPart, SensitivityPart
@@ -57,6 +57,29 @@ class Recipe(Part):
     visualize: VisualizePart = VisualizePart()
     """Feature maps of FP32 beside one engine."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_train(cls, values: Any) -> Any:
+        """With `model.onnx` there are no epochs, though the recipe need not say so."""
+        if not isinstance(values, dict) or not isinstance(values.get("model"), dict) or not values["model"].get("onnx"):
+            return values
+        given = values.get("train", {})
+        return values | {"train": {"epochs": 0} | given if isinstance(given, dict) else given}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grey_normalisation(cls, values: Any) -> Any:
+        """Where a network takes grey images and the recipe says nothing of `mean` and `std`, they are ImageNet's in grey."""
+        if (
+            not isinstance(values, dict)
+            or not isinstance(values.get("model"), dict)
+            or values["model"].get("in_chans") != 1
+        ):
+            return values
+        given = values.get("preprocess", {})
+        filled = {"mean": GREY_MEAN, "std": GREY_STD} | given if isinstance(given, dict) else given
+        return values | {"preprocess": filled}
+
     @model_validator(mode="after")
     def _engines_have_graphs(self) -> "Recipe":
         missing = {precision for part in self.build for precision in part.precisions} - set(self.quantize.precisions)
@@ -68,9 +91,28 @@ class Recipe(Part):
             )
         if reason := why_not(self.visualize.backend, self.visualized_precision()):
             raise ValueError(f"visualize.backend and visualize.precision: {reason}")
-        if self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
+        for key, values in (("mean", self.preprocess.mean), ("std", self.preprocess.std)):
+            if len(values) != self.model.in_chans:
+                raise ValueError(
+                    f"preprocess.{key} has {len(values)} value(s), and the network has {self.model.in_chans} channel(s) "
+                    "(model.in_chans): one value for each"
+                )
+        if self.model.onnx is not None:
+            self._check_onnx()
+        elif self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
             raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
         return self
+
+    def _check_onnx(self) -> None:
+        """A network in an ONNX file is finished: nothing here trains it."""
+        if self.train.epochs > 0:
+            raise ValueError(
+                f"train.epochs is {self.train.epochs}, and the network of model.onnx is finished: leave it out, or 0"
+            )
+        if trained := [name for name in self.quantize.precisions if "qat" in name]:
+            raise ValueError(
+                f"quantize.precisions asks for {trained[0]}, which trains, and the network of model.onnx is finished"
+            )
 
     @model_validator(mode="after")
     def _engines_have_names_of_their_own(self) -> "Recipe":
@@ -94,8 +136,9 @@ class Recipe(Part):
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing spec of this recipe."""
-        size, part = self.model.image_size, self.preprocess
-        return Preprocess(size, size, part.crop_pct, part.interpolation, part.mean, part.std)
+        part, (height, width) = self.preprocess, self.model.height_width
+        colour = "RGB" if self.model.in_chans == RGB_CHANNELS else GREY
+        return Preprocess(height, width, part.crop_pct, part.interpolation, part.mean, part.std, colour)
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -28,6 +28,7 @@ SEES: dict[str, set[str]] = {
     "export.graph": {"calib.precision", "export.onnx_export"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
     "export.engines": {"calib", "export.engines.tensorrt", "export.runner"},
+    "export.brought": {"calib", "export.engines", "export.onnx_export"},
     "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export"},
     "export.quantize": {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
@@ -40,14 +41,15 @@ SEES: dict[str, set[str]] = {
     "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
     "pipeline.data": {"calib", "pipeline.console", "pipeline.parts", "pipeline.recipe"},
     "pipeline.training": {
-        "models", "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.parts", "pipeline.recipe",
+        "models", "calib", "export.brought", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.parts",
+        "pipeline.recipe",
     },
     "pipeline.measure": {
         "calib", "export.engines", "export.engines.tensorrt", "export.faults", "export.onnx_export", "export.runner",
         "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
     },
     "pipeline.quantize": {
-        "calib", "calib.precision", "export.engines", "export.graph", "export.onnx_export", "export.quantize",
+        "calib", "calib.precision", "export.brought", "export.engines", "export.graph", "export.onnx_export", "export.quantize",
         "export.simplify", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure", "pipeline.parts",
         "pipeline.recipe", "pipeline.training",
     },
@@ -79,7 +81,8 @@ SEES: dict[str, set[str]] = {
         "pipeline.report.values",
     },
     "pipeline.run": {
-        "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",
+        "models", "calib", "export.brought", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data",
+        "pipeline.device",
         "pipeline.machine", "pipeline.parts", "pipeline.recipe", "pipeline.training",
     },
     "pipeline.stages": {

@@ -35,20 +35,35 @@ class Layout:
     extra_tokens: int = 0
 
 
-def find_layout(shape: Sequence[int]) -> Layout | None:
+def find_layout(shape: Sequence[int], aspect: float = 1.0) -> Layout | None:
     """The layout of a tensor of `shape`, without the batch; None where it holds no maps, or maps of one pixel.
 
-    (C, H, W) or, where only that makes the maps square, (H, W, C); (T, D) tokens, T = n² and a few extra ones first.
+    (C, H, W) or, where only that gives the maps the images' `aspect` (height over width), (H, W, C); (T, D) tokens, of a map of
+    that aspect and a few extra ones first.
     """
     if len(shape) == 3:
-        last = shape[0] == shape[1] != shape[2]
+        last = _fits(shape[0], shape[1], aspect) and not _fits(shape[1], shape[2], aspect)
         layout = Layout(3, shape[2], (shape[0], shape[1])) if last else Layout(1, shape[0], (shape[1], shape[2]))
         return layout if math.prod(layout.grid) > 1 else None
-    side = math.isqrt(shape[0]) if len(shape) == 2 else 0
-    extra = shape[0] - side**2 if side > 1 else 0
-    if side < 2 or extra > min(MAX_EXTRA_TOKENS, side - 1):  # nearly every small number is a square plus a few
+    if len(shape) != 2:
         return None
-    return Layout(2, shape[1], (side, side), extra)
+    grid = largest_grid(shape[0], aspect)
+    side, extra = min(grid), shape[0] - math.prod(grid)
+    if side < 2 or extra > min(MAX_EXTRA_TOKENS, side - 1):  # nearly every small number is a map plus a few
+        return None
+    return Layout(2, shape[1], grid, extra)
+
+
+def largest_grid(tokens: int, aspect: float) -> tuple[int, int]:
+    """Rows and columns of the largest map of this `aspect` (rows over columns) with at most so many tokens."""
+    columns = math.isqrt(math.floor(tokens / aspect)) + 1
+    while columns * round(columns * aspect) > tokens:
+        columns -= 1
+    return round(columns * aspect), columns
+
+
+def _fits(rows: int, columns: int, aspect: float) -> bool:
+    return rows == round(columns * aspect)
 
 
 def channel_maps(tensor: Array, layout: Layout) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.engines.cpu import adds_pairs_in_16_bits
-from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
+from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds, in_fixed_batches
 
 ENGINE_NAME = "engine.onnx"
 INSTALL = "pip install -e '.[onnxruntime]'"
@@ -84,6 +84,9 @@ class OnnxRuntimeRunner:
         self.outputs = tuple(_info(value) for value in self._session.get_outputs())
 
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        return in_fixed_batches(self.inputs, feeds, self._run)
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         check_feeds(self.inputs, feeds)
         names = [info.name for info in self.outputs]
         try:

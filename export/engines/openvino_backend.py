@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export.engines.cpu import adds_pairs_in_16_bits, bf16_instructions
 from export.engines.openvino_bf16 import check_pins, held_names, hold_in_fp32, mark_ir
 from export.engines.openvino_weights import fit_16_bits
-from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds
+from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds, in_fixed_batches
 
 ENGINE_NAME = "engine.xml"
 INSTALL = "pip install -e '.[openvino]'"
@@ -126,6 +126,9 @@ class OpenVinoRunner:
         self._request = compiled.create_infer_request()
 
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        return in_fixed_batches(self.inputs, feeds, self._run)
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         check_feeds(self.inputs, feeds)
         results = self._request.infer(dict(feeds), share_inputs=True)
         return {info.name: np.array(results[index]) for index, info in enumerate(self.outputs)}

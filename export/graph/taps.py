@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from calib.precision.channels import find_layout
+from calib.precision.channels import find_layout, largest_grid
 from export.graph.layers import read_layers, tensor_types
 
 TOKENIZER = "Tokenizer"  # what the class of a module that makes visual tokens ends with
@@ -22,21 +22,25 @@ Parts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Tap:
-    """One tensor: the module it comes from, its node and which of the node's outputs; `shape` is without the batch."""
+    """One tensor: the module it comes from, its node and which of the node's outputs; `shape` is without the batch.
+
+    `aspect` is the height of the network's images over their width.
+    """
 
     name: str
     node: str
     output: int
     shape: tuple[int, ...]
+    aspect: float = 1.0
 
 
 @dataclass(frozen=True)
 class TokenAttention:
-    """A softmax that makes visual tokens out of an n × n map (arXiv 2006.03677): `side` is n, `pixel_axis` 1 or 2."""
+    """A softmax that makes visual tokens out of a map (arXiv 2006.03677): `grid` is its rows and columns, `pixel_axis` 1 or 2."""
 
     tap: Tap
     pixel_axis: int
-    side: int
+    grid: tuple[int, int]
 
     @property
     def tokens(self) -> int:
@@ -87,7 +91,7 @@ def _block(path: Parts, composite: set[Parts]) -> Parts:
 
 def _taps(proto: onnx.ModelProto, owners: Sequence[Parts]) -> tuple[list[Tap], dict[str, str]]:
     """The last tensor with a layout that each owner makes and others use; the reason for owners without one."""
-    shapes = _float_shapes(proto)
+    shapes, aspect = _float_shapes(proto), _aspect(proto)
     users: dict[str, set[Parts | None]] = {value.name: {None} for value in proto.graph.output}
     for node, owner in zip(proto.graph.node, owners, strict=True):
         for name in node.input:
@@ -98,33 +102,33 @@ def _taps(proto: onnx.ModelProto, owners: Sequence[Parts]) -> tuple[list[Tap], d
         for index, name in enumerate(node.output):
             if not owner or name not in shapes or users.get(name, set()) <= {owner}:
                 continue
-            if find_layout(shapes[name]) is None:
+            if find_layout(shapes[name], aspect) is None:
                 skipped[".".join(owner)] = f"no maps in its output, {' × '.join(map(str, shapes[name]))}"
                 continue
             found.pop(owner, None)  # so that the order is that of the last
-            found[owner] = Tap(".".join(owner), node.name, index, shapes[name])
+            found[owner] = Tap(".".join(owner), node.name, index, shapes[name], aspect)
     return list(found.values()), {name: why for name, why in skipped.items() if tuple(name.split(".")) not in found}
 
 
 def _float_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes without the batch of the floating-point tensors, as far as shape inference knows them."""
     graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    shapes = {}
+    shapes, batch = {}, proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     for info in (*graph.value_info, *graph.output):
         dims = info.type.tensor_type.shape.dim
         if info.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16) and len(dims) > 1:
             shape = tuple(dim.dim_value for dim in dims[1:])
-            if all(shape) and dims[0].HasField("dim_param"):
+            if all(shape) and (dims[0].HasField("dim_param") or dims[0].dim_value == batch > 0):
                 shapes[info.name] = shape
     return shapes
 
 
 def find_token_attention(proto: onnx.ModelProto) -> list[TokenAttention]:
-    """Every softmax made in a module whose class ends with `Tokenizer`, over the pixels of a square map, in graph order.
+    """Every softmax made in a module whose class ends with `Tokenizer`, over the pixels of a map, in graph order.
 
     (B, HW, L) or (B, L, HW); where both could be the pixels, they are the axis that the softmax is over.
     """
-    shapes = _float_shapes(proto)
+    shapes, aspect = _float_shapes(proto), _aspect(proto)
     found = []
     for node, layer in zip(proto.graph.node, read_layers(proto), strict=True):
         shape = shapes.get(node.output[0], ()) if node.output else ()
@@ -132,15 +136,21 @@ def find_token_attention(proto: onnx.ModelProto) -> list[TokenAttention]:
         if node.op_type != "Softmax" or not made or len(shape) != 2:
             continue
         over = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1) % 3
-        pixels = next((axis for axis in (over, 3 - over) if axis in (1, 2) and _is_square(shape[axis - 1])), None)
+        pixels = next((axis for axis in (over, 3 - over) if axis in (1, 2) and _is_map(shape[axis - 1], aspect)), None)
         if pixels is not None:
-            tap = Tap(layer.module, node.name, 0, shape)
-            found.append(TokenAttention(tap, pixels, math.isqrt(shape[pixels - 1])))
+            tap = Tap(layer.module, node.name, 0, shape, aspect)
+            found.append(TokenAttention(tap, pixels, largest_grid(shape[pixels - 1], aspect)))
     return found
 
 
-def _is_square(size: int) -> bool:
-    return size > 1 and math.isqrt(size) ** 2 == size
+def _is_map(size: int, aspect: float) -> bool:
+    return size > 1 and math.prod(largest_grid(size, aspect)) == size
+
+
+def _aspect(proto: onnx.ModelProto) -> float:
+    """Height over width of the images (N, H, W, 3) that the graph takes; 1 where it takes something else."""
+    sizes = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    return sizes[1] / sizes[2] if len(sizes) == 4 and all(sizes[1:]) else 1.0
 
 
 def write_tapped(source: Path, target: Path, taps: Sequence[Tap]) -> dict[str, str]:

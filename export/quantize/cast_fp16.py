@@ -27,7 +27,11 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
         from modelopt.onnx.autocast import convert_to_mixed_precision
 
         data = Path(scratch) / "calibration.npz"
-        np.savez(data, **{INPUT: calibration.spread(range_images(proto)).images})  # type: ignore[arg-type]
+        size = _fixed_batch(proto)
+        images = calibration.spread(size or range_images(proto)).images
+        if size:
+            images = images[np.arange(size) % len(images)]
+        np.savez(data, **{INPUT: images})  # type: ignore[arg-type]
         cast = convert_to_mixed_precision(
             str(source),
             low_precision_type="fp16",
@@ -44,6 +48,11 @@ def cast_fp16(source: Path, target: Path, calibration: CalibrationSet, pinned: l
     if TensorProto.FLOAT16 not in types.values():
         raise RuntimeError("nothing in the FP16 graph computes in FP16")
     onnx.save(cast, target)
+
+
+def _fixed_batch(proto: onnx.ModelProto) -> int:
+    """The only batch size that the graph takes; 0 where it takes any."""
+    return int(proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
 
 
 def range_images(proto: onnx.ModelProto) -> int:

@@ -1,6 +1,6 @@
 """The images of a recipe as they are now: which there are, and what they hold."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Look:
 
     def __init__(self, recipe: Recipe, *, unpack: bool = True, decode: bool = False) -> None:
         self._data, self._source = recipe.data, recipe.calibrate.source
-        self._checkpoint = recipe.model.checkpoint
+        self._checkpoint, self._onnx = recipe.model.checkpoint, recipe.model.onnx
         self._unpack, self._decode = unpack, decode and recipe.data.check
         self.forget()
 
@@ -56,6 +56,11 @@ class Look:
         """What `model.checkpoint` holds, of no files where it is missing; None where the recipe has none."""
         return None if self._checkpoint is None else self._read_file("model.checkpoint", self._checkpoint)
 
+    def onnx(self, beside: Callable[[Path], Sequence[str]]) -> Contents | None:
+        """What `model.onnx` holds, with the files that are `beside` it; of no files where it is missing; None where the recipe
+        has none."""
+        return None if self._onnx is None else self._read_file("model.onnx", self._onnx, beside(self._onnx))
+
     def check(self) -> None:
         """InputError that names the images that cannot be decoded; each was, or is now, decoded once."""
         if not self._data.check:
@@ -69,9 +74,10 @@ class Look:
         if damaged:
             raise damaged_images(damaged, sum(len(found.names) for found in sets))
 
-    def _read_file(self, name: str, path: Path) -> Contents:
-        """What a single file holds, of no files where it is missing; how it is called makes no difference."""
-        found = self._read(name, path.parent, (path.name,) if path.is_file() else (), images=False)
+    def _read_file(self, name: str, path: Path, beside: Sequence[str] = ()) -> Contents:
+        """What a file holds, with others beside it, of no files where it is missing; how they are called makes no difference."""
+        names = [other for other in (path.name, *beside) if (path.parent / other).is_file()] if path.is_file() else []
+        found = self._read(name, path.parent, tuple(names), images=False)
         table = found.table.copy()
         table["name"] = 0
         return replace(found, table=table)

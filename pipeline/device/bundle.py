@@ -197,6 +197,8 @@ def _recipe(
         graphs={name: run.artifacts["quantize"].outputs[f"{name}.onnx"] for name in graphs},
         host={name: describe_graph(values, logits, labels) for name, values in graphs.items()},
         triton_precision=served[0] if served else None, left_out=choice.left_out, samples=samples,
+        reference=run.artifacts["export"].notes.get("reference", "PyTorch FP32"),
+        fixed_batch=run.artifacts["export"].notes.get("fixed_batch"),
     )  # fmt: skip
 
 
@@ -209,7 +211,15 @@ def _triton_model(
         row["images_per_s"] or {} for row in run.report["variants"]
         if (row["backend"], row["precision"]) == ("onnxruntime", precision)
     ]  # fmt: skip
-    return TritonModel(model_name(recipe.run), "onnxruntime", spec, classes, largest, found[0] if found else {})
+    return TritonModel(
+        model_name(recipe.run),
+        "onnxruntime",
+        spec,
+        classes,
+        largest,
+        found[0] if found else {},
+        fixed_batch=recipe.fixed_batch,
+    )
 
 
 def _write_code(folder: Path) -> None:

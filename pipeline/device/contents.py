@@ -89,6 +89,8 @@ class Recipe:
     host: dict[str, dict[str, Any]]
     triton_precision: str | None
     left_out: dict[str, str]
+    reference: str = "PyTorch FP32"  # whose logits the gate compares with
+    fixed_batch: int | None = None  # the only batch size of the graphs; None where they take any
     samples: tuple[Sample, ...] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:

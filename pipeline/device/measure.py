@@ -43,7 +43,7 @@ def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
     recipe = bundle.recipe
     top1, top5 = accuracy(reference, labels), accuracy(reference, labels, k=5)
     write_json(state.path(EVALUATION_JSON), {
-        "engines": state.engines_key(), "reference": {"name": "PyTorch FP32", "top1": top1, "top5": top5},
+        "engines": state.engines_key(), "reference": {"name": recipe.reference, "top1": top1, "top5": top5},
         "dataset": {"name": recipe.dataset, "classes": len(bundle.classes), "eval_images": len(labels),
                     "calibration_images": recipe.calibration_images},
         "preprocessing": levels, "variants": variants,

@@ -42,10 +42,10 @@ keeps the engines that are finished.
 {engines}
 
 TensorRT engines are built where TensorRT is installed, otherwise ONNX Runtime's; `--backend` chooses another. The accuracy
-gate: top-1 must be at least {gate} of PyTorch FP32's, on {count} evaluation images, which the host preprocessed. What the
+gate: top-1 must be at least {gate} of {recipe.reference}'s, on {count} evaluation images, which the host preprocessed. What the
 host measured on these images with ONNX Runtime:
 
-| Graph | Top-1 % | Δ top-1 pp | Agreement with PyTorch FP32 % |
+| Graph | Top-1 % | Δ top-1 pp | Agreement with {recipe.reference} % |
 | --- | ---: | ---: | ---: |
 {graphs}
 

@@ -24,7 +24,8 @@ _SHARE_OF_BATCH = 0.5  # longest wait in the queue over the time that the batch 
 class TritonModel:
     """A network for the server: uint8 images (N, H, W, 3) in, FP32 logits (N, classes) out.
 
-    `images_per_s` is the report's: the rate by batch size, None where it was not measured; empty where none was.
+    With a `fixed_batch` the server takes requests of exactly so many images, and gathers none. `images_per_s` is the report's:
+    the rate by batch size, None where it was not measured; empty where none was.
     """
 
     name: str
@@ -34,24 +35,26 @@ class TritonModel:
     max_batch: int
     images_per_s: Mapping[str, float | None] = field(default_factory=dict)
     version_compatible: bool = False
+    fixed_batch: int | None = None
 
     def config(self) -> str:
         """The text of config.pbtxt."""
         platform, file = PLATFORMS[self.backend]
-        preferred, wait = batching(self.images_per_s, self.max_batch)
+        batch, first = (self.max_batch, "") if self.fixed_batch is None else (0, f"{self.fixed_batch}, ")
+        preferred, wait = batching(self.images_per_s, self.max_batch) if batch else ([], 0)
         gather = (
             f"dynamic_batching {{ preferred_batch_size: {preferred} max_queue_delay_microseconds: {wait} }}\n"
             if preferred else ""
         )  # fmt: skip
-        sizes = f"{self.spec.height}, {self.spec.width}, 3"
+        sizes = f"{first}{self.spec.height}, {self.spec.width}, 3"
         return (
             f"{self._comments()}"
             f'name: "{self.name}"\n'
             f'platform: "{platform}"\n'
             f'default_model_filename: "{file}"\n'
-            f"max_batch_size: {self.max_batch}\n"
+            f"max_batch_size: {batch}\n"
             f'input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {sizes} ] }} ]\n'
-            f'output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {len(self.classes)} ] '
+            f'output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {first}{len(self.classes)} ] '
             f'label_filename: "labels.txt" }} ]\n'
             f"instance_group [ {{ count: 1 kind: {_KINDS[self.backend]} }} ]\n"
             f"{gather}"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calib.preprocess import load_batch
 from export.engines.engine import load_engine
 from export.engines.tensorrt.runner import TensorRtRunner
-from export.runner import INPUT, DeviceTimes, Runner, RunOptions
+from export.runner import INPUT, DeviceTimes, Runner, RunOptions, fixed_batch
 from pipeline.artifact import Artifact
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split
@@ -88,9 +88,20 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
             raise none_measured(found.missing)
         split = evaluation_split(recipe, classes)
         images = load_batch([split.paths[index % len(split)] for index in range(max(part.batch_sizes))], spec)
+        _say_fixed(found, part)
         benchmark = benchmark_engines(found, images, part, inputs["build"].notes["engines"])
     (folder / "benchmark.json").write_text(json.dumps(benchmark, indent=1), encoding="utf-8")
     return {"load_average": os.getloadavg()[0]}
+
+
+def _say_fixed(found: Candidates, part: Timing) -> None:
+    """Print what batch sizes mean for engines of graphs with a fixed batch."""
+    for size in sorted({size for runner in found.runners.values() if (size := fixed_batch(runner.inputs)) is not None}):
+        if others := [str(asked) for asked in part.batch_sizes if asked != size]:
+            print(
+                f"           the network takes {size} image(s) at a time, so batches of {', '.join(others)} are filled up or "
+                f"run in several: for its own speed set benchmark.batch_sizes: [{size}]"
+            )
 
 
 def benchmark_engines(

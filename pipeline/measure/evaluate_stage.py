@@ -41,7 +41,8 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
     ]
     evaluation = {
         "reference": {
-            "name": "PyTorch FP32", "top1": accuracy(reference, labels), "top5": accuracy(reference, labels, k=5),
+            "name": inputs["export"].notes.get("reference", "PyTorch FP32"),
+            "top1": accuracy(reference, labels), "top5": accuracy(reference, labels, k=5),
         },
         "dataset": {
             "name": recipe.data.name, "classes": len(split.classes), "eval_images": len(labels),

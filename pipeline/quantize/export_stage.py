@@ -1,16 +1,25 @@
-"""The export stage: PyTorch → ONNX, simplified, and compared with PyTorch on the evaluation images."""
+"""The export stage: PyTorch → ONNX, simplified, and compared with PyTorch on the evaluation images.
+
+A network that came as an ONNX file gets our input in front, and is compared with that file on ONNX Runtime.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from calib.images import ImageSplit
 from calib.preprocess import Preprocess
+from export.brought.file import NETWORK
+from export.brought.graph import with_our_input
+from export.brought.interface import read_interface
+from export.brought.reference import Logits, open_reference
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
@@ -18,9 +27,10 @@ from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split
 from pipeline.measure.statistics import agreement
 from pipeline.recipe import Recipe
-from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 from pipeline.training.weights import build_model
 
+PYTORCH = "PyTorch FP32"
 MAX_DIFFERENCE, MIN_AGREEMENT = (
     2e-3,
     99.9,
@@ -28,12 +38,53 @@ MAX_DIFFERENCE, MIN_AGREEMENT = (
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `raw.onnx`, `fp32.onnx`, `reference.npz` (PyTorch's logits and the labels) and `nodes.json` into `folder`."""
+    """Write `raw.onnx`, `fp32.onnx`, `reference.npz` (PyTorch's logits and the labels) and `nodes.json` into `folder`.
+
+    Notes name the `reference`: whose logits they are.
+    """
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
-    model = build_model(checkpoint, recipe.model)
     spec = Preprocess.from_dict(checkpoint.preprocess)
     split = evaluation_split(recipe, tuple(checkpoint.classes))
-    replaced = export_onnx(model, spec, checkpoint.classes, folder / "raw.onnx", opset=recipe.export.opset)
+    with _exported(recipe, inputs["train"], checkpoint, folder / "raw.onnx") as (logits, notes):
+        nodes = _simplify(recipe, spec, split, folder)
+        reference, exported, labels = _logits(logits, spec, split, folder / "fp32.onnx", recipe.evaluate.batch_size)
+    np.savez_compressed(folder / "reference.npz", logits=reference, labels=labels)
+    return notes | _compare(reference, exported, notes["reference"]) | {"simplified": nodes["accepted"]}
+
+
+@contextmanager
+def _exported(
+    recipe: Recipe, train: Artifact, checkpoint: Checkpoint, path: Path
+) -> Iterator[tuple[Logits, dict[str, Any]]]:
+    """Write the network's graph to `path`; gives the network itself, as a function of images, and notes."""
+    spec, classes = Preprocess.from_dict(checkpoint.preprocess), checkpoint.classes
+    if recipe.model.onnx is not None:
+        source = train.path(NETWORK)
+        proto = onnx.load(source)
+        of = read_interface(proto, source, spec, len(classes), recipe.model.output)
+        onnx.save(with_our_input(proto, of, spec, classes, recipe.export.opset), path)
+        if of.batch is not None:
+            print(
+                f"           the network takes {of.batch} image(s) at a time: other batches are filled up or run in several"
+            )
+        with open_reference(proto, of, spec, torch.get_num_threads()) as logits:
+            yield (
+                logits,
+                {"reference": f"{recipe.model.onnx.name} FP32", "unfolds_replaced": [], "fixed_batch": of.batch},
+            )
+        return
+    model = build_model(checkpoint, recipe.model)
+    replaced = export_onnx(model, spec, classes, path, opset=recipe.export.opset)
+    network = NormalisedModel(model, spec).eval()
+    with torch.inference_mode():
+        yield (
+            lambda images: network(torch.from_numpy(images)).numpy(),
+            {"reference": PYTORCH, "unfolds_replaced": replaced},
+        )
+
+
+def _simplify(recipe: Recipe, spec: Preprocess, split: ImageSplit, folder: Path) -> dict[str, Any]:
+    """Write `fp32.onnx` and `nodes.json`, and give back what the latter says."""
     images, _ = next(batches(split, spec, recipe.evaluate.batch_size))
     if recipe.export.simplify:
         simplification = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
@@ -44,26 +95,22 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         (folder / "fp32.onnx").write_bytes((folder / "raw.onnx").read_bytes())
         nodes = {"accepted": False, "reason": "export.simplify is off"}
     (folder / "nodes.json").write_text(json.dumps(nodes, indent=1), encoding="utf-8")
-    reference, exported, labels = _logits(model, spec, split, folder / "fp32.onnx", recipe.evaluate.batch_size)
-    np.savez_compressed(folder / "reference.npz", logits=reference, labels=labels)
-    notes = _compare(reference, exported)
-    return notes | {"unfolds_replaced": replaced, "simplified": nodes["accepted"]}
+    return nodes
 
 
 def _logits(
-    model: torch.nn.Module, spec: Preprocess, split: ImageSplit, onnx_path: Path, batch_size: int
+    logits: Logits, spec: Preprocess, split: ImageSplit, onnx_path: Path, batch_size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    network = NormalisedModel(model, spec).eval()
     reference, exported, labels = [], [], []
-    with onnxruntime_backend.load(onnx_path, torch.get_num_threads()) as runner, torch.inference_mode():
-        for images, batch_labels in batches(split, spec, batch_size, title="PyTorch and ONNX"):
-            reference.append(network(torch.from_numpy(images)).numpy())
+    with onnxruntime_backend.load(onnx_path, torch.get_num_threads()) as runner:
+        for images, batch_labels in batches(split, spec, batch_size, title="network and ONNX"):
+            reference.append(logits(images))
             exported.append(runner.infer({INPUT: images})[OUTPUT])
             labels.append(batch_labels)
     return np.concatenate(reference), np.concatenate(exported), np.concatenate(labels)
 
 
-def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32]) -> dict[str, Any]:
+def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32], name: str) -> dict[str, Any]:
     """The differences, for the manifest; RuntimeError where they are larger than float32 rounding explains."""
     difference = np.abs(reference - exported)
     same = agreement(reference, exported)
@@ -71,10 +118,10 @@ def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32]) -> d
         "logit_difference_max": float(difference.max()), "logit_difference_mean": float(difference.mean()),
         "agreement": same, "images": len(reference),
     }  # fmt: skip
-    print(f"           ONNX against PyTorch: logits within {difference.max():.2g}, same top-1 on {same:.2f} %")
+    print(f"           ONNX against {name}: logits within {difference.max():.2g}, same top-1 on {same:.2f} %")
     if not difference.max() <= MAX_DIFFERENCE or same < MIN_AGREEMENT:
         raise RuntimeError(
-            f"the exported graph does not compute what PyTorch does: logits differ by up to {difference.max():.3g} "
+            f"the exported graph does not compute what {name} does: logits differ by up to {difference.max():.3g} "
             f"(allowed {MAX_DIFFERENCE:g}), same top-1 on {same:.2f} % (allowed {MIN_AGREEMENT} %)"
         )
     return notes

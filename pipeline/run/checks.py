@@ -9,15 +9,18 @@ import torch
 from calib.calibration_source import draw_calibration_images
 from calib.errors import InputError
 from calib.images import ImageSplit
+from export.brought.file import read_file
+from export.brought.interface import read_interface
 from models.t2t_vit import VARIANTS
 from pipeline.console.figures import one_line
 from pipeline.data.archive import packed_train_split
 from pipeline.data.dataset import archive_of, is_packed
 from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
-from pipeline.parts.model import ModelPart
+from pipeline.parts.model import ModelPart, shown
 from pipeline.recipe import Recipe
-from pipeline.training.checkpoint import read_file, weights_of
+from pipeline.training.checkpoint import read_file as read_checkpoint_file
+from pipeline.training.checkpoint import weights_of
 from pipeline.training.network import create_network
 
 _UNKNOWN_CLASSES = (
@@ -33,7 +36,7 @@ def check_before_running(recipe: Recipe, look: Look, *, training: bool) -> None:
     """
     train = _training_images(recipe.data, look)
     if training:
-        _check_network(recipe, len(train.classes) if train is not None else _UNKNOWN_CLASSES)
+        _check_network(recipe, None if train is None else len(train.classes))
     if train is not None:
         part = recipe.calibrate
         draw_calibration_images(part.source, train, recipe.preprocess_spec(), part.images, part.seed)
@@ -49,9 +52,13 @@ def _training_images(data: DataPart, look: Look) -> ImageSplit | None:
     return packed_train_split(archive, data.root) if archive.is_file() else None
 
 
-def _check_network(recipe: Recipe, classes: int) -> None:
+def _check_network(recipe: Recipe, known_classes: int | None) -> None:
     """The network is there and takes the recipe's images; the checkpoint can be read."""
     part = recipe.model
+    if part.onnx is not None:
+        read_interface(read_file(part.onnx), part.onnx, recipe.preprocess_spec(), known_classes, part.output)
+        return
+    classes = known_classes or _UNKNOWN_CLASSES
     drop_path = recipe.train.drop_path if recipe.train.epochs > 0 else 0.0
     with torch.random.fork_rng(devices=[]):  # what is made here must not change what training draws
         if part.factory is not None:  # not on the meta device: a factory may keep what it made, and give it again
@@ -59,7 +66,7 @@ def _check_network(recipe: Recipe, classes: int) -> None:
         else:
             _check_image_size(part, classes, drop_path)
     if part.checkpoint is not None:
-        weights_of(read_file(part.checkpoint), part.checkpoint)
+        weights_of(read_checkpoint_file(part.checkpoint), part.checkpoint)
 
 
 def _check_image_size(part: ModelPart, classes: int, drop_path: float) -> None:
@@ -88,7 +95,7 @@ def _forward(part: ModelPart, classes: int, drop_path: float, device: str) -> No
     """Build the network on `device` and give it one image."""
     with torch.device(device), torch.inference_mode():
         model = create_network(part, classes, drop_path).eval()
-        model(torch.zeros(1, 3, part.image_size, part.image_size))
+        model(torch.zeros(1, *part.image_shape))
 
 
 def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
@@ -121,8 +128,8 @@ def _not_taken(part: ModelPart, error: Exception) -> InputError:
     said = str(error.got) if isinstance(error, InputError) else str(error)
     other, change = default if default != size else None, "change model.image_size or model.args in the recipe"
     return InputError(
-        f"the network of {part.label} does not take images (1, 3, {size}, {size})",
-        got=f"model.image_size: {size}; torch says: {one_line(said) or type(error).__name__}",
+        f"the network of {part.label} does not take images {(1, *part.image_shape)}",
+        got=f"model.image_size: {shown(size)}; torch says: {one_line(said) or type(error).__name__}",
         allowed=f"{other}, the size in its own default configuration, or another that it takes" if other else None,
         next_step=f"did you mean image_size: {other}? {change}" if other else change,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from pipeline.recipe import Recipe, keys_of
 Inputs = Mapping[str, Artifact]
 # Where things lie and in what form they come: what they hold is what a result depends on.
 _PLACES = {
-    "data": ("root", "source", "origin", "splits", "columns", "check"), "model": ("checkpoint",), "calibrate": ("source",),
+    "data": ("root", "source", "origin", "splits", "columns", "check"), "model": ("checkpoint", "onnx"), "calibrate": ("source",),
 }  # fmt: skip
 
 
@@ -49,4 +49,8 @@ class Stage:
     def places(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Of what it reads, where it lies: parts of a recipe with these keys alone."""
         read = keys_of(values, self.parts)
-        return {name: {key: read[name][key] for key in keys} for name, keys in _PLACES.items() if name in read}
+        return {
+            name: {key: read[name][key] for key in keys if key in read[name]}
+            for name, keys in _PLACES.items()
+            if name in read
+        }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
+from pipeline.parts.model import ImageSize
 
 FORMAT = 1
 # The keys under which other training programs keep the weights, their moving average first: timm, T2T-ViT, others.
@@ -32,7 +33,7 @@ class Checkpoint:
     """A trained network, on the CPU. `model` is `ModelPart.label`, `preprocess` is `Preprocess.to_dict()`."""
 
     model: str
-    image_size: int
+    image_size: ImageSize
     classes: tuple[str, ...]
     preprocess: dict[str, Any]
     state_dict: dict[str, Tensor]

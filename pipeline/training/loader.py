@@ -18,10 +18,11 @@ from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAu
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
+from torchvision.transforms.functional import resize
 
 from calib.errors import InputError
 from calib.images import ImageSplit
-from calib.preprocess import Preprocess, load_image, preprocess
+from calib.preprocess import LUMA, Preprocess, load_image, preprocess
 from pipeline.parts.train import TrainPart
 from pipeline.training.distributed import World
 
@@ -56,7 +57,7 @@ class TrainImages(Dataset[Sample | InputError]):
             self.transform = create_transform(
                 (3, spec.height, spec.width), is_training=True, scale=part.random_resize_scale,
                 hflip=part.horizontal_flip, color_jitter=None, auto_augment=part.auto_augment,
-                interpolation=spec.interpolation, mean=spec.mean, std=spec.std, normalize=False,
+                interpolation=spec.interpolation, mean=spec.mean * (3 // spec.channels), std=spec.std, normalize=False,
             )  # fmt: skip
         except (AssertionError, ValueError, KeyError) as error:  # timm raises these for an augmentation it cannot read
             raise InputError(
@@ -81,12 +82,25 @@ class TrainImages(Dataset[Sample | InputError]):
 
 
 def _padded_crop(spec: Preprocess, padding: float) -> transforms.Compose:
-    """The CIFAR augmentation: resize the shorter side, add black borders of `padding` times the height, crop at random."""
+    """The CIFAR augmentation: resize to cover the network's image, add black borders of `padding` times its height, crop at
+    random."""
     mode = transforms.InterpolationMode(spec.interpolation)
     return transforms.Compose([
-        transforms.Resize(spec.height, mode),
+        _Cover(spec, mode),
         transforms.RandomCrop((spec.height, spec.width), padding=round(padding * spec.height)),
     ])  # fmt: skip
+
+
+class _Cover:
+    """Resize a picture, keeping its proportions, to the least size that covers the network's."""
+
+    def __init__(self, spec: Preprocess, mode: transforms.InterpolationMode):
+        self.spec, self.mode = spec, mode
+
+    def __call__(self, image: "Image") -> "Image":
+        scale = max(self.spec.height / image.height, self.spec.width / image.width)
+        size = [max(self.spec.height, round(image.height * scale)), max(self.spec.width, round(image.width * scale))]
+        return resize(image, size, self.mode)
 
 
 def _keep_one_bit(transform: Any) -> None:
@@ -201,14 +215,18 @@ def device_batches(batches: Iterable[Any], device: torch.device) -> Iterator[Bat
 
 
 class Normalise:
-    """uint8 (N, 3, H, W) → float32, (x − 255 mean) / (255 std) of the spec, as the exported graph computes it."""
+    """uint8 (N, 3, H, W) → float32 (N, C, H, W), (x − 255 mean) / (255 std) of the spec, as the exported graph computes it."""
 
     def __init__(self, spec: Preprocess, device: torch.device):
-        self.mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255
-        self.scale = 1 / (torch.tensor(spec.std, device=device).view(1, 3, 1, 1) * 255)
+        self.mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(spec.std, device=device).view(1, -1, 1, 1) * 255)
+        self.luma = torch.tensor(LUMA, device=device).view(1, 3, 1, 1) if spec.grey else None
 
     def __call__(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) * self.scale
+        x = images.float()
+        if self.luma is not None:
+            x = (x * self.luma).sum(1, keepdim=True)
+        return (x - self.mean) * self.scale
 
 
 def _start_worker(worker: int) -> None:

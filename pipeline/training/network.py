@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import models  # noqa: F401  (registers our models with timm)
 from calib.errors import InputError
-from pipeline.parts.model import ModelPart
+from pipeline.parts.model import RGB_CHANNELS, ModelPart
 
 
 def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) -> nn.Module:
-    """The network of `part`: normalised images (B, 3, size, size) → logits (B, num_classes), on the CPU.
+    """The network of `part`: normalised images (B, *part.image_shape) → logits (B, num_classes), on the CPU.
 
     A timm model has new weights; a factory's model has those that the factory gave it. InputError where there is no such
     model, where the factory fails, or where it does not return a classifier of `num_classes` classes.
@@ -66,6 +66,8 @@ def _from_timm(part: ModelPart, num_classes: int, drop_path: float) -> nn.Module
             next_step="set model.name; all names: python -c 'import models, timm; print(timm.list_models())'",
         )  # fmt: skip
     options: dict[str, Any] = part.args | {"num_classes": num_classes}
+    if part.in_chans != RGB_CHANNELS:
+        options["in_chans"] = part.in_chans
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
     try:
@@ -139,19 +141,20 @@ def _signature(make: Callable[..., Any]) -> str:
 
 def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
     """InputError unless the network gives one logit per class for one image."""
-    size, training = part.image_size, model.training
+    shape, training = (1, *part.image_shape), model.training
     try:
         with torch.inference_mode():
-            logits = model.eval()(torch.zeros(1, 3, size, size))
+            logits = model.eval()(torch.zeros(shape))
     except Exception as error:  # the user's code again
         raise InputError(
-            f"the network of {part.label} does not take images (1, 3, {size}, {size})",
-            got=f"{type(error).__name__}: {error}", next_step="check model.image_size and model.args in the recipe",
+            f"the network of {part.label} does not take images {shape}",
+            got=f"{type(error).__name__}: {error}",
+            next_step="check model.image_size, model.in_chans and model.args in the recipe",
         ) from error  # fmt: skip
     model.train(training)
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (1, num_classes):
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found != (1, num_classes):
         raise InputError(
-            f"the network of {part.label} does not give {num_classes} logits, one for each class", got=shape,
+            f"the network of {part.label} does not give {num_classes} logits, one for each class", got=found,
             allowed=f"a tensor (1, {num_classes})", next_step="set its number of classes in model.args",
         )  # fmt: skip

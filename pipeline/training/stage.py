@@ -11,11 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
 from calib.errors import InputError
 from calib.images import ImageSplit
+from export.brought.file import NETWORK, read_file
+from export.brought.interface import read_interface
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.data.dataset import open_dataset
@@ -35,8 +38,32 @@ from pipeline.training.weights import load_checkpoint, say_loaded
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `checkpoint.pt`, `last.pt`, `metrics.csv` and TensorBoard events into `folder`; see `train`."""
-    return train(recipe, folder)
+    """Write `checkpoint.pt`, `last.pt`, `metrics.csv` and TensorBoard events into `folder`; see `train`.
+
+    Of a network in an ONNX file, `network.onnx` and `checkpoint.pt`; see `take_network`.
+    """
+    return train(recipe, folder) if recipe.model.onnx is None else take_network(recipe, folder)
+
+
+def take_network(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Write the network of `model.onnx`, whole, to `folder/network.onnx`, and a checkpoint without weights.
+
+    The checkpoint says what later stages ask of one: classes and preprocessing. Returns notes for the manifest.
+    """
+    path = recipe.model.onnx
+    assert path is not None
+    with open_world() as world:
+        train_split, val_split = open_dataset(recipe.data)
+        if world.rank == 0:
+            check_no_overlap(train_split, val_split)
+            proto, spec, classes = read_file(path), recipe.preprocess_spec(), train_split.classes
+            read_interface(proto, path, spec, len(classes), recipe.model.output)
+            onnx.save(proto, folder / NETWORK)
+            checkpoint = Checkpoint(recipe.model.label, recipe.model.image_size, classes, spec.to_dict(), {})
+            write_checkpoint(checkpoint, folder / "checkpoint.pt")
+            print(f"           nothing to train: {path} is a finished network", flush=True)
+        world.wait()  # until the files are written
+    return {"top1": None, "epochs": 0, "seconds": 0.0, "images_per_s": None, "weights": "model.onnx"}
 
 
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -122,11 +122,12 @@ def _resample_positions(model: nn.Module, weights: dict[str, Tensor], positions:
     wanted, given = model.state_dict().get(POSITIONS), weights.get(POSITIONS)
     if wanted is None or given is None or given.ndim != 3 or given.shape[1] == wanted.shape[1]:
         return ()
-    old, new = isqrt(given.shape[1]), isqrt(wanted.shape[1])
+    old = isqrt(given.shape[1])
     prefix = given.shape[1] - old * old  # the class token, or none
-    if given.shape[2] != wanted.shape[2] or prefix != wanted.shape[1] - new * new:
+    new = _grid(model, wanted.shape[1] - prefix)
+    if given.shape[2] != wanted.shape[2] or new is None:
         return ()  # another kind of embedding, which `_check_fit` refuses
-    grids = f"{POSITIONS} from {old}×{old} to {new}×{new} tokens"
+    grids = f"{POSITIONS} from {old}×{old} to {new[0]}×{new[1]} tokens"
     if positions == "sinusoid":
         if model.get_parameter(POSITIONS).requires_grad:
             raise InputError(
@@ -136,9 +137,18 @@ def _resample_positions(model: nn.Module, weights: dict[str, Tensor], positions:
         weights[POSITIONS] = wanted
         return (f"{grids}: the sinusoid of the new size",)
     weights[POSITIONS] = resample_abs_pos_embed(
-        given.float(), [new, new], num_prefix_tokens=prefix, interpolation="bicubic", antialias=False
+        given.float(), list(new), num_prefix_tokens=prefix, interpolation="bicubic", antialias=False
     )  # as upstream's `resize_pos_embed`
     return (f"{grids}: interpolated",)
+
+
+def _grid(model: nn.Module, tokens: int) -> tuple[int, int] | None:
+    """Rows and columns of a network's `tokens` tokens, as it says itself, or a square; None for another number."""
+    grids = [getattr(module, "grid_size", None) for module in model.modules()]
+    side = isqrt(max(tokens, 0))
+    return next(
+        (grid for grid in (*grids, (side, side)) if isinstance(grid, tuple) and grid[0] * grid[1] == tokens), None
+    )
 
 
 def _check_fit(model: nn.Module, weights: dict[str, Tensor], source: str, fresh: set[str]) -> None:

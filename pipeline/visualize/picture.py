@@ -42,11 +42,13 @@ class Page:
         self.axes.axis("off")
 
     def paste(self, pixels: Image, corner: tuple[float, float], side: float) -> None:
-        """Enlarge `pixels` (rows, columns, 3) to a square of `side` without smoothing, and paste it with its top left corner
-        at `corner`."""
+        """Enlarge `pixels` (rows, columns, 3), without smoothing and keeping their proportions, until they fill a square of
+        `side` with its top left corner at `corner` in one direction, and paste them into its middle."""
         left, top, size = round(corner[0] * _DPI), round(corner[1] * _DPI), round(side * _DPI)
-        rows, columns = (np.arange(size) * count // size for count in pixels.shape[:2])
-        self._pixels[top : top + size, left : left + size] = pixels[np.ix_(rows, columns)]
+        height, width = (max(1, round(size * count / max(pixels.shape[:2]))) for count in pixels.shape[:2])
+        rows, columns = np.arange(height) * pixels.shape[0] // height, np.arange(width) * pixels.shape[1] // width
+        top, left = top + (size - height) // 2, left + (size - width) // 2
+        self._pixels[top : top + height, left : left + width] = pixels[np.ix_(rows, columns)]
 
     def png(self) -> bytes:
         """The finished page."""
@@ -219,7 +221,7 @@ def _frame(axes: "Axes", corner: tuple[float, float], side: float, colour: str, 
 
 
 def draw_attention(summary: dict[str, Any], attention: Sequence[Array], image: Image) -> bytes:
-    """PNG bytes, 1600 pixels wide: the attention of each tokenizer in `summary`, a map (side, side) for each of its tokens."""
+    """PNG bytes, 1600 pixels wide: the attention of each tokenizer in `summary`, a map (rows, columns) for each of its tokens."""
     per_line, head = 8, 0.95
     step = (_WIDTH - 2 * _MARGIN - _LABEL) / per_line
     heights = [math.ceil(len(maps) / per_line) * step + 0.2 for maps in attention]
@@ -230,7 +232,7 @@ def draw_attention(summary: dict[str, Any], attention: Sequence[Array], image: I
         page.axes.plot((_MARGIN, _WIDTH - _MARGIN), (top - 0.1, top - 0.1), color=_RULE, linewidth=0.8)
         name = _broken(entry["name"])
         page.axes.text(_MARGIN, top, name, fontsize=9, va="top", weight="bold", parse_math=False)
-        note = f"{counted(entry['tokens'], 'token')}\nover {entry['side']} × {entry['side']}"
+        note = f"{counted(entry['tokens'], 'token')}\nover {' × '.join(map(str, entry['grid']))}"
         page.axes.text(_MARGIN, top + 0.17 * (name.count("\n") + 1), note, fontsize=8, va="top", color=_SOFT)
         for index, weights in enumerate(maps):
             line, column = divmod(index, per_line)

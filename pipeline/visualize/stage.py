@@ -99,7 +99,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         "thresholds": {"dead_share": DEAD_SHARE, "exploding_times": EXPLODING_TIMES, "setter_share": SETTER_SHARE},
         "blocks": [summarise_block(tap, chosen[tap.name], *measures[tap.name]) for tap in taps],
         "not_shown": [tap.name for tap in found if tap not in taps], "skipped": skipped,
-        "attention": [{"name": one.tap.name, "tokens": one.tokens, "side": one.side} for one in attention],
+        "attention": [{"name": one.tap.name, "tokens": one.tokens, "grid": list(one.grid)} for one in attention],
     }  # fmt: skip
     (folder / "channels.json").write_text(json.dumps(summary, allow_nan=False), encoding="utf-8")
     if taps:
@@ -202,7 +202,7 @@ def _measure(
 
 
 def _layout(tap: Tap) -> Layout:
-    layout = find_layout(tap.shape)
+    layout = find_layout(tap.shape, tap.aspect)
     assert layout is not None, "find_blocks gives only tensors with a layout"
     return layout
 
@@ -216,10 +216,10 @@ def _picture(tap: Tap, channels: list[int], reference: Tensors, engine: Tensors)
 
 
 def _attention_maps(maps: TokenAttention, tensors: Tensors) -> Array:
-    """One tokenizer's maps of the picked image, (tokens, side, side)."""
+    """One tokenizer's maps of the picked image, (tokens, rows, columns)."""
     values = tensors[maps.tap.name][0]  # HW L or L HW
     by_token = values if maps.pixel_axis == 2 else values.T  # L HW
-    return by_token.reshape(maps.tokens, maps.side, maps.side)  # L side side
+    return by_token.reshape(maps.tokens, *maps.grid)  # L rows columns
 
 
 def _say(summary: dict[str, Any], folder: Path) -> None:

@@ -23,7 +23,7 @@ def summarise_block(
 
     `graph` compares FP32 with ONNX Runtime on the engine's graph; None where the engine is ONNX Runtime or did not run.
     """
-    layout = find_layout(tap.shape)
+    layout = find_layout(tap.shape, tap.aspect)
     assert layout is not None, "find_blocks gives only tensors with a layout"
     share = measure.error_share
     worst = [] if share is None else np.argsort(-share, kind="stable")[:NAMED].tolist()

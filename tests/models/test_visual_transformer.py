@@ -363,7 +363,7 @@ def test_pretrained_is_refused_with_the_way_out() -> None:
         ({"tokenizer": "Filter"}, "no tokenizer 'Filter': tokenizer is one of filter, pooling, clustering"),
         ({"tokenizer": "recurrent"}, "no tokenizer 'recurrent'"),
         ({"tokenizer": "pooling", "tokens": 15}, "a square number of tokens, got 15"),
-        ({"tokenizer": "clustering", "img_size": 48}, "48 px images has 9 pixels, too few for 16 clusters"),
+        ({"tokenizer": "clustering", "img_size": 48}, "48 × 48 px images has 9 pixels, too few for 16 clusters"),
     ],
 )
 def test_bad_options(options: dict[str, Any], text: str) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from calib.errors import InputError
+from pipeline.parts.model import ModelPart
 from pipeline.recipe import Recipe, load_recipe
 
 DEMO = (Path(__file__).parents[2] / "recipes" / "demo.yaml").read_text(encoding="utf-8")
@@ -154,7 +156,7 @@ def test_no_number_is_infinite(tmp_path: Path, part: str, key: str, value: str) 
         ),
         (", image_size: 32", "", "model.image_size: missing", "a whole number from 1 to 4096"),
         ("targets: [sm86,", "targets: [86,", "build.2.targets.0 = 86: ", r"text that matches ^sm\d{2,3}$"),
-        ("std: [0.353, 0.353, 0.353]", "std: 1", "preprocess.std = 1: ", "a list of 3, each a number above 0"),
+        ("std: [0.353, 0.353, 0.353]", "std: []", "preprocess.std = []: ", "a list, each a number above 0"),
         (
             "batch_sizes: [1, 8]",
             "batch_sizes: 8",
@@ -193,3 +195,54 @@ def test_a_message_stays_short(tmp_path: Path) -> None:
     keys = "".join(f"key_{index}: 1\n" for index in range(40))
     got = str(refused(tmp_path, ("schema: 1", f"schema: 1\n{keys}")).got).splitlines()
     assert len(got) == 14 and got[-1] == "    and 28 more"
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ([64, 32, 3], "a list of two: height and width"),
+        ([64, 0], "Input should be greater than 0"),
+        ([64, 5000], "Input should be less than or equal to 4096"),
+        ("large", "a whole number, or a list of two"),
+        ([64.5, 32], "a whole number, or a list of two"),
+    ],
+)
+def test_wrong_image_sizes(size: object, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ModelPart.model_validate({"name": "resnet50", "image_size": size})
+
+
+def test_image_sizes_are_written_as_they_are_read() -> None:
+    """A square is one number, however it was given, so that trainings of before there were others keep their keys."""
+    parts = [ModelPart.model_validate({"name": "resnet50", "image_size": size}) for size in (32, [32, 32], [64, 32])]
+    assert [part.model_dump(mode="json")["image_size"] for part in parts] == [32, 32, [64, 32]]
+    assert [part.image_shape for part in parts] == [(3, 32, 32), (3, 32, 32), (3, 64, 32)]
+    assert {"in_chans", "onnx", "output"}.isdisjoint(parts[0].model_dump(mode="json"))
+
+
+def of_model(model: dict[str, object], **parts: object) -> Recipe:
+    return Recipe.model_validate({
+        "schema": 1, "data": {"name": "x", "root": "y"}, "model": model,
+        "build": [{"backend": "openvino", "precisions": ["fp32"]}], **parts,
+    })  # fmt: skip
+
+
+def test_grey_networks_have_one_mean() -> None:
+    model: dict[str, object] = {"name": "resnet50", "image_size": 32, "in_chans": 1}
+    plain = of_model(model)
+    assert (plain.preprocess_spec().mean, plain.preprocess_spec().colour) == ((0.459,), "grey")
+    assert Recipe.model_validate(plain.model_dump(mode="json", by_alias=True)) == plain
+    assert of_model(model, preprocess={"mean": 0.3, "std": [0.2]}).preprocess_spec().mean == (0.3,)
+    with pytest.raises(ValidationError, match=r"preprocess\.mean has 3 value"):
+        of_model(model, preprocess={"mean": [0.1, 0.2, 0.3]})
+    with pytest.raises(ValidationError, match=r"preprocess\.std has 1 value"):
+        of_model({"name": "resnet50", "image_size": 32}, preprocess={"std": 0.3})
+
+
+def test_a_network_in_an_onnx_file_is_not_trained() -> None:
+    model: dict[str, object] = {"onnx": "net.onnx", "image_size": 32}
+    assert of_model(model).train.epochs == 0 and of_model(model).model.label == "net.onnx"
+    with pytest.raises(ValidationError, match=r"train\.epochs is 3, and the network of model\.onnx is finished"):
+        of_model(model, train={"epochs": 3})
+    with pytest.raises(ValidationError, match="asks for int8-qat, which trains"):
+        of_model(model, quantize={"precisions": ["fp32", "int8", "int8-qat"]})

@@ -13,7 +13,7 @@ from calib.errors import InputError
 from export.engines.tensorrt.build import Messages, create_logger
 from export.engines.tensorrt.cuda_calls import Cuda
 from export.engines.tensorrt.lane import Lane, read_tensors
-from export.runner import Arrays, DeviceTimes, RunMode, RunOptions, TensorInfo, check_feeds
+from export.runner import Arrays, DeviceTimes, RunMode, RunOptions, TensorInfo, check_feeds, in_fixed_batches
 
 
 class TensorRtRunner:
@@ -62,14 +62,14 @@ class TensorRtRunner:
         return RunMode(graphs, "spin" if self._options.spin else "blocking", transfers=True)
 
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Run one batch: copy in, execute, copy out, wait. Any batch the optimization profile covers.
+        """Run one batch: copy in, execute, copy out, wait. Any batch the optimization profile covers; of an engine with a fixed
+        batch any, which is run in several.
 
         Raises ValueError for feeds of another name, dtype or shape, or a batch outside the profile.
         """
         if any(lane.busy is not None for lane in self._lanes):
             raise RuntimeError("infer_stream is not at its end: take all of its outputs, or close it, first")
-        self._submit(self._lanes[0], feeds)
-        return self._lanes[0].collect()
+        return in_fixed_batches(self.inputs, feeds, self._run)
 
     def infer_stream(self, batches: Iterable[Arrays]) -> Iterator[dict[str, NDArray[Any]]]:
         """The outputs of many batches, in order. Two are under way at a time, each on a stream of its own: while the
@@ -106,6 +106,10 @@ class TensorRtRunner:
         finally:
             self._lanes = []
             self._engine = self._runtime = None  # in this order: an object must go before the one that owns its memory
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        self._submit(self._lanes[0], feeds)
+        return self._lanes[0].collect()
 
     def _submit(self, lane: Lane, feeds: Arrays) -> None:
         check_feeds(self.inputs, feeds)

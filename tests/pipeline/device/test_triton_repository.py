@@ -107,6 +107,16 @@ def test_a_model_is_not_written_over_another(spec: Preprocess, tmp_path: Path) -
         write_model(TritonModel("mine", "tensorrt", spec, CLASSES, 8), tmp_path / "engine", tmp_path / "triton")
 
 
+def test_a_fixed_batch_is_part_of_the_sizes(model_config: ModuleType, spec: Preprocess) -> None:
+    """The server puts a free batch in front of the sizes only where `max_batch_size` is above 0."""
+    config = parsed(
+        model_config, TritonModel("mine", "onnxruntime", spec, CLASSES, 8, {"1": 9, "8": 99}, fixed_batch=4).config()
+    )
+    (images,), (logits,) = config.input, config.output
+    assert config.max_batch_size == 0 and not config.HasField("dynamic_batching")
+    assert list(images.dims) == [4, 32, 32, 3] and list(logits.dims) == [4, 3]
+
+
 def test_a_field_the_server_does_not_know_is_noticed(model_config: ModuleType) -> None:
     from google.protobuf import text_format
 

@@ -131,11 +131,15 @@ def test_classifier_of_timm_models() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "one of the two"),
-        ({"name": "resnet50", "factory": "a:b"}, "one of the two"),
+        ({}, "one of the three"),
+        ({"name": "resnet50", "factory": "a:b"}, "one of the three"),
         ({"factory": "os.system('x')"}, "should match pattern"),
         ({"factory": "package"}, "should match pattern"),
         ({"name": "resnet50", "transfer": True}, "transfer needs a checkpoint"),
+        ({"name": "resnet50", "args": {"in_chans": 1}}, "args.in_chans is the key in_chans itself"),
+        ({"name": "resnet50", "output": "scores"}, "output goes with onnx"),
+        ({"name": "resnet50", "onnx": "a.onnx"}, "one of the three"),
+        ({"onnx": "a.onnx", "checkpoint": "a.pt"}, "has its weights and its form"),
     ],
 )
 def test_wrong_model_parts(values: dict[str, Any], message: str) -> None:

@@ -153,7 +153,7 @@ def test_it_leaves_pictures_and_numbers_and_nothing_else(finished: Path, summary
     assert {path.name for path in finished.iterdir()} == {"features.png", "attention.png", "channels.json"}
     assert list(by_name(summary)) == ["layer1.0", "layer1.1", "blocks.0", "blocks.1"]
     assert summary["engine"] == "onnxruntime-int8" and summary["reason"] == "" and summary["images"] == IMAGES
-    assert summary["attention"] == [{"name": "tokenizer", "tokens": 5, "side": 4}]
+    assert summary["attention"] == [{"name": "tokenizer", "tokens": 5, "grid": [4, 4]}]
     assert summary["image"] == {"index": 0, "path": "class_0/000.png", "class": "class_0"}
 
 
@@ -414,7 +414,7 @@ def test_attention_is_brightest_where_its_weight_is(summary: dict[str, Any]) -> 
     """One token looks at the upper left corner, the other at the lower right one of the same grey image."""
     first, second = np.zeros((4, 4)), np.zeros((4, 4))
     first[0, 0] = second[3, 3] = 1
-    one_row = summary | {"attention": [{"name": "tokenizer", "tokens": 2, "side": 4}]}
+    one_row = summary | {"attention": [{"name": "tokenizer", "tokens": 2, "grid": [4, 4]}]}
     image = np.full((32, 32, 3), 128, dtype=np.uint8)
     picture = draw_attention(one_row, [np.stack((first, second))], image)
     grey = np.asarray(Image.open(io.BytesIO(picture)).convert("L")).astype(int)
