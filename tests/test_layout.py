@@ -24,7 +24,7 @@ SEES: dict[str, set[str]] = {
     "export.unfold": set(),
     "export.runner": set(),
     "export.onnx_export": {"calib", "export.explain", "export.quiet", "export.runner", "export.unfold"},
-    "export.simplify": {"export.onnx_export"},
+    "export.simplify": {"calib.precision", "export.onnx_export"},
     "export.graph": {"calib.precision", "export.onnx_export"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
     "export.engines": {"calib", "export.engines.tensorrt", "export.runner"},
@@ -74,9 +74,9 @@ SEES: dict[str, set[str]] = {
     },
     "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console"},
     "pipeline.device": {
-        "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
-        "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts", "pipeline.predict",
-        "pipeline.report.values",
+        "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner",
+        "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts",
+        "pipeline.predict", "pipeline.report.values",
     },
     "pipeline.run": {
         "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",

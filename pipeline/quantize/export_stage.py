@@ -10,21 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from calib.images import ImageSplit
+from calib.precision.closeness import LIMITS, compare_logits
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split
-from pipeline.measure.statistics import agreement
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
-
-MAX_DIFFERENCE, MIN_AGREEMENT = (
-    2e-3,
-    99.9,
-)  # the largest logit difference, and the images with the same top-1 in percent
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -64,17 +59,9 @@ def _logits(
 
 
 def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32]) -> dict[str, Any]:
-    """The differences, for the manifest; RuntimeError where they are larger than float32 rounding explains."""
-    difference = np.abs(reference - exported)
-    same = agreement(reference, exported)
-    notes = {
-        "logit_difference_max": float(difference.max()), "logit_difference_mean": float(difference.mean()),
-        "agreement": same, "images": len(reference),
-    }  # fmt: skip
-    print(f"           ONNX against PyTorch: logits within {difference.max():.2g}, same top-1 on {same:.2f} %")
-    if not difference.max() <= MAX_DIFFERENCE or same < MIN_AGREEMENT:
-        raise RuntimeError(
-            f"the exported graph does not compute what PyTorch does: logits differ by up to {difference.max():.3g} "
-            f"(allowed {MAX_DIFFERENCE:g}), same top-1 on {same:.2f} % (allowed {MIN_AGREEMENT} %)"
-        )
-    return notes
+    """How near they are, for the manifest; RuntimeError where they differ by more than float32 rounding explains."""
+    found = compare_logits(reference, exported)
+    print(f"           ONNX against PyTorch: {found}")
+    if not found.same:
+        raise RuntimeError(f"the exported graph does not compute what PyTorch does: {found} (allowed: {LIMITS})")
+    return found.to_dict() | {"logit_difference_mean": float(np.abs(reference - exported).mean())}
