@@ -27,6 +27,7 @@ def export_torchscript(network: nn.Module, images: Tensor, opset: int) -> onnx.M
     torch.onnx.export(
         network, (images,), file, dynamo=False, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT],
         dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        training=torch.onnx.TrainingMode.PRESERVE,  # of a network in eval mode: the same, with its BatchNorm nodes
     )  # fmt: skip
     proto = onnx.load_from_string(file.getvalue())
     _constants_to_initializers(proto)
@@ -101,7 +102,11 @@ def _settle_shapes(proto: onnx.ModelProto, network: nn.Module, image: tuple[int,
     for name in names:
         first, second = (found[name] for found in runs)
         if np.array_equal(first, second):
-            _replace(proto, name, first)
+            _free(proto, name)
+            proto.graph.initializer.append(numpy_helper.from_array(first, name))
+        elif (place := _place_of_the_batch(first, second)) is not None:
+            _free(proto, name)
+            _write_shape(proto, name, first, place)
     _drop_unused(proto)
 
 
@@ -112,6 +117,7 @@ def _from_shapes(proto: onnx.ModelProto) -> list[str]:
     taken: dict[str, None] = {}
     for node in proto.graph.node:
         plain = not any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
+        plain = plain and node.op_type not in ("Expand", "Tile")  # values of the network, repeated for each image
         if node.op_type == "Shape" or (plain and set(node.input) <= fixed | derived and node.input):
             derived |= set(node.output)
         else:
@@ -139,13 +145,33 @@ def _run(
     return dict(zip(names, found[1:], strict=True))
 
 
-def _replace(proto: onnx.ModelProto, name: str, value: NDArray[np.generic]) -> None:
-    """Let `name` be an initializer in place of what a node makes."""
+def _place_of_the_batch(first: NDArray[np.generic], second: NDArray[np.generic]) -> int | None:
+    """Where two shapes differ, if only there, and it is the number of images."""
+    if first.ndim != 1 or first.shape != second.shape:
+        return None
+    places = np.flatnonzero(first != second)
+    return int(places[0]) if len(places) == 1 and (first[places[0]], second[places[0]]) == _BATCHES else None
+
+
+def _free(proto: onnx.ModelProto, name: str) -> None:
+    """Let the node that makes `name` make something of another name."""
     for node in proto.graph.node:
         for place, output in enumerate(node.output):
             if output == name:
                 node.output[place] = f"{name}_computed"
-    proto.graph.initializer.append(numpy_helper.from_array(value, name))
+
+
+def _write_shape(proto: onnx.ModelProto, name: str, value: NDArray[np.generic], place: int) -> None:
+    """Make the shape `value` with the number of images at `place`, such as a class token's for each image."""
+    parts = {"before": value[:place], "after": value[place + 1 :]}
+    for part, numbers in parts.items():
+        proto.graph.initializer.append(numpy_helper.from_array(numbers.astype(np.int64), f"{name}_{part}"))
+    batch = helper.make_node("Shape", [INPUT], [f"{name}_batch"], f"{name}_batch", start=0, end=1)
+    whole = helper.make_node(
+        "Concat", [f"{name}_before", f"{name}_batch", f"{name}_after"], [name], f"{name}_shape", axis=0
+    )
+    for node in (whole, batch):
+        proto.graph.node.insert(0, node)
 
 
 def _drop_unused(proto: onnx.ModelProto) -> None:

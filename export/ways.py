@@ -1,5 +1,6 @@
 """The ways to write a network as an ONNX graph of any batch, tried in this order until one works. All compute the same."""
 
+import ast
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from export.explain import first_lines, is_data_dependent
 from export.quiet import quiet
 from export.runner import INPUT, OUTPUT
-from export.torchscript import export_torchscript
+from export.torchscript import CLASSES_KEY, SCOPES_KEY, export_torchscript
 
 SAYS = {  # what each is, for people
     "dynamo": "torch.export",
@@ -69,7 +70,23 @@ def _dynamo(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:
         dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
     )  # fmt: skip
     assert program is not None
-    return program.model_proto
+    proto = program.model_proto
+    _name_folded_convolutions(proto, network)
+    return proto
+
+
+def _name_folded_convolutions(proto: onnx.ModelProto, network: nn.Module) -> None:
+    """Say of a convolution that it is the convolution: where BatchNorm was folded into it, the exporter says that it is that."""
+    modules = dict(network.named_modules())
+    for node in proto.graph.node:
+        owner = node.input[1].removesuffix(".weight") if node.op_type == "Conv" else ""
+        entries = {entry.key: entry for entry in node.metadata_props}
+        if owner not in modules or not {SCOPES_KEY, CLASSES_KEY} <= entries.keys():
+            continue
+        scopes, classes = (ast.literal_eval(entries[key].value) for key in (SCOPES_KEY, CLASSES_KEY))
+        if len(scopes) > 1 and isinstance(modules.get(scopes[-2]), nn.modules.batchnorm._BatchNorm):
+            scopes[-2], classes[-2] = owner, type(modules[owner]).__name__
+            entries[SCOPES_KEY].value, entries[CLASSES_KEY].value = str(scopes), str(classes)
 
 
 def _dynamo_exportable(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
             module=node_metadata(node, MODULE_KEY).removeprefix("model."),
             classes=tuple(node_metadata(node, CLASS_KEY).split()),
             weight_shape=() if constant is None else weights[node.input[constant]],
-            one_row=node.op_type in ("Gemm", "MatMul") and _rows(of_an_image.get(node.output[0], ())) == 1,
+            one_row=node.op_type in ("Gemm", "MatMul") and _is_one_row(of_an_image.get(node.output[0], ())),
             weight_input=1 if constant is None else constant,
             role=role.role, skip=role.skip, head_dim=role.head_dim, tokens=role.tokens, branches=role.branches,
             to_tokens=node.name in to_tokens,
@@ -35,9 +35,9 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
     return layers
 
 
-def _rows(shape: tuple[int, ...]) -> int:
-    """How many rows a product of this output multiplies; 0 where its shape is not known."""
-    return math.prod(shape[:-1]) if shape else 0
+def _is_one_row(shape: tuple[int, ...]) -> bool:
+    """Whether a product with this output multiplies one row for an image; where the sizes are unknown, what a matrix is."""
+    return math.prod(shape[:-1]) == 1 if shape and all(shape[:-1]) else len(shape) == 2
 
 
 def one_image_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
