@@ -13,7 +13,8 @@ class ModelPart(Part):
 
     `checkpoint` is where its weights come from, if not from training or the factory. `transfer` also takes one for other
     classes or another image size: the classifier starts afresh, and `positions` says what becomes of the position
-    embedding: the checkpoint's, interpolated as upstream does, or the sinusoid of the new size.
+    embedding: the checkpoint's, interpolated as upstream does, or the sinusoid of the new size. `output` names the logits
+    of a network that gives several results: a key, or a place counted from 0.
     """
 
     name: str | None = None
@@ -30,6 +31,8 @@ class ModelPart(Part):
     """Take a checkpoint of other classes or another image size: the classifier starts afresh."""
     positions: Literal["interpolate", "sinusoid"] = "interpolate"
     """With transfer, the position embedding: the checkpoint's, interpolated, or the sinusoid of the new size."""
+    output: Annotated[int, Field(ge=0)] | str | None = None
+    """Which of the network's results are the logits, where it gives several: a key, or a place counted from 0."""
 
     @model_validator(mode="after")
     def _name_or_factory(self) -> "ModelPart":

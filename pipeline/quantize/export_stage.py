@@ -15,6 +15,7 @@ from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
+from export.ways import SAYS, Exported
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split
 from pipeline.recipe import Recipe
@@ -28,7 +29,8 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     model = build_model(checkpoint, recipe.model)
     spec = Preprocess.from_dict(checkpoint.preprocess)
     split = evaluation_split(recipe, tuple(checkpoint.classes))
-    replaced = export_onnx(model, spec, checkpoint.classes, folder / "raw.onnx", opset=recipe.export.opset)
+    exported = export_onnx(model, spec, checkpoint.classes, folder / "raw.onnx", opset=recipe.export.opset)
+    say_way(exported)
     images, _ = next(batches(split, spec, recipe.evaluate.batch_size))
     if recipe.export.simplify:
         simplification = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
@@ -39,10 +41,24 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         (folder / "fp32.onnx").write_bytes((folder / "raw.onnx").read_bytes())
         nodes = {"accepted": False, "reason": "export.simplify is off"}
     (folder / "nodes.json").write_text(json.dumps(nodes, indent=1), encoding="utf-8")
-    reference, exported, labels = _logits(model, spec, split, folder / "fp32.onnx", recipe.evaluate.batch_size)
+    reference, found, labels = _logits(model, spec, split, folder / "fp32.onnx", recipe.evaluate.batch_size)
     np.savez_compressed(folder / "reference.npz", logits=reference, labels=labels)
-    notes = _compare(reference, exported)
-    return notes | {"unfolds_replaced": replaced, "simplified": nodes["accepted"]}
+    return _compare(reference, found) | _way_notes(exported) | {"simplified": nodes["accepted"]}
+
+
+def say_way(exported: Exported) -> None:
+    """Print the way that was taken where it was not the first, and why not that."""
+    for way, reason in exported.failed.items():
+        print(f"           not exported by {SAYS[way]}: {reason}")
+    if exported.failed:
+        print(f"           exported by {SAYS[exported.way]}, which computes the same")
+
+
+def _way_notes(exported: Exported) -> dict[str, Any]:
+    return {
+        "way": exported.way, "way_text": SAYS[exported.way], "ways_failed": exported.failed,
+        "unfolds_replaced": list(exported.unfolds),
+    }  # fmt: skip
 
 
 def _logits(

@@ -104,7 +104,7 @@ class UserModel(nn.Module):
 def test_a_users_unfold_is_replaced_before_export(spec: Preprocess, images: np.ndarray, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = UserModel().eval()
-    assert export_onnx(model, spec, CLASSES, tmp_path / "user.onnx") == ["patches"]
+    assert export_onnx(model, spec, CLASSES, tmp_path / "user.onnx").unfolds == ("patches",)
     assert isinstance(model.patches, nn.Unfold)  # the user's own model is left alone
     operators = [node.op_type for node in onnx.load(tmp_path / "user.onnx").graph.node]
     assert operators.count("Conv") == 1 and "GatherND" not in operators and "Gather" not in operators
