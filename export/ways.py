@@ -71,6 +71,9 @@ def _dynamo(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:
     )  # fmt: skip
     assert program is not None
     proto = program.model_proto
+    batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
+    if not batch.HasField("dim_param"):  # the exporter says nothing where the network's own code asks for that size
+        raise NotThisWay(f"the network's code holds for a batch of {batch.dim_value} alone, the example's")
     _name_folded_convolutions(proto, network)
     return proto
 
