@@ -4,7 +4,8 @@ A trace holds whatever path the network took with the example. So the graph is r
 with the network, before it is taken.
 """
 
-import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,13 +24,14 @@ _BATCH = -1  # in a shape: what is left
 
 def export_torchscript(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:
     """The graph of `network` (uint8 (B, H, W, 3) → logits; eval mode). ValueError where it holds for the example's batch only."""
-    file = io.BytesIO()
-    torch.onnx.export(
-        network, (images,), file, dynamo=False, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT],
-        dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-        training=torch.onnx.TrainingMode.PRESERVE,  # of a network in eval mode: the same, with its BatchNorm nodes
-    )  # fmt: skip
-    proto = onnx.load_from_string(file.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            network, (images,), path, dynamo=False, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            training=torch.onnx.TrainingMode.PRESERVE,  # of a network in eval mode: the same, with its BatchNorm nodes
+        )  # fmt: skip
+        proto = onnx.load(path)
     _constants_to_initializers(proto)
     _settle_shapes(proto, network, tuple(images.shape[1:]))
     for node in proto.graph.node:
@@ -94,10 +96,10 @@ def _settle_shapes(proto: onnx.ModelProto, network: nn.Module, image: tuple[int,
     tapped = list(dict.fromkeys([*names, *(node.output[0] for node in reshapes)]))
     runs = [_run(proto, tapped, network, batch, image) for batch in _BATCHES]
     for node in reshapes:
-        first, second = (np.array(found[node.output[0]].shape, np.int64) for found in runs)
-        if len(first) == len(second) and (first != second).sum() <= 1:
+        one, other = (np.array(found[node.output[0]].shape, np.int64) for found in runs)
+        if len(one) == len(other) and (one != other).sum() <= 1:
             name = f"{node.output[0]}_shape"
-            proto.graph.initializer.append(numpy_helper.from_array(np.where(first == second, first, _BATCH), name))
+            proto.graph.initializer.append(numpy_helper.from_array(np.where(one == other, one, _BATCH), name))
             node.input[1] = name
     for name in names:
         first, second = (found[name] for found in runs)

@@ -108,12 +108,12 @@ def exportable_layers(network: nn.Module) -> Iterator[None]:
     if not fused:
         raise NotThisWay("the network has no layers of timm that have another form")
     for module in fused:
-        module.fused_attn = False
+        setattr(module, "fused_attn", False)  # noqa: B010  (a plain attribute, which nn.Module does not declare)
     try:
         yield
     finally:
         for module in fused:
-            module.fused_attn = True
+            setattr(module, "fused_attn", True)  # noqa: B010
 
 
 _WAYS: dict[str, Callable[[nn.Module, Tensor, int], onnx.ModelProto]] = {
