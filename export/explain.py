@@ -1,11 +1,18 @@
 """Which module of a network keeps it from being exported."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.onnx import OnnxExporterError
 
 Inputs = tuple[Any, ...]
+# What the exporter adds to every error: to report it elsewhere, and how.
+_ADVICE = re.compile(
+    r"(?i)github|create an (issue|error report)|open an? (new )?issue|report=True|next steps:|this is step \d"
+)
 
 
 def find_culprit(model: nn.Module, example: Tensor) -> tuple[str, nn.Module, str]:
@@ -87,7 +94,23 @@ def _takes_varargs(module: nn.Module) -> bool:
     return bool(code is not None and code.co_flags & 0x04)
 
 
+def is_data_dependent(error: BaseException) -> bool:
+    """Whether the network decides in Python on a tensor's values: a trace would hold one of the two answers for ever."""
+    return any("data-dependent" in str(one).lower() or "DataDependent" in type(one).__name__ for one in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, outermost first."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
+
+
 def first_lines(error: BaseException, count: int = 2) -> str:
-    """The first telling lines of an error, for a message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The first telling lines of an error, for a message: the cause's, where the exporter wraps it in advice of its own."""
+    while isinstance(error, OnnxExporterError) and error.__cause__ is not None:
+        error = error.__cause__
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip() and not _ADVICE.search(line)]
     return f"{type(error).__name__}: " + " ".join(lines[:count])

@@ -7,6 +7,7 @@ module it came from (`MODULE_KEY`, `CLASS_KEY` in its metadata).
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 
 from calib.errors import InputError
 from calib.preprocess import LUMA, Preprocess
-from export.explain import find_culprit, first_lines
+from export.explain import find_culprit
 from export.quiet import quiet
 from export.runner import FP32_TENSORS as FP32_TENSORS
 from export.runner import INPUT as INPUT
 from export.runner import OUTPUT as OUTPUT
 from export.unfold import replace_unfolds
+from export.ways import SAYS, Exported, NoWay, write_graph
 
 MODULE_KEY, CLASS_KEY = "t2t_edge.module", "t2t_edge.class"
 PREPROCESS_KEY, CLASSES_KEY = "t2t_edge.preprocess", "t2t_edge.classes"
@@ -52,42 +54,35 @@ class NormalisedModel(nn.Module):
         return self.model((x - self.mean) * self.inverse_std)
 
 
-def export_onnx(
-    model: nn.Module, spec: Preprocess, classes: Sequence[str], path: Path, *, opset: int = 20
-) -> list[str]:
-    """Write `model` (normalised NCHW float → logits) to `path`; returns the names of the `nn.Unfold`s replaced."""
+def export_onnx(model: nn.Module, spec: Preprocess, classes: Sequence[str], path: Path, *, opset: int = 20) -> Exported:
+    """Write `model` (normalised NCHW float → logits) to `path`; returns the way taken and the `nn.Unfold`s replaced."""
     model = model.eval()
     example = torch.zeros(2, spec.channels, spec.height, spec.width)
     model, replaced = replace_unfolds(model, example)
     images = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)
     try:
-        with warnings.catch_warnings(), quiet():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                NormalisedModel(model, spec).eval(), (images,), dynamo=True, opset_version=opset, input_names=[INPUT],
-                output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
-            )  # fmt: skip
-    except Exception as error:  # the exporter passes on whatever the network's own code raises
-        raise _refused(model, example, error) from error
-    assert program is not None
-    proto = program.model_proto
+        proto, exported = write_graph(NormalisedModel(model, spec).eval(), images, opset)
+    except NoWay as error:
+        raise _refused(model, example, error) from error.first
     if proto.opset_import[0].version != opset:
         raise RuntimeError(f"the exporter wrote opset {proto.opset_import[0].version}, {opset} was asked for")
     name_nodes(proto)
     set_metadata(proto, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(list(classes))})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
-    return replaced
+    return replace(exported, unfolds=tuple(replaced))
 
 
-def _refused(model: nn.Module, example: Tensor, error: Exception) -> InputError:
-    """Says which module of `model` the exporter refuses, and why."""
+def _refused(model: nn.Module, example: Tensor, error: NoWay) -> InputError:
+    """Says which module of `model` the exporter refuses, and why, and why the other ways did not do either."""
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         name, module, reason = find_culprit(model, example)
     where = f"its module {name} ({type(module).__name__})" if name else f"the whole of {type(module).__name__}"
+    first, *others = error.failed
+    also = "".join(f"; {SAYS[way]}: {error.failed[way]}" for way in others)
     return InputError(
-        "the model cannot be exported to ONNX", got=f"{where}: {reason if name else first_lines(error)}",
+        "the model cannot be exported to ONNX", got=f"{where}: {reason if name else error.failed[first]}{also}",
         allowed="tensor operations without Python decisions on their values, for any batch size",
         next_step="rewrite that module's forward; T2T_EDGE_TRACEBACK=1 with the same command shows where it stops",
     )  # fmt: skip

@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calib.precision.closeness import LIMITS, Closeness, compare_logits
 from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, name_nodes, node_metadata
-
-TOLERANCE = 1e-4  # largest absolute difference of logits between raw and simplified graph that is float32 rounding
 
 # On (B, T, C) tokens these wrap every Linear in two Reshapes, which engines then have to see through.
 SKIPPED = ["fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched"]
@@ -38,8 +37,8 @@ def simplify_onnx(raw: Path, simplified: Path, images: NDArray[np.uint8]) -> Sim
     counts = _count(before)
     try:
         after = _simplify(before)
-        difference = _difference(before, after, images)
-        reason = "" if difference <= TOLERANCE else f"outputs moved by {difference:.2g}, more than {TOLERANCE:g}"
+        found = _compare(before, after, images)
+        difference, reason = found.largest, "" if found.same else f"outputs moved: {found} (allowed: {LIMITS})"
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         after, difference, reason = before, None, f"onnxsim failed: {' '.join(str(error).split())[:300]}"
     if reason:
@@ -70,7 +69,7 @@ def _simplify(before: onnx.ModelProto) -> onnx.ModelProto:
     return after
 
 
-def _difference(before: onnx.ModelProto, after: onnx.ModelProto, images: NDArray[np.uint8]) -> float:
+def _compare(before: onnx.ModelProto, after: onnx.ModelProto, images: NDArray[np.uint8]) -> Closeness:
     import onnxruntime
 
     if size := before.graph.input[0].type.tensor_type.shape.dim[0].dim_value:  # a fixed batch
@@ -81,10 +80,9 @@ def _difference(before: onnx.ModelProto, after: onnx.ModelProto, images: NDArray
         )[0]
         for proto in (before, after)
     ]
-    difference = float(np.abs(results[0] - results[1]).max())
-    if not np.isfinite(difference):
+    if not np.isfinite(results).all():
         raise ValueError("an output is not finite")
-    return difference
+    return compare_logits(*results)
 
 
 def _count(proto: onnx.ModelProto) -> dict[str, int]:

@@ -94,7 +94,7 @@ def transformer_onnx(spec: Preprocess, image_root: Path, once: Once) -> Path:
 
 def export_small(model: torch.nn.Module, spec: Preprocess, image_root: Path, folder: Path) -> None:
     """See `small_onnx`."""
-    assert export_onnx(model, spec, ["class_0", "class_1", "class_2"], folder / "raw.onnx") == []
+    assert export_onnx(model, spec, ["class_0", "class_1", "class_2"], folder / "raw.onnx").unfolds == ()
     images = load_batch(list(read_split(image_root, "train").paths[:4]), spec)
     result = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
     assert result.accepted, result.reason

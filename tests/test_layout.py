@@ -23,8 +23,10 @@ SEES: dict[str, set[str]] = {
     "export.explain": set(),
     "export.unfold": set(),
     "export.runner": set(),
-    "export.onnx_export": {"calib", "export.explain", "export.quiet", "export.runner", "export.unfold"},
-    "export.simplify": {"export.onnx_export"},
+    "export.torchscript": {"calib.precision", "export.runner"},
+    "export.ways": {"export.explain", "export.quiet", "export.runner", "export.torchscript"},
+    "export.onnx_export": {"calib", "export.explain", "export.quiet", "export.runner", "export.unfold", "export.ways"},
+    "export.simplify": {"calib.precision", "export.onnx_export"},
     "export.graph": {"calib.precision", "export.onnx_export"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
     "export.engines": {"calib", "export.engines.tensorrt", "export.runner"},
@@ -50,8 +52,8 @@ SEES: dict[str, set[str]] = {
     },
     "pipeline.quantize": {
         "calib", "calib.precision", "export.brought", "export.engines", "export.graph", "export.onnx_export", "export.quantize",
-        "export.simplify", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure", "pipeline.parts",
-        "pipeline.recipe", "pipeline.training",
+        "export.simplify", "export.ways", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure",
+        "pipeline.parts", "pipeline.recipe", "pipeline.training",
     },
     "pipeline.quantize.search": {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",
@@ -76,9 +78,9 @@ SEES: dict[str, set[str]] = {
     },
     "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console"},
     "pipeline.device": {
-        "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
-        "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts", "pipeline.predict",
-        "pipeline.report.values",
+        "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner",
+        "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts",
+        "pipeline.predict", "pipeline.report.values",
     },
     "pipeline.run": {
         "models", "calib", "export.brought", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data",
@@ -105,7 +107,7 @@ OWNERS = {
         "export/engines/openvino_weights.py",
         "export/engines/openvino_as_executed.py",
     },
-    "onnxruntime": {"export/engines/onnxruntime_backend.py", "export/simplify.py"},
+    "onnxruntime": {"export/engines/onnxruntime_backend.py", "export/simplify.py", "export/torchscript.py"},
     "modelopt": {"export/quantize/ranges.py", "export/quantize/cast_fp16.py", "export/quantize/fake_quantize.py"},
     "cv2": {
         "calib/preprocess.py",

@@ -28,11 +28,11 @@ class Interface:
 
 
 def read_interface(
-    proto: onnx.ModelProto, path: Path, spec: Preprocess, classes: int | None, output: str | None
+    proto: onnx.ModelProto, path: Path, spec: Preprocess, classes: int | None, output: int | str | None
 ) -> Interface:
     """InputError unless the network takes images of `spec` and gives a logit for each of `classes` classes, if they are known.
 
-    `output` is the recipe's `model.output`: which one, where there are several.
+    `output` is the recipe's `model.output`: which one, where there are several, by name or place.
     """
     name, layout, batch = _read_input(proto, path, spec)
     return Interface(name, layout, batch, _read_output(proto, path, classes, output))
@@ -79,7 +79,7 @@ def _other_images(path: Path, text: str, shape: tuple[int, ...], kind: int, spec
     )  # fmt: skip
 
 
-def _read_output(proto: onnx.ModelProto, path: Path, classes: int | None, output: str | None) -> str:
+def _read_output(proto: onnx.ModelProto, path: Path, classes: int | None, output: int | str | None) -> str:
     outputs = {value.name: value for value in proto.graph.output}
     described = ", ".join(f"{name} {_text(_shape(value))}" for name, value in outputs.items())
     if output is None and len(outputs) > 1:
@@ -88,7 +88,8 @@ def _read_output(proto: onnx.ModelProto, path: Path, classes: int | None, output
             f"{path} has several outputs", got=described, allowed="the one with a score for each class",
             next_step=f"set model.output in the recipe, such as output: {likely[0]}",
         )  # fmt: skip
-    name = output or next(iter(outputs))
+    places = dict(enumerate(outputs))
+    name = places.get(output, str(output)) if isinstance(output, int) else output or places[0]
     if name not in outputs:
         raise InputError(
             f"{path} has no such output",

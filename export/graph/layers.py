@@ -1,5 +1,6 @@
 """Read a graph's nodes as layers, and count what precision the weight layers compute in."""
 
+import math
 from collections import Counter
 
 import onnx
@@ -14,6 +15,7 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
     """Every node of the graph, in order."""
     weights = {initializer.name: tuple(initializer.dims) for initializer in proto.graph.initializer}
     shapes = tensor_shapes(proto)
+    of_an_image = one_image_shapes(proto)
     roles, to_tokens = find_roles(proto, shapes), token_makers(proto, shapes)
     layers = []
     for node in proto.graph.node:
@@ -25,12 +27,39 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
             module=node_metadata(node, MODULE_KEY).removeprefix("model."),
             classes=tuple(node_metadata(node, CLASS_KEY).split()),
             weight_shape=() if constant is None else weights[node.input[constant]],
-            one_row=node.op_type in ("Gemm", "MatMul") and len(shapes.get(node.output[0], ())) == 2,
+            one_row=node.op_type in ("Gemm", "MatMul") and _is_one_row(of_an_image.get(node.output[0], ())),
             weight_input=1 if constant is None else constant,
             role=role.role, skip=role.skip, head_dim=role.head_dim, tokens=role.tokens, branches=role.branches,
             to_tokens=node.name in to_tokens,
         ))  # fmt: skip
     return layers
+
+
+def _is_one_row(shape: tuple[int, ...]) -> bool:
+    """Whether a product with this output multiplies one row for an image; where the sizes are unknown, what a matrix is."""
+    return math.prod(shape[:-1]) == 1 if shape and all(shape[:-1]) else len(shape) == 2
+
+
+def one_image_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors where one image is computed; 0 where a size is free even then.
+
+    Unlike those of a free batch they tell (images · tokens, C) from (images, C). Of a graph with a fixed batch they are its
+    tensors' as they are, apart from a first axis of the size of the batch, which is 1 here.
+    """
+    graph = proto.graph
+    batch = graph.input[0].type.tensor_type.shape.dim[0]
+    if batch.HasField("dim_value"):
+        images = batch.dim_value
+        return {
+            name: (1, *shape[1:]) if shape[:1] == (images,) else shape for name, shape in tensor_shapes(proto).items()
+        }
+    alone = onnx.ModelProto()
+    alone.CopyFrom(proto)
+    alone.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    del alone.graph.value_info[:]  # written for a free batch
+    for output in alone.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return tensor_shapes(alone)
 
 
 def tensor_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

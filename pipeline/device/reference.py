@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.errors import InputError
+from calib.precision.closeness import LIMITS, compare_logits
 from export.engines.spec import graph_of
 from export.runner import INPUT, OUTPUT
 from pipeline.console.figures import counted
@@ -13,7 +14,6 @@ from pipeline.device.choice import FinishedRun, backends_of, graph_failure
 from pipeline.measure.evaluate_stage import Logits
 
 _CHUNK = 50  # images at once
-_SAME = 2e-3  # largest logit difference of the FP32 graph and PyTorch on one image, as in the export stage
 
 
 def reference_logits(
@@ -26,9 +26,9 @@ def reference_logits(
         raise _other_images(run, f"at least {counted(max(chosen) + 1, 'image')}, {len(logits)} were evaluated")
     few = np.linspace(0, len(chosen) - 1, min(len(chosen), _CHUNK)).astype(int)
     found = _infer(run, "fp32", pixels[few])
-    difference = float(np.abs(found - logits[chosen][few]).max())
-    if not difference <= _SAME:
-        raise _other_images(run, f"logits that differ by {difference:.3g} (allowed {_SAME:g})")
+    closeness = compare_logits(logits[chosen][few], found)  # few images: one other top-1 among them is no sign
+    if not closeness.near:
+        raise _other_images(run, f"{closeness} (allowed: {LIMITS})")
     return logits[chosen], labels[chosen]
 
 

@@ -14,12 +14,13 @@ def find_key(where: Sequence[str | int], root: Schema) -> Schema:
     """
     schema: Schema = root
     for step in where:
-        schema = _without_null(_resolved(schema, root))
+        schema = _resolved(schema, root)
         if isinstance(step, int):
+            schema = _list_of(schema)
             items = schema.get("prefixItems", ())
             schema = items[step] if step < len(items) else schema.get("items", {})
         else:
-            schema = schema.get("properties", {}).get(step, {})
+            schema = _without_null(schema).get("properties", {}).get(step, {})
     return _resolved(schema, root)
 
 
@@ -46,6 +47,12 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
 
 def _without_null(schema: Schema) -> Schema:
     return next((one for one in schema.get("anyOf", ()) if one != _NULL), schema)
+
+
+def _list_of(schema: Schema) -> Schema:
+    """Of what a key may be, the list."""
+    lists = [one for one in schema.get("anyOf", ()) if one.get("type") == "array"]
+    return lists[0] if lists else _without_null(schema)
 
 
 def _describe(schema: Schema, root: Schema) -> str:
@@ -105,4 +112,6 @@ def _describe_list(schema: Schema, root: Schema) -> str:
     each = [_describe(item, root) for item in schema.get("prefixItems", ())]
     if each:
         return f"a list of {len(each)}, {'each ' if len(set(each)) == 1 else ''}{', '.join(dict.fromkeys(each))}"
-    return f"a list, each {_describe(schema.get('items', {}), root)}"
+    count = schema.get("minItems")
+    of = f" of {count}" if count is not None and count == schema.get("maxItems") else ""
+    return f"a list{of}, each {_describe(schema.get('items', {}), root)}"

@@ -46,13 +46,14 @@ ImageSizeKey = Annotated[
 
 class ModelPart(Part):
     """A timm model by `name` (ours included), or what `factory` ("package.module:callable") makes; `args` are its options. Or a
-    finished network in an `onnx` file, of whose outputs `output` names the one with the classes.
+    finished network in an `onnx` file.
 
     `checkpoint` is where its weights come from, if not from training or the factory. `transfer` also takes one for other
     classes or another image size: the classifier starts afresh, and `positions` says what becomes of the position
     embedding: the checkpoint's, interpolated as upstream does, or the sinusoid of the new size.
 
-    `image_size` is the side of a square, or height and width. With `in_chans` of 1 the network takes grey images.
+    `image_size` is the side of a square, or height and width. With `in_chans` of 1 the network takes grey images. `output` names
+    the logits of a network that gives several results: a key, or a place counted from 0.
     """
 
     name: str | None = None
@@ -61,8 +62,6 @@ class ModelPart(Part):
     """Instead of name: package.module:callable, which makes the network."""
     onnx: Annotated[Path | None, _LEFT_OUT] = None
     """Instead of name: a file with a finished network, which is not trained."""
-    output: Annotated[str | None, _LEFT_OUT] = None
-    """Of the outputs of the onnx file, the one with the classes."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Options of the network or factory."""
     image_size: ImageSizeKey
@@ -75,6 +74,8 @@ class ModelPart(Part):
     """Take a checkpoint of other classes or another image size: the classifier starts afresh."""
     positions: Literal["interpolate", "sinusoid"] = "interpolate"
     """With transfer, the position embedding: the checkpoint's, interpolated, or the sinusoid of the new size."""
+    output: Annotated[Annotated[int, Field(ge=0)] | str | None, _LEFT_OUT] = None
+    """Which of the network's results are the logits, where it gives several: a key, or a place counted from 0."""
 
     @model_validator(mode="after")
     def _name_or_factory(self) -> "ModelPart":
@@ -84,8 +85,6 @@ class ModelPart(Part):
             )
         if self.onnx is not None and (self.checkpoint is not None or self.args):
             raise ValueError("an onnx file has its weights and its form: checkpoint and args go with name or factory")
-        if self.output is not None and self.onnx is None:
-            raise ValueError("output goes with onnx: it names one of the file's outputs")
         if self.transfer and self.checkpoint is None:
             raise ValueError("transfer needs a checkpoint to start from")
         if self.name is not None and "in_chans" in self.args:

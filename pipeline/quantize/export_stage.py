@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from calib.images import ImageSplit
+from calib.precision.closeness import LIMITS, compare_logits
 from calib.preprocess import Preprocess
 from export.brought.file import NETWORK
 from export.brought.graph import with_our_input
@@ -23,18 +24,14 @@ from export.brought.reference import Logits, open_reference
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
+from export.ways import SAYS, Exported
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split
-from pipeline.measure.statistics import agreement
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 from pipeline.training.weights import build_model
 
 PYTORCH = "PyTorch FP32"
-MAX_DIFFERENCE, MIN_AGREEMENT = (
-    2e-3,
-    99.9,
-)  # the largest logit difference, and the images with the same top-1 in percent
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -74,12 +71,13 @@ def _exported(
             )
         return
     model = build_model(checkpoint, recipe.model)
-    replaced = export_onnx(model, spec, classes, path, opset=recipe.export.opset)
+    exported = export_onnx(model, spec, classes, path, opset=recipe.export.opset)
+    say_way(exported)
     network = NormalisedModel(model, spec).eval()
     with torch.inference_mode():
         yield (
             lambda images: network(torch.from_numpy(images)).numpy(),
-            {"reference": PYTORCH, "unfolds_replaced": replaced},
+            {"reference": PYTORCH} | _way_notes(exported),
         )
 
 
@@ -98,6 +96,21 @@ def _simplify(recipe: Recipe, spec: Preprocess, split: ImageSplit, folder: Path)
     return nodes
 
 
+def say_way(exported: Exported) -> None:
+    """Print the way that was taken where it was not the first, and why not that."""
+    for way, reason in exported.failed.items():
+        print(f"           not exported by {SAYS[way]}: {reason}")
+    if exported.failed:
+        print(f"           exported by {SAYS[exported.way]}, which computes the same")
+
+
+def _way_notes(exported: Exported) -> dict[str, Any]:
+    return {
+        "way": exported.way, "way_text": SAYS[exported.way], "ways_failed": exported.failed,
+        "unfolds_replaced": list(exported.unfolds),
+    }  # fmt: skip
+
+
 def _logits(
     logits: Logits, spec: Preprocess, split: ImageSplit, onnx_path: Path, batch_size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
@@ -111,17 +124,9 @@ def _logits(
 
 
 def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32], name: str) -> dict[str, Any]:
-    """The differences, for the manifest; RuntimeError where they are larger than float32 rounding explains."""
-    difference = np.abs(reference - exported)
-    same = agreement(reference, exported)
-    notes = {
-        "logit_difference_max": float(difference.max()), "logit_difference_mean": float(difference.mean()),
-        "agreement": same, "images": len(reference),
-    }  # fmt: skip
-    print(f"           ONNX against {name}: logits within {difference.max():.2g}, same top-1 on {same:.2f} %")
-    if not difference.max() <= MAX_DIFFERENCE or same < MIN_AGREEMENT:
-        raise RuntimeError(
-            f"the exported graph does not compute what {name} does: logits differ by up to {difference.max():.3g} "
-            f"(allowed {MAX_DIFFERENCE:g}), same top-1 on {same:.2f} % (allowed {MIN_AGREEMENT} %)"
-        )
-    return notes
+    """How near they are, for the manifest; RuntimeError where they differ by more than float32 rounding explains."""
+    found = compare_logits(reference, exported)
+    print(f"           ONNX against {name}: {found}")
+    if not found.same:
+        raise RuntimeError(f"the exported graph does not compute what {name} does: {found} (allowed: {LIMITS})")
+    return found.to_dict() | {"logit_difference_mean": float(np.abs(reference - exported).mean())}

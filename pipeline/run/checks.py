@@ -22,6 +22,7 @@ from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_file as read_checkpoint_file
 from pipeline.training.checkpoint import weights_of
 from pipeline.training.network import create_network
+from pipeline.training.outputs import logits_of
 
 _UNKNOWN_CLASSES = (
     2  # for a network whose images are not written yet: how many classes they have does not matter to its size
@@ -95,7 +96,7 @@ def _forward(part: ModelPart, classes: int, drop_path: float, device: str) -> No
     """Build the network on `device` and give it one image."""
     with torch.device(device), torch.inference_mode():
         model = create_network(part, classes, drop_path).eval()
-        model(torch.zeros(1, *part.image_shape))
+        logits_of(model(torch.zeros(1, *part.image_shape)), part)
 
 
 def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:

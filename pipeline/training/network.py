@@ -11,11 +11,12 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import models  # noqa: F401  (registers our models with timm)
 from calib.errors import InputError
 from pipeline.parts.model import RGB_CHANNELS, ModelPart
+from pipeline.training.outputs import logits_of, select_output
 
 
 def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) -> nn.Module:
@@ -25,13 +26,13 @@ def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) ->
     model, where the factory fails, or where it does not return a classifier of `num_classes` classes.
     """
     if part.factory is None:
-        return _from_timm(part, num_classes, drop_path)
+        return select_output(_from_timm(part, num_classes, drop_path), part)
     if drop_path > 0:
         raise InputError(
             "train.drop_path works with timm's models only, not with model.factory", got=drop_path, allowed="0",
             next_step="set train.drop_path: 0, and the factory's own option for it in model.args",
         )  # fmt: skip
-    model = _from_factory(part.factory, part.args)
+    model = select_output(_from_factory(part.factory, part.args), part)
     _check_logits(model, part, num_classes)
     return model
 
@@ -144,7 +145,9 @@ def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
     shape, training = (1, *part.image_shape), model.training
     try:
         with torch.inference_mode():
-            logits = model.eval()(torch.zeros(shape))
+            logits = logits_of(model.eval()(torch.zeros(shape)), part)
+    except InputError:
+        raise
     except Exception as error:  # the user's code again
         raise InputError(
             f"the network of {part.label} does not take images {shape}",
@@ -152,7 +155,7 @@ def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
             next_step="check model.image_size, model.in_chans and model.args in the recipe",
         ) from error  # fmt: skip
     model.train(training)
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    found = tuple(logits.shape)
     if found != (1, num_classes):
         raise InputError(
             f"the network of {part.label} does not give {num_classes} logits, one for each class", got=found,

@@ -156,7 +156,7 @@ def test_no_number_is_infinite(tmp_path: Path, part: str, key: str, value: str) 
         ),
         (", image_size: 32", "", "model.image_size: missing", "a whole number from 1 to 4096"),
         ("targets: [sm86,", "targets: [86,", "build.2.targets.0 = 86: ", r"text that matches ^sm\d{2,3}$"),
-        ("std: [0.353, 0.353, 0.353]", "std: []", "preprocess.std = []: ", "a list, each a number above 0"),
+        ("std: [0.353, 0.353, 0.353]", "std: []", "preprocess.std = []: ", "a number above 0 or a list of 1, each"),
         (
             "batch_sizes: [1, 8]",
             "batch_sizes: 8",

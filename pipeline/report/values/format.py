@@ -125,6 +125,15 @@ def recommendation(report: dict[str, Any], commands: Commands | None = None) -> 
     return "Recommended: none, because no engine ran here. See what each backend needs", commands.doctor
 
 
+def _export_way(export: dict[str, Any]) -> list[str]:
+    """How the network became a graph, where it was not the usual way; reports of older runs do not say it."""
+    failed = export.get("ways_failed", {})
+    if not failed:
+        return []
+    return [f"Export: by {export['way_text']}, which computes the same as PyTorch, because others failed: "
+            f"{'; '.join(failed.values())}."]  # fmt: skip
+
+
 def how_measured(
     report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any], commands: Commands | None = None
 ) -> list[str]:
@@ -133,6 +142,7 @@ def how_measured(
     more = {key: value for key, value in mode.items() if key not in ("threads", "warmup", "rounds", "calls")}
     details = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in more.items())
     return [
+        *_export_way(report.get("export", {})),
         f"Accuracy: every engine and {reference['name']} saw the same {counted(dataset['eval_images'], 'image')} of "
         f"{dataset['name']}, through one preprocessing (sha256 {report['preprocess_sha256'][:12]}…). The interval is a "
         "paired bootstrap, 95 %. Agreement is the share of images with the same top-1 class. A NaN or an infinity "

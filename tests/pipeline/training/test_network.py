@@ -32,6 +32,17 @@ class Pair(Small):
         return super().forward(x), x
 
 
+class Named(Small):
+    def forward(self, x):
+        return {"features": x, "logits": super().forward(x)}
+
+
+class Auxiliary(Small):
+    def forward(self, x):
+        logits = super().forward(x)
+        return (x, logits) if self.training else logits
+
+
 class Zoo:
     small = Small
 
@@ -79,7 +90,11 @@ def test_factory(networks: None, factory: str) -> None:
         ),
         ("own_networks:broken", {}, r"(?s)broken failed.*OSError: no weights here"),
         ("own_networks:text", {}, r"(?s)does not return a network.*got: str"),
-        ("own_networks:Pair", {"classes": 5}, r"(?s)does not give 5 logits.*got: tuple"),
+        (
+            "own_networks:Pair",
+            {"classes": 5},
+            r"(?s)gives no single tensor.*0 \(1, 5\), 1 \(1, 3, 16, 16\).*set model.output",
+        ),
         (
             "own_networks:Small",
             {"classes": 1000},
@@ -137,7 +152,6 @@ def test_classifier_of_timm_models() -> None:
         ({"factory": "package"}, "should match pattern"),
         ({"name": "resnet50", "transfer": True}, "transfer needs a checkpoint"),
         ({"name": "resnet50", "args": {"in_chans": 1}}, "args.in_chans is the key in_chans itself"),
-        ({"name": "resnet50", "output": "scores"}, "output goes with onnx"),
         ({"name": "resnet50", "onnx": "a.onnx"}, "one of the three"),
         ({"onnx": "a.onnx", "checkpoint": "a.pt"}, "has its weights and its form"),
     ],
@@ -145,3 +159,24 @@ def test_classifier_of_timm_models() -> None:
 def test_wrong_model_parts(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelPart(image_size=32, **values)
+
+
+@pytest.mark.parametrize(("factory", "output"), [("Pair", 0), ("Named", "logits"), ("Auxiliary", 1)])
+def test_the_recipe_names_the_logits(networks: None, factory: str, output: int | str) -> None:
+    """In training, too, and the weights keep their names."""
+    named = ModelPart(factory=f"own_networks:{factory}", args={"classes": 5}, image_size=16, output=output)
+    model = create_network(named, 5)
+    assert set(model.state_dict()) == {"stem.weight", "stem.bias", "last.weight", "last.bias"}
+    images = torch.rand(2, 3, 16, 16)
+    for mode in (True, False):
+        logits = model.train(mode)(images)
+        assert torch.equal(logits, model.last(model.stem(images).mean((2, 3))))
+
+
+def test_an_output_that_is_not_there(networks: None) -> None:
+    with pytest.raises(
+        InputError, match=r"(?s)has no output probabilities.*features \(1, 3, 16, 16\), logits \(1, 5\)"
+    ):
+        create_network(
+            ModelPart(factory="own_networks:Named", args={"classes": 5}, image_size=16, output="probabilities"), 5
+        )
