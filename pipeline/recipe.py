@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -80,6 +80,18 @@ class Recipe(Part):
         filled = {"mean": GREY_MEAN, "std": GREY_STD} | given if isinstance(given, dict) else given
         return values | {"preprocess": filled}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _graphs_of_the_engines(cls, values: Any) -> Any:
+        """Where `quantize.precisions` does not say which graphs to make: FP32, and what engines and feature maps are made of."""
+        quantize = values.get("quantize", {}) if isinstance(values, Mapping) else None
+        if not isinstance(quantize, Mapping) or "precisions" in quantize:
+            return values
+        parts = [values.get("visualize"), *_listed(values.get("build"))]
+        named = [_listed(part.get("precisions", part.get("precision"))) for part in parts if isinstance(part, Mapping)]
+        known = [name for names in named for name in names if name in get_args(Precision)]
+        return {**values, "quantize": {**quantize, "precisions": list(dict.fromkeys(["fp32", *known]))}}
+
     @model_validator(mode="after")
     def _engines_have_graphs(self) -> "Recipe":
         missing = {precision for part in self.build for precision in part.precisions} - set(self.quantize.precisions)
@@ -144,6 +156,11 @@ class Recipe(Part):
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, with a description of every key, for editors: recipes/recipe.schema.json."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Recipe.model_json_schema()
+
+
+def _listed(value: Any) -> list[Any]:
+    """The items of a list; a single value is its own."""
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def keys_of(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,10 @@ from pipeline.measure.statistics import accuracy, agreement
 
 STAGES = ("export", "calibrate", "quantize", "build", "evaluate", "benchmark", "report")
 ALWAYS = ("tensorrt", "onnxruntime")  # backends that a bundle has engines of, whether the recipe names them or not
+NO_FP16 = (
+    "no engine of the recipe needs a graph with FP16, so none was made; name fp16 and int8-fp16 in quantize.precisions, or "
+    "engines of tensorrt in build"
+)
 _BATCH_SIZES = (1, 1, 8)  # of those that it does not name
 
 
@@ -100,6 +104,8 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
     for backend in backends_of(run):
         parts = [part for part in run.parts["build"] if part["backend"] == backend]
         if not parts and backend in ALWAYS:
+            if backend == "tensorrt" and not any("fp16" in name for name in precisions):
+                left_out["tensorrt in FP16"] = NO_FP16
             parts = [{"precisions": list(precisions), "batch_sizes": _BATCH_SIZES, "options": {}, "targets": ()}]
         allowed = {
             name for name in precisions

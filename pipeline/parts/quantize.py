@@ -40,8 +40,8 @@ class QuantizePart(Part):
     names of nodes or modules: what they match whole is quantized beside the policy's choice, or is not.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp16")
-    """Which graphs are made; build's must be among them."""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    """Which graphs are made, build's among them; left out, fp32 and those that the engines of build need."""
     policy: PolicyName = "best"
     """Which layers are in INT8: docs/quantization.md."""
     method: Literal["max", "entropy", "percentile", "mse", "smoothquant"] = "max"

@@ -227,6 +227,18 @@ def of_model(model: dict[str, object], **parts: object) -> Recipe:
     })  # fmt: skip
 
 
+def test_graphs_are_made_for_the_engines_alone_where_nothing_is_said() -> None:
+    model: dict[str, object] = {"name": "resnet50", "image_size": 32}
+    cpu = [{"backend": "openvino", "precisions": ["fp32", "int8"]}, {"backend": "onnxruntime", "precisions": ["int8"]}]
+    gpu = [{"backend": "tensorrt", "precisions": ["int8-fp16", "fp16"]}]
+    assert of_model(model, build=cpu).quantize.precisions == ("fp32", "int8")
+    assert of_model(model, build=cpu + gpu).quantize.precisions == ("fp32", "int8", "int8-fp16", "fp16")
+    shown = of_model(model, visualize={"precision": "int8"})
+    assert shown.quantize.precisions == ("fp32", "int8") and shown.visualized_precision() == "int8"
+    said = of_model(model, build=cpu, quantize={"precisions": ["fp32", "int8", "int8-fp16"], "method": "mse"})
+    assert said.quantize.precisions == ("fp32", "int8", "int8-fp16")
+
+
 def test_grey_networks_have_one_mean() -> None:
     model: dict[str, object] = {"name": "resnet50", "image_size": 32, "in_chans": 1}
     plain = of_model(model)

@@ -95,6 +95,16 @@ def fake_run(*rows: tuple[str, str, str], backends: tuple[str, ...] = ("onnxrunt
     return SimpleNamespace(folder=Path("runs/x"), report={"variants": variants}, parts={"build": build}, artifacts=made)
 
 
+def test_a_run_for_cpus_says_that_it_has_no_graph_with_fp16() -> None:
+    run = fake_run(("onnxruntime", "fp32", "pass"), ("onnxruntime", "int8", "pass"))
+    graphs = {"fp32": "", "int8": "", "int8-onnxruntime": ""}
+    found = choose(run, None, graphs)
+    assert {name: plan.precisions for name, (plan,) in found.engines.items()} == {
+        "tensorrt": ("fp32", "int8"), "onnxruntime": ("fp32", "int8")
+    }  # fmt: skip
+    assert list(found.left_out) == ["tensorrt in FP16"] and "int8-fp16" in found.left_out["tensorrt in FP16"]
+
+
 def test_what_failed_the_gate_stays_out() -> None:
     run = fake_run(
         ("onnxruntime", "fp32", "pass"), ("onnxruntime", "int8", "fail"), ("tensorrt", "fp16", "unavailable"),

@@ -121,6 +121,7 @@ def recipe_values(image_root: Path, **visualize: Any) -> dict[str, Any]:
     return {
         "schema": 1, "data": {"name": "three classes", "root": str(image_root)},
         "model": {"name": "t2t_vit_mini", "image_size": 32},
+        "quantize": {"precisions": ["fp32", "fp16", "int8"]},
         "build": [{"backend": "onnxruntime", "precisions": ["fp32"]}],
         "benchmark": {"threads": 1}, "visualize": {"images": IMAGES} | visualize,
     }  # fmt: skip
