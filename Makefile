@@ -41,7 +41,7 @@ predict: setup ## class and probability of IMAGES with the recommended engine
 bundle: setup ## one folder that a Jetson or GPU owner copies: it builds, checks and measures there
 	@$(EDGE) bundle --run $(NAME)
 
-zoo: setup ## every model of the zoo through the whole chain, a row each (about an hour on two cores)
+zoo: setup ## forty networks of timm through the whole chain, a row each in docs/networks.md (over night on two cores; resumes)
 	@$(BIN)/python tests/bench/zoo.py
 
 quantization: setup ## every policy × method on four networks; the tables of docs/quantization.md (about an hour and a half on two cores)

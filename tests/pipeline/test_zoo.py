@@ -1,6 +1,6 @@
 """A baseline and a brought model through the whole chain on the embedded photographs, by the command a person types.
 
-`make zoo` does the same for every model; these two are what an untrained eye would break first: batch norm folded into
+`make zoo` does the same for forty networks of timm; these two are what an untrained eye would break first: batch norm folded into
 convolutions, and another package's network with `nn.Unfold`s in it.
 """
 
