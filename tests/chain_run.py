@@ -1,10 +1,16 @@
 """A finished run of t2t_vit_mini on photographs through every stage: what the chain's tests look at, and QAT goes on from."""
 
+import shutil
 from pathlib import Path
 
 import yaml
 
 from pipeline.cli import main
+
+
+def copy_run(shared: Path, target: Path) -> Path:
+    """A copy of a folder with runs that other tests look at; without their locks, which come and go meanwhile."""
+    return Path(shutil.copytree(shared, target, ignore=shutil.ignore_patterns("*.lock*")))
 
 
 def recipe_values(root: Path) -> dict:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chain_run import copy_run
 
 from export.engines.engine import load_engine
 from pipeline import cli
@@ -109,7 +110,7 @@ def only_parsed(command: Command) -> str | None:
 @pytest.fixture(scope="module")
 def place(tiny_run: Path, video_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the docs' commands find what they name: recipes, runs demo and mine, photos/, photo.jpg, clip.avi."""
-    folder = shutil.copytree(tiny_run, tmp_path_factory.mktemp("docs") / "checkout")
+    folder = copy_run(tiny_run, tmp_path_factory.mktemp("docs") / "checkout")
     shutil.copyfile(folder / "recipes" / "demo.yaml", folder / "my.yaml")
     shutil.copyfile(folder / "recipes" / "demo.yaml", folder / "photos.yaml")
     for run in ("mine", "photos"):

@@ -13,6 +13,15 @@ from pipeline.console.progress import track
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
+# Of a batch on a CPU: engines keep the memory of the largest batch that they have seen, and several are loaded at once. Swin-T at
+# 224 px took 2 GB for 50 images, so nine graphs side by side 20.
+MOST_PIXELS = 2**19
+
+
+def fitting(batch_size: int, height: int, width: int) -> int:
+    """`batch_size`, or so many images of `height` × `width` as have `MOST_PIXELS` together."""
+    return max(1, min(batch_size, MOST_PIXELS // (height * width)))
+
 
 def evaluation_split(recipe: "Recipe", classes: tuple[str, ...]) -> ImageSplit:
     """The `val` images; their classes must be among those of the checkpoint."""
@@ -22,8 +31,12 @@ def evaluation_split(recipe: "Recipe", classes: tuple[str, ...]) -> ImageSplit:
 def batches(
     split: ImageSplit, spec: Preprocess, batch_size: int, title: str = ""
 ) -> Iterator[tuple[Image, NDArray[np.int64]]]:
-    """(uint8 images (N, H, W, 3), labels (N,)) in order; shows progress under `title` where one is given."""
-    starts = range(0, len(split), batch_size)
+    """(uint8 images (N, H, W, 3), labels (N,)) in order, `batch_size` at a time or fewer where they are large (`fitting`).
+
+    Shows progress under `title` where one is given.
+    """
+    size = fitting(batch_size, spec.height, spec.width)
+    starts = range(0, len(split), size)
     for start in track(starts, title) if title else starts:
-        chosen = slice(start, start + batch_size)
+        chosen = slice(start, start + size)
         yield load_batch(list(split.paths[chosen]), spec), np.asarray(split.labels[chosen], dtype=np.int64)

@@ -5,8 +5,12 @@ from a graph that lost accuracy: where ONNX Runtime computes the graph well and 
 """
 
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +20,10 @@ from numpy.typing import NDArray
 from calib.images import ImageSplit
 from calib.preprocess import Preprocess
 from export.engines.engine import load_engine
-from export.engines.sidecar import Expected
+from export.engines.sidecar import Expected, Sidecar
 from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
-from pipeline.data.batches import batches, evaluation_split
+from pipeline.data.batches import batches, evaluation_split, fitting
 from pipeline.measure.engine_failure import Missing, close_engine, noted
 from pipeline.measure.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
 
@@ -27,7 +31,16 @@ if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
 Logits = NDArray[np.float32]
+CPU_BACKENDS = ("onnxruntime", "openvino")
+GRAPH = "graph:"  # before the name of a graph: ONNX Runtime's logits of it
 MIN_ENGINE_AGREEMENT = 97.0  # percent of images on which an engine and ONNX Runtime must agree on the same graph
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    runner: Runner
+    max_batch: int | None
+    on_cpu: bool
 
 
 def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
@@ -61,45 +74,63 @@ def _infer_all(
     """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<name>`); why the other engines
     do not run; and the images. RuntimeError where no engine runs.
     """
+    missing: Missing = {}
+    with ExitStack() as stack:
+        runners, spec, classes = _load_all(stack, recipe.benchmark.threads, inputs, rows, missing)
+        split = evaluation_split(recipe, classes)
+        logits = _run_all(recipe, runners, split, spec, missing)
+    if all(name.startswith(GRAPH) for name in logits):
+        raise _none_ran(missing)
+    return logits, missing, split
+
+
+def _load_all(
+    stack: ExitStack, threads: int, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]], missing: Missing
+) -> tuple[dict[str, _Loaded], Preprocess, tuple[str, ...]]:
+    """Every engine that loads here, and ONNX Runtime on their graphs; `stack` closes them. Preprocessing and classes of one."""
     from export.engines import onnxruntime_backend
 
-    missing: Missing = {}
-    runners: dict[str, tuple[Runner, int | None]] = {}
-    threads = recipe.benchmark.threads
-    with ExitStack() as stack:
-        specs: list[Preprocess] = []
-        classes: tuple[str, ...] = ()
-        for row in rows:
-            if row["status"] != "built":
-                continue
-            with noted(row["name"], missing):
-                made, name = graph_of_row(row, inputs)
-                expected = Expected(onnx_sha256=made.outputs[name])
-                sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected=expected)
-                stack.callback(close_engine, row["name"], runner, missing)
-                runners[row["name"]] = (runner, sidecar.max_batch)
-                specs.append(sidecar.preprocess_spec())
-                classes = sidecar.classes
-        for row in {row["graph"]: row for row in rows if row["name"] in runners}.values():
+    runners: dict[str, _Loaded] = {}
+    sidecars: list[Sidecar] = []
+    for row in rows:
+        if row["status"] != "built":
+            continue
+        with noted(row["name"], missing):
             made, name = graph_of_row(row, inputs)
-            # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
-            graph = onnxruntime_backend.load(made.path(name), threads, literal=name.startswith("fp8"))
-            runners[f"graph:{row['graph']}"] = (stack.enter_context(graph), None)
-        if not specs:
-            raise _none_ran(missing)
-        split = evaluation_split(recipe, classes)
-        collected: dict[str, list[Logits]] = {name: [] for name in runners}
-        for images, _ in batches(split, specs[0], recipe.evaluate.batch_size, title="evaluating engines"):
-            for name, (runner, max_batch) in runners.items():
-                if name in missing:
-                    continue
-                # a graph that ONNX Runtime cannot compute is an error of the stage: no engine could be compared with it
-                with noted(name, None if name.startswith("graph:") else missing):
-                    collected[name] += infer_in_chunks(runner, images, max_batch)
-        ran = {name: np.concatenate(parts) for name, parts in collected.items() if name not in missing}
-    if all(name.startswith("graph:") for name in ran):
+            expected = Expected(onnx_sha256=made.outputs[name])
+            sidecar, runner = load_engine(inputs["build"].folder / row["name"], threads, expected=expected)
+            stack.callback(close_engine, row["name"], runner, missing)
+            runners[row["name"]] = _Loaded(runner, sidecar.max_batch, row["backend"] in CPU_BACKENDS)
+            sidecars.append(sidecar)
+    for row in {row["graph"]: row for row in rows if row["name"] in runners}.values():
+        made, name = graph_of_row(row, inputs)
+        # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
+        graph = onnxruntime_backend.load(made.path(name), threads, literal=name.startswith("fp8"))
+        runners[f"{GRAPH}{row['graph']}"] = _Loaded(stack.enter_context(graph), None, True)
+    if not sidecars:
         raise _none_ran(missing)
-    return ran, missing, split
+    return runners, sidecars[0].preprocess_spec(), sidecars[-1].classes
+
+
+def _run_all(
+    recipe: "Recipe", runners: Mapping[str, _Loaded], split: ImageSplit, spec: Preprocess, missing: Missing
+) -> dict[str, Logits]:
+    """Logits by name. A CPU's engines of few threads run side by side, so that no core is idle; a GPU's in turn."""
+    collected: dict[str, list[Logits]] = {name: [] for name in runners}
+
+    def infer(images: NDArray[np.uint8], name: str) -> None:
+        # a graph that ONNX Runtime cannot compute is an error of the stage: no engine could be compared with it
+        with noted(name, None if name.startswith(GRAPH) else missing):
+            collected[name] += infer_in_chunks(runners[name].runner, images, runners[name].max_batch)
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // recipe.benchmark.threads)) as pool:
+        for images, _ in batches(split, spec, recipe.evaluate.batch_size, title="evaluating engines"):
+            waiting = [name for name in runners if name not in missing]
+            list(pool.map(partial(infer, images), [name for name in waiting if runners[name].on_cpu]))
+            for name in waiting:
+                if not runners[name].on_cpu:
+                    infer(images, name)
+    return {name: np.concatenate(parts) for name, parts in collected.items() if name not in missing}
 
 
 def graph_of_row(row: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> tuple[Artifact, str]:
@@ -113,8 +144,8 @@ def _none_ran(missing: Missing) -> RuntimeError:
 
 
 def infer_in_chunks(runner: Runner, images: NDArray[np.uint8], max_batch: int | None) -> list[Logits]:
-    """Logits of `images` (N, H, W, 3), in pieces of at most `max_batch`."""
-    size = max_batch or len(images)
+    """Logits of `images` (N, H, W, 3), in pieces of at most `max_batch`, or smaller ones where images are large."""
+    size = fitting(max_batch or len(images), *images.shape[1:3])
     return [
         np.asarray(runner.infer({INPUT: images[start : start + size]})[OUTPUT], dtype=np.float32)
         for start in range(0, len(images), size)
@@ -144,7 +175,7 @@ def evaluate_variant(
     ours = logits[row["name"]]
     top1, reference_top1 = accuracy(ours, labels), accuracy(reference, labels)
     interval = paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))
-    graph = logits[f"graph:{row['graph']}"]
+    graph = logits[f"{GRAPH}{row['graph']}"]
     failure = failure_reason(ours, graph, reference, top1, reference_top1, min_relative_top1)
     told = (failure or fallback(row["precision"], row["layers"]), row.get("fault", ""))
     return variant | {

@@ -1,14 +1,13 @@
 """BF16 engines in a whole run: unavailable with the reason where the CPU has none, built, judged and measured where it has."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from chain_run import recipe_values, run, write_recipe
+from chain_run import copy_run, recipe_values, run, write_recipe
 
 from calib.preprocess import preprocess
 from export.engines import openvino_backend
@@ -26,7 +25,7 @@ PRECISIONS = ["fp32", "int8", "bf16", "int8-bf16"]
 @pytest.fixture
 def folder(chain: Path, image_root: Path, tmp_path: Path) -> Path:
     """The chain, with OpenVINO's engines alone."""
-    folder = shutil.copytree(chain, tmp_path / "chain")
+    folder = copy_run(chain, tmp_path / "chain")
     changes = {
         "quantize": {"precisions": PRECISIONS}, "build": [{"backend": "openvino", "precisions": PRECISIONS}],
         "benchmark": {"batch_sizes": [1], "warmup_ms": 0, "rounds": 1, "calls": 1, "energy_seconds": 0, "threads": 1},

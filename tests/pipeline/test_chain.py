@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from bench.numerics import compare
-from chain_run import recipe_values, run, write_recipe
+from chain_run import copy_run, recipe_values, run, write_recipe
 from processes import Forked
 
 from calib.images import read_split
@@ -89,7 +89,7 @@ def test_nothing_changed_means_nothing_runs(chain: Path, capsys: pytest.CaptureF
 def test_a_changed_value_runs_only_what_depends_on_it(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shutil.copytree(chain, tmp_path / "chain")
+    folder = copy_run(chain, tmp_path / "chain")
     values = yaml.safe_load((folder / "recipe.yaml").read_text())
     values["gate"] = {"min_relative_top1": 0.5}
     write_recipe(folder / "recipe.yaml", values)
@@ -101,7 +101,7 @@ def test_a_changed_value_runs_only_what_depends_on_it(
 def test_more_calibration_images_than_there_are(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shutil.copytree(chain, tmp_path / "chain")
+    folder = copy_run(chain, tmp_path / "chain")
     values = yaml.safe_load((folder / "recipe.yaml").read_text())
     values["calibrate"]["images"] = 61
     write_recipe(folder / "recipe.yaml", values)
@@ -111,7 +111,7 @@ def test_more_calibration_images_than_there_are(
 
 
 def test_a_damaged_output_is_made_again(chain: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(chain, tmp_path / "chain")
+    folder = copy_run(chain, tmp_path / "chain")
     path = folder / "runs" / "small" / "calibrate" / "calibration.npz"
     good = path.read_bytes()
     path.write_bytes(good[:100])
@@ -239,7 +239,7 @@ def test_unknown_command_is_wrong_use() -> None:
 def test_a_corrupt_image_is_named_and_earlier_results_stay(
     chain: Path, image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
 ) -> None:
-    folder = shutil.copytree(chain, tmp_path / "chain")
+    folder = copy_run(chain, tmp_path / "chain")
     root = shutil.copytree(image_root, tmp_path / "images")
     (root / split / "class_1" / "003.png").write_bytes(b"\x89PNG cut off")
     write_recipe(folder / "recipe.yaml", recipe_values(root))
@@ -284,7 +284,7 @@ def test_a_taken_over_checkpoint_gives_the_same_network(chain: Path, image_root:
 def test_a_full_disk_leaves_nothing_half(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = shutil.copytree(chain, tmp_path / "chain")
+    folder = copy_run(chain, tmp_path / "chain")
     values = yaml.safe_load((folder / "recipe.yaml").read_text())
     values["export"] = {"opset": 19}
     write_recipe(folder / "recipe.yaml", values)
@@ -348,7 +348,7 @@ def test_another_system_error_is_not_taken_for_ctrl_c(monkeypatch: pytest.Monkey
 def test_no_engine_through_the_gate_is_status_3(
     chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = shutil.copytree(chain, tmp_path / "chain")
+    folder = copy_run(chain, tmp_path / "chain")
     path = folder / "runs" / "small" / "report" / "report.json"
     shutil.rmtree(path.parent)
     evaluation = folder / "runs" / "small" / "evaluate" / "evaluation.json"

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from chain_run import copy_run
 
 from export.engines import engine as engines
 from pipeline import cli, stages
@@ -30,7 +31,7 @@ COMMANDS = cli.make_parser()._subparsers._group_actions[0].choices  # type: igno
 @pytest.fixture
 def finished(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished run to change, and the current folder."""
-    folder = shutil.copytree(tiny_run, tmp_path / "work")
+    folder = copy_run(tiny_run, tmp_path / "work")
     monkeypatch.chdir(folder)
     return folder
 

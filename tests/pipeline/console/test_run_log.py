@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chain_run import copy_run
 
 from calib.errors import InputError
 from pipeline import stages
@@ -25,7 +26,7 @@ HEADER = re.compile(r"=== \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, t2t-edge (\S+): (.
 @pytest.fixture
 def log(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The log, still to be written, of a copy of the finished run, beside which the commands run."""
-    folder = shutil.copytree(tiny_run, tmp_path / "work")
+    folder = copy_run(tiny_run, tmp_path / "work")
     monkeypatch.chdir(folder)
     path = folder / "runs" / "demo" / "log.txt"
     path.unlink()

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from calib.errors import InputError
-from calib.preprocess import load_image
+from calib.images import read_split
+from calib.preprocess import Preprocess, load_image
 from pipeline.data import overlap
+from pipeline.data.batches import batches, fitting
 from pipeline.data.dataset import open_dataset
 from pipeline.data.overlap import check_no_overlap
 from pipeline.data.remarks import remarks
@@ -205,3 +207,12 @@ def test_classes_that_train_and_val_may_not_differ_in(tmp_path: Path, breaks: An
     breaks(tmp_path / "images")
     with pytest.raises(InputError, match=message):
         open_dataset(part(tmp_path))
+
+
+def test_batches_of_large_images_are_smaller(image_root: Path) -> None:
+    """Several engines are loaded at once, and each keeps the memory of the largest batch that it has seen."""
+    assert fitting(50, 32, 32) == 50 and fitting(50, 224, 224) == 10 and fitting(1, 4096, 4096) == 1
+    split = read_split(image_root, "val")
+    spec = Preprocess(400, 300, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    sizes = [len(images) for images, _ in batches(split, spec, 10)]
+    assert max(sizes) == 4 and sum(sizes) == len(split)

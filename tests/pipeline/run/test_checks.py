@@ -1,6 +1,5 @@
 """What is bound to fail is found before anything runs: by a run before its training, and by --dry-run."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from chain_run import copy_run
 
 from calib.errors import InputError
 from pipeline.cli import main
@@ -224,7 +224,7 @@ def test_refused_before_training(
 @pytest.fixture
 def finished(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished run, and the current folder."""
-    folder = shutil.copytree(tiny_run, tmp_path / "work")
+    folder = copy_run(tiny_run, tmp_path / "work")
     monkeypatch.chdir(folder)
     return folder
 

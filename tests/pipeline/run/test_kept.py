@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from chain_run import copy_run
 
 from pipeline.artifact import read_artifact
 from pipeline.cli import main
@@ -27,7 +28,7 @@ Printed = pytest.CaptureFixture[str]
 @pytest.fixture
 def finished(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished run to change, and the current folder; nothing may train there."""
-    folder = Path(shutil.copytree(tiny_run, tmp_path / "work"))
+    folder = copy_run(tiny_run, tmp_path / "work")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(train_stage, "train", lambda *_: pytest.fail("it trains again"))
     return folder
