@@ -68,8 +68,10 @@ class Recipe(Part):
             )
         if reason := why_not(self.visualize.backend, self.visualized_precision()):
             raise ValueError(f"visualize.backend and visualize.precision: {reason}")
-        if self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
-            raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
+        if self.train.epochs == 0 and not self.model.starts_with_weights and self.model.factory is None:
+            raise ValueError(
+                "train.epochs is 0, so model.checkpoint must name the weights, or model.pretrained be true"
+            )
         return self
 
     @model_validator(mode="after")
@@ -94,7 +96,7 @@ class Recipe(Part):
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing spec of this recipe."""
-        size, part = self.model.image_size, self.preprocess
+        size, part = self.model.side, self.preprocess
         return Preprocess(size, size, part.crop_pct, part.interpolation, part.mean, part.std)
 
 

@@ -5,15 +5,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from calib.errors import InputError
 from pipeline.parts.part import Part, PositiveNumber
 
 
 class ModelPart(Part):
     """A timm model by `name` (ours included), or what `factory` ("package.module:callable") makes; `args` are its options.
 
-    `checkpoint` is where its weights come from, if not from training or the factory. `transfer` also takes one for other
-    classes or another image size: the classifier starts afresh, and `positions` says what becomes of the position
-    embedding: the checkpoint's, interpolated as upstream does, or the sinusoid of the new size.
+    `checkpoint` is where its weights come from, if not from training or the factory; with `pretrained` they are timm's own for
+    this name, from the hub or its cache. `transfer` also takes a checkpoint for other classes or another image size: the
+    classifier starts afresh, and `positions` says what becomes of the position embedding: the checkpoint's, interpolated as
+    upstream does, or the sinusoid of the new size. Without `image_size` it is the network's own (`pipeline.resolve`).
     """
 
     name: str | None = None
@@ -22,10 +24,12 @@ class ModelPart(Part):
     """Instead of name: package.module:callable, which makes the network."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Options of the network or factory."""
-    image_size: Annotated[int, Field(gt=0, le=4096)]
-    """Side of the square input, in pixels."""
+    image_size: Annotated[int, Field(gt=0, le=4096)] | None = None
+    """Side of the square input, in pixels; without it the network's own."""
     checkpoint: Path | None = None
     """A file of weights: to use as they are with train.epochs 0, else to start training from."""
+    pretrained: bool = False
+    """timm's own weights for name, from the hub or its cache."""
     transfer: bool = False
     """Take a checkpoint of other classes or another image size: the classifier starts afresh."""
     positions: Literal["interpolate", "sinusoid"] = "interpolate"
@@ -37,7 +41,26 @@ class ModelPart(Part):
             raise ValueError("name (a timm model) or factory (package.module:callable), one of the two")
         if self.transfer and self.checkpoint is None:
             raise ValueError("transfer needs a checkpoint to start from")
+        if self.pretrained and (self.name is None or self.checkpoint is not None):
+            raise ValueError(
+                "pretrained goes with name (a timm model, or hf-hub:owner/name), without checkpoint and factory"
+            )
         return self
+
+    @property
+    def side(self) -> int:
+        """Of the square input, in pixels; InputError where neither the recipe nor the network says it."""
+        if self.image_size is None:
+            raise InputError(
+                "the size of the network's images is not known", got=f"{self.label}, without model.image_size",
+                allowed="side of the square input in pixels", next_step="set model.image_size in the recipe",
+            )  # fmt: skip
+        return self.image_size
+
+    @property
+    def starts_with_weights(self) -> bool:
+        """Whether it has weights before any training here, which its own preprocessing belongs to."""
+        return self.pretrained or self.checkpoint is not None
 
     @property
     def label(self) -> str:

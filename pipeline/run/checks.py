@@ -3,22 +3,20 @@
 A training of hours must not start for a result that a later stage refuses.
 """
 
-import timm
 import torch
 
 from calib.calibration_source import draw_calibration_images
 from calib.errors import InputError
 from calib.images import ImageSplit
-from models.t2t_vit import VARIANTS
 from pipeline.console.figures import one_line
 from pipeline.data.archive import packed_train_split
-from pipeline.data.dataset import archive_of, is_packed
+from pipeline.data.dataset import archive_of, check_train_images, is_packed
 from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
 from pipeline.parts.model import ModelPart
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_file, weights_of
-from pipeline.training.network import create_network
+from pipeline.training.network import create_network, own_size
 
 _UNKNOWN_CLASSES = (
     2  # for a network whose images are not written yet: how many classes they have does not matter to its size
@@ -35,8 +33,10 @@ def check_before_running(recipe: Recipe, look: Look, *, training: bool) -> None:
     if training:
         _check_network(recipe, len(train.classes) if train is not None else _UNKNOWN_CLASSES)
     if train is not None:
-        part = recipe.calibrate
-        draw_calibration_images(part.source, train, recipe.preprocess_spec(), part.images, part.seed)
+        if recipe.train.epochs > 0:
+            check_train_images(train)
+        part, pool = recipe.calibrate, train if len(train) else look.splits()[1]
+        draw_calibration_images(part.source, pool, recipe.preprocess_spec(), part.images, part.seed)
     if training and not is_packed(recipe.data):
         look.check()
 
@@ -63,7 +63,7 @@ def _check_network(recipe: Recipe, classes: int) -> None:
 
 
 def _check_image_size(part: ModelPart, classes: int, drop_path: float) -> None:
-    """InputError unless a timm network takes one image of `part.image_size`.
+    """InputError unless a timm network takes one image of `part.side`.
 
     Asked of the meta device, which computes shapes alone, at once and without memory. It lacks some operators: what fails there
     is tried again on the CPU.
@@ -88,13 +88,13 @@ def _forward(part: ModelPart, classes: int, drop_path: float, device: str) -> No
     """Build the network on `device` and give it one image."""
     with torch.device(device), torch.inference_mode():
         model = create_network(part, classes, drop_path).eval()
-        model(torch.zeros(1, 3, part.image_size, part.image_size))
+        model(torch.zeros(1, 3, part.side, part.side))
 
 
 def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
     """Whether the network is made at the size of its own default configuration, which is not the recipe's."""
-    size = _default_size(part)
-    if size in (None, part.image_size):
+    size = own_size(part)
+    if size in (None, part.side):
         return False
     try:
         _forward(part.model_copy(update={"image_size": size}), classes, drop_path, "meta")
@@ -105,19 +105,8 @@ def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
     return True
 
 
-def _default_size(part: ModelPart) -> int | None:
-    """The side of the square image in a timm network's own default configuration; None where it has none."""
-    name = str(part.name)
-    if name in VARIANTS:
-        return VARIANTS[name].image_size
-    if not timm.is_model(name):
-        return None
-    config = timm.get_pretrained_cfg(name)
-    return int(config.input_size[-1]) if config is not None and config.input_size else None
-
-
 def _not_taken(part: ModelPart, error: Exception) -> InputError:
-    size, default = part.image_size, _default_size(part)
+    size, default = part.side, own_size(part)
     said = str(error.got) if isinstance(error, InputError) else str(error)
     other, change = default if default != size else None, "change model.image_size or model.args in the recipe"
     return InputError(

@@ -23,10 +23,12 @@ def identify(stage: Stage, recipe: Recipe, inputs: Inputs, look: Look) -> Identi
 
 
 def contents_of(stage: Stage, look: Look) -> dict[str, Contents]:
-    """The images that a stage reads, and the checkpoint that training starts from, by the names that messages call them."""
+    """The images that a stage reads, and the weights that training starts from, by the names that messages call them."""
     found = dict(look.images()) if stage.uses_images else {}
     if "calibrate" in stage.parts and (source := look.source()) is not None:
         found["calibrate.source"] = source
     if "train" in stage.parts and (checkpoint := look.checkpoint()) is not None:
         found["model.checkpoint"] = checkpoint
+    if "train" in stage.parts and (pretrained := look.pretrained()) is not None:
+        found["model.pretrained"] = pretrained
     return found

@@ -13,6 +13,8 @@ Inputs = Mapping[str, Artifact]
 _PLACES = {
     "data": ("root", "source", "origin", "splits", "columns", "check"), "model": ("checkpoint",), "calibrate": ("source",),
 }  # fmt: skip
+# Keys that a recipe has not had from the start: left out while they say nothing, so that earlier results are still this recipe's.
+_LATER: dict[str, dict[str, Any]] = {"data": {"classes": None}, "model": {"pretrained": False}}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Stage:
         """What it depends on of a recipe's plain values."""
         read = self.narrow(keys_of(values, self.parts))
         return {
-            name: {key: value for key, value in part.items() if key not in _PLACES[name]} if name in _PLACES else part
+            name: {key: value for key, value in part.items() if _decides(name, key, value)} if name in _PLACES else part
             for name, part in read.items()
         }
 
@@ -50,3 +52,9 @@ class Stage:
         """Of what it reads, where it lies: parts of a recipe with these keys alone."""
         read = keys_of(values, self.parts)
         return {name: {key: read[name][key] for key in keys} for name, keys in _PLACES.items() if name in read}
+
+
+def _decides(part: str, key: str, value: Any) -> bool:
+    """Whether a result depends on this key of a recipe."""
+    later = _LATER.get(part, {})
+    return key not in _PLACES[part] and not (key in later and value == later[key])

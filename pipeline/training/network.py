@@ -15,17 +15,21 @@ from torch import Tensor, nn
 
 import models  # noqa: F401  (registers our models with timm)
 from calib.errors import InputError
+from models.t2t_vit import VARIANTS
+from pipeline.data.hub import hub_architecture, is_on_hub, network_config
 from pipeline.parts.model import ModelPart
 
 
-def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) -> nn.Module:
+def create_network(
+    part: ModelPart, num_classes: int, drop_path: float = 0.0, *, pretrained: bool = False
+) -> nn.Module:  # fmt: skip
     """The network of `part`: normalised images (B, 3, size, size) → logits (B, num_classes), on the CPU.
 
-    A timm model has new weights; a factory's model has those that the factory gave it. InputError where there is no such
-    model, where the factory fails, or where it does not return a classifier of `num_classes` classes.
+    A timm model has new weights, or with `pretrained` timm's; a factory's model has those that the factory gave it. InputError
+    where there is no such model, where the factory fails, or where it does not return a classifier of `num_classes` classes.
     """
     if part.factory is None:
-        return _from_timm(part, num_classes, drop_path)
+        return _from_timm(part, num_classes, drop_path, pretrained)
     if drop_path > 0:
         raise InputError(
             "train.drop_path works with timm's models only, not with model.factory", got=drop_path, allowed="0",
@@ -56,30 +60,41 @@ def classifier_names(model: nn.Module) -> set[str]:
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in inside}
 
 
-def _from_timm(part: ModelPart, num_classes: int, drop_path: float) -> nn.Module:
-    """A timm model with new weights. Networks without a fixed input size (ResNet) have no argument `img_size`."""
+def own_size(part: ModelPart) -> int | None:
+    """The side of the square image in a timm network's own default configuration; None where it has none."""
     name = str(part.name)
-    if not timm.is_model(name):
+    if name in VARIANTS:
+        return VARIANTS[name].image_size
+    size = (network_config(name) or {}).get("input_size") if part.factory is None else None
+    return int(size[-1]) if size and size[-1] == size[-2] else None
+
+
+def _from_timm(part: ModelPart, num_classes: int, drop_path: float, pretrained: bool) -> nn.Module:
+    """A timm model. Networks without a fixed input size (ResNet) have no argument `img_size`."""
+    name = str(part.name)
+    if not timm.is_model(hub_architecture(name) if is_on_hub(name) else name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         raise InputError(
             "there is no such model", got=name, allowed=f"a timm model, such as {', '.join(near or ['t2t_vit_14'])}",
             next_step="set model.name; all names: python -c 'import models, timm; print(timm.list_models())'",
         )  # fmt: skip
-    options: dict[str, Any] = part.args | {"num_classes": num_classes}
+    options: dict[str, Any] = part.args | {"num_classes": num_classes, "pretrained": pretrained}
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
     try:
         try:
-            return timm.create_model(name, img_size=part.image_size, **options)
+            return timm.create_model(name, img_size=part.side, **options)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
             return timm.create_model(name, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Invalid pretrained tag" not in str(error):
+            raise
         if "drop_path_rate" in str(error):
             raise InputError(f"{name} has no drop path", got=drop_path, next_step="set train.drop_path: 0") from error
         raise InputError(
-            f"{name} cannot be made with model.args {part.args} and model.image_size {part.image_size}", got=error,
+            f"{name} cannot be made with model.args {part.args} and model.image_size {part.side}", got=error,
             allowed="arguments and an image size that this model takes",
             next_step="change model.args or model.image_size in the recipe",
         ) from error  # fmt: skip
@@ -139,7 +154,7 @@ def _signature(make: Callable[..., Any]) -> str:
 
 def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
     """InputError unless the network gives one logit per class for one image."""
-    size, training = part.image_size, model.training
+    size, training = part.side, model.training
     try:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, 3, size, size))

@@ -94,4 +94,6 @@ def training_identity(recipe: Recipe, classes: tuple[str, ...], images: int, wor
     for name in ("model", "preprocess", "train"):
         part = getattr(recipe, name).model_dump(mode="json")
         values |= {f"{name}.{key}": value for key, value in part.items() if key not in (*DECIDES_NOTHING, "checkpoint")}
+    if not values["model.pretrained"]:
+        del values["model.pretrained"]  # a training that was begun before there was this key goes on
     return values
