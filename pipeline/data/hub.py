@@ -90,6 +90,7 @@ def _from_repository(name: str, repository: str, named: str | None, fetch: bool)
             return Weights(repository, Path(found), Path(found).parent.name)
     if not fetch:
         raise InputError("the weights are not fetched yet", got=f"{repository}; a run fetches {names[0]}")
+    print(f"           fetching {names[0]} of {repository}", flush=True)
     for file in names:
         try:
             with _no_bars():
@@ -181,7 +182,7 @@ def _not_to_be_had(name: str, repository: str, file: str, error: Exception) -> I
 def _bring(file: str, place: Path) -> str:
     if file == CONFIG:
         return f"copy {place} from a machine that has it, or set model.name to a timm model and model.checkpoint to its weights"
-    return f"bring {file} and set model.checkpoint: {file} instead of model.pretrained, or copy {place} from a machine that has it"
+    return f"bring {file} and set model.checkpoint: {file} in place of model.pretrained, or copy {place} from a machine with it"
 
 
 def _said(error: Exception) -> str:

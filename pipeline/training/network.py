@@ -69,8 +69,10 @@ def own_size(part: ModelPart) -> int | None:
     return int(size[-1]) if size and size[-1] == size[-2] else None
 
 
-def _from_timm(part: ModelPart, num_classes: int, drop_path: float, pretrained: bool) -> nn.Module:
-    """A timm model. Networks without a fixed input size (ResNet) have no argument `img_size`."""
+def check_name(part: ModelPart) -> None:
+    """InputError where `model.name` is none of timm's models, ours included."""
+    if part.factory is not None:
+        return
     name = str(part.name)
     if not timm.is_model(hub_architecture(name) if is_on_hub(name) else name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
@@ -78,6 +80,12 @@ def _from_timm(part: ModelPart, num_classes: int, drop_path: float, pretrained: 
             "there is no such model", got=name, allowed=f"a timm model, such as {', '.join(near or ['t2t_vit_14'])}",
             next_step="set model.name; all names: python -c 'import models, timm; print(timm.list_models())'",
         )  # fmt: skip
+
+
+def _from_timm(part: ModelPart, num_classes: int, drop_path: float, pretrained: bool) -> nn.Module:
+    """A timm model. Networks without a fixed input size (ResNet) have no argument `img_size`."""
+    check_name(part)
+    name = str(part.name)
     options: dict[str, Any] = part.args | {"num_classes": num_classes, "pretrained": pretrained}
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
