@@ -1,7 +1,8 @@
 """A network's pretrained weights as timm finds them: its configuration, and the one file in the cache that holds the weights."""
 
-import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,84 +30,106 @@ def is_on_hub(name: str | None) -> bool:
     return (name or "").startswith(HUB)
 
 
+def timm_name(name: str, *, fetch: bool = True) -> str:
+    """What timm calls the network: a repository by its folder in the cache, where its configuration is or is put."""
+    return f"local-dir:{_hub_folder(name, fetch)}" if is_on_hub(name) else name
+
+
 def network_config(name: str) -> dict[str, Any] | None:
     """timm's configuration of the weights that `name` stands for; None of a network without any, such as a T2T-ViT.
 
-    InputError where `name` is a repository whose configuration is neither in the cache nor to be had.
+    InputError where `name` is a repository whose configuration is neither in the cache nor to be had, or has a tag that timm does
+    not know.
     """
     import timm
 
     if is_on_hub(name):
-        return _hub_config(name.removeprefix(HUB))[0]
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        return _hub_config(name)[0]
+    try:
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError as error:
+        raise _no_weights(name) from error
     return config.to_dict() if config is not None else None
 
 
-def hub_architecture(name: str) -> str:
-    """The name of timm's network in the repository `hf-hub:owner/name`."""
-    return _hub_config(name.removeprefix(HUB))[1]
+def architecture(name: str) -> str:
+    """The name of timm's network, which a repository's configuration says."""
+    return _hub_config(name)[1] if is_on_hub(name) else name
 
 
 def find_weights(name: str, *, fetch: bool = True) -> Weights:
-    """The file with the weights of `name`, which timm loads; it is downloaded into the cache where it is not there and `fetch`.
+    """The file with the weights of `name`; it is downloaded into the cache where it is not there and `fetch`.
 
     InputError where the network has no weights, or where they are not in the cache and cannot be had.
     """
+    if is_on_hub(name):
+        owner_name = name.removeprefix(HUB)
+        path = _in_repository(name, owner_name, _file_names(None), fetch, _hub_folder(name, fetch).name)
+        return Weights(owner_name, path, path.parent.name)
     config = network_config(name)
-    repository, address = (config or {}).get("hf_hub_id"), (config or {}).get("url")
+    located = config or {}
+    repository, address = located.get("hf_hub_id"), located.get("url")
     if config is None or not (repository or address):
         raise _no_weights(name)
-    if repository:
-        return _from_repository(name, repository, config.get("hf_hub_filename"), fetch)
-    return _from_address(name, str(address), fetch)
+    if not repository:
+        return _from_address(name, str(address), fetch)
+    path = _in_repository(name, str(repository), _file_names(config.get("hf_hub_filename")), fetch)
+    return Weights(str(repository), path, path.parent.name)
 
 
-def _hub_config(repository: str) -> tuple[dict[str, Any], str]:
-    from timm.models import load_model_config_from_hf
+def _hub_folder(name: str, fetch: bool = True) -> Path:
+    """The folder in the cache with the files of a repository's newest known revision."""
+    return _in_repository(name, name.removeprefix(HUB), (CONFIG,), fetch).parent
 
+
+def _hub_config(name: str) -> tuple[dict[str, Any], str]:
+    from timm.models._hub import load_model_config_from_path
+
+    folder = _hub_folder(name)
     try:
-        config, architecture, _ = load_model_config_from_hf(repository)
-    except (KeyError, json.JSONDecodeError) as error:
+        config, found, _ = load_model_config_from_path(folder)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
-            f"the {CONFIG} of {repository} is not that of a timm network", got=f"{type(error).__name__}: {_said(error)}",
-            allowed="a repository whose network timm can make", next_step="change model.name in the recipe",
+            f"the {CONFIG} of {name} is not that of a timm network",
+            got=f"{folder / CONFIG}: {type(error).__name__}: {_said(error)}", allowed="a repository whose network timm can make",
+            next_step="change model.name in the recipe",
         ) from error  # fmt: skip
-    except Exception as error:  # the hub's client raises what its own, the network's and the system's parts raise
-        raise _not_to_be_had(f"{HUB}{repository}", repository, CONFIG, error) from error
-    return config, architecture
+    return config, found
 
 
-def _from_repository(name: str, repository: str, named: str | None, fetch: bool) -> Weights:
-    """Of the files that timm tries, the first that is there: safetensors before what torch saved."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+def _in_repository(name: str, repository: str, files: tuple[str, ...], fetch: bool, revision: str = "") -> Path:
+    """Of `files`, the first that is in the cache, else the first that the repository has.
 
-    repository_id, _, revision = repository.partition("@")
-    failed: Exception | None = None
-    names = _file_names(named)
-    for file in names:
-        found = try_to_load_from_cache(repository_id, file, revision=revision or None)
+    What is in the cache is taken without asking the hub, which takes minutes to give up where there is no network.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    owner_name, _, asked = repository.partition("@")
+    revision = revision or asked
+    for file in files:
+        found = try_to_load_from_cache(owner_name, file, revision=revision or None)
         if isinstance(found, str):
-            return Weights(repository, Path(found), Path(found).parent.name)
-    if not fetch:
-        raise InputError("the weights are not fetched yet", got=f"{repository}; a run fetches {names[0]}")
-    print(f"           fetching {names[0]} of {repository}", flush=True)
-    for file in names:
+            return Path(found)
+    if not fetch and CONFIG not in files:
+        raise InputError("the weights are not fetched yet", got=f"{repository}; a run fetches {files[0]}")
+    if not constants.HF_HUB_OFFLINE:
+        print(f"           fetching {files[0]} of {repository}", flush=True)
+    failed: Exception | None = None
+    for file in files:
         try:
-            with _no_bars():
-                path = Path(hf_hub_download(repository_id, file, revision=revision or None))
-            return Weights(repository, path, path.parent.name)
-        except EntryNotFoundError as error:  # another of them may be there
+            with _quiet():
+                return Path(hf_hub_download(owner_name, file, revision=revision or None))
+        except Exception as error:  # the hub's client raises what its own, the network's and the system's parts raise
             failed = failed or error
-        except Exception as error:  # see `_hub_config`
-            raise _not_to_be_had(name, repository, names[0], error) from error
+            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
+                break  # else the repository is there, and may have another of them
     assert failed is not None
-    raise _not_to_be_had(name, repository, names[0], failed) from failed
+    raise _not_to_be_had(name, repository, files[0], failed) from failed
 
 
 def _from_address(name: str, address: str, fetch: bool) -> Weights:
     """In torch's own cache, where timm puts what has no repository."""
-    from timm.models import load_state_dict_from_hf  # noqa: F401  (timm's models are there)
     from torch.hub import download_url_to_file, get_dir
 
     file = Path(urlparse(address).path).name
@@ -134,20 +157,23 @@ def _file_names(named: str | None) -> tuple[str, ...]:
     return (f"{named.removesuffix('.bin')}.safetensors", named) if named.endswith(".bin") else (named,)
 
 
-class _no_bars:
-    """The hub's own progress bars move the cursor, which a log cannot show."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The hub's own progress bars move the cursor, and it tells of each try without a network: a log shows neither well."""
+    from logging import ERROR
 
-    def __enter__(self) -> None:
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-        self.before = are_progress_bars_disabled()
-        if not self.before:
-            disable_progress_bars()
-
-    def __exit__(self, *_: object) -> None:
-        from huggingface_hub.utils.tqdm import enable_progress_bars
-
-        if not self.before:
+    shown, level = not are_progress_bars_disabled(), logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    if shown:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
             enable_progress_bars()
 
 
@@ -168,10 +194,10 @@ def _no_weights(name: str) -> InputError:
 
 
 def _not_to_be_had(name: str, repository: str, file: str, error: Exception) -> InputError:
-    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+    from huggingface_hub import constants
 
-    offline = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{type(error).__name__}: {_said(error)}"
-    folder = f"{HF_HUB_CACHE}/models--{repository.partition('@')[0].replace('/', '--')}"
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{type(error).__name__}: {_said(error)}"
+    folder = f"{constants.HF_HUB_CACHE}/models--{repository.partition('@')[0].replace('/', '--')}"
     return InputError(
         f"the pretrained weights of {name} are not in the cache and cannot be fetched",
         got=f"{file} of the hub repository {repository}: {offline}", allowed=f"a copy in {folder}, or a network",

@@ -1,5 +1,7 @@
 """The classes of a network that is used as it is: its outputs have an order, which the images' folders cannot change."""
 
+from pathlib import Path
+
 import timm
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -27,7 +29,7 @@ def resolve_classes(recipe: Recipe, *, unpack: bool) -> tuple[Recipe, list[str]]
     names = data.class_names
     if names is not None:
         lines = [f"classes: {counted(len(names), 'class')} of data.classes"]
-        return _with_classes(recipe, names), lines if isinstance(data.classes, tuple) is False else []
+        return _with_classes(recipe, names), lines if isinstance(data.classes, Path) else []
     if recipe.train.epochs > 0 or (is_packed(data) and not unpack):
         return recipe, []
     make_folders(data)

@@ -16,20 +16,21 @@ from torch import Tensor, nn
 import models  # noqa: F401  (registers our models with timm)
 from calib.errors import InputError
 from models.t2t_vit import VARIANTS
-from pipeline.data.hub import hub_architecture, is_on_hub, network_config
+from pipeline.data.hub import architecture, network_config, timm_name
 from pipeline.parts.model import ModelPart
 
 
 def create_network(
-    part: ModelPart, num_classes: int, drop_path: float = 0.0, *, pretrained: bool = False
+    part: ModelPart, num_classes: int, drop_path: float = 0.0, *, weights: Path | None = None
 ) -> nn.Module:  # fmt: skip
     """The network of `part`: normalised images (B, 3, size, size) → logits (B, num_classes), on the CPU.
 
-    A timm model has new weights, or with `pretrained` timm's; a factory's model has those that the factory gave it. InputError
-    where there is no such model, where the factory fails, or where it does not return a classifier of `num_classes` classes.
+    A timm model has new weights, or those of the file `weights` as timm reads them; a factory's model has those that the factory
+    gave it. InputError where there is no such model, where the factory fails, or where it does not return a classifier of
+    `num_classes` classes.
     """
     if part.factory is None:
-        return _from_timm(part, num_classes, drop_path, pretrained)
+        return _from_timm(part, num_classes, drop_path, weights)
     if drop_path > 0:
         raise InputError(
             "train.drop_path works with timm's models only, not with model.factory", got=drop_path, allowed="0",
@@ -74,7 +75,7 @@ def check_name(part: ModelPart) -> None:
     if part.factory is not None:
         return
     name = str(part.name)
-    if not timm.is_model(hub_architecture(name) if is_on_hub(name) else name):
+    if not timm.is_model(architecture(name)):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         raise InputError(
             "there is no such model", got=name, allowed=f"a timm model, such as {', '.join(near or ['t2t_vit_14'])}",
@@ -82,23 +83,23 @@ def check_name(part: ModelPart) -> None:
         )  # fmt: skip
 
 
-def _from_timm(part: ModelPart, num_classes: int, drop_path: float, pretrained: bool) -> nn.Module:
+def _from_timm(part: ModelPart, num_classes: int, drop_path: float, weights: Path | None) -> nn.Module:
     """A timm model. Networks without a fixed input size (ResNet) have no argument `img_size`."""
     check_name(part)
     name = str(part.name)
-    options: dict[str, Any] = part.args | {"num_classes": num_classes, "pretrained": pretrained}
+    options: dict[str, Any] = part.args | {"num_classes": num_classes}
+    if weights is not None:  # the file itself, so that what is loaded is what was found
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "source": ""}}
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
     try:
         try:
-            return timm.create_model(name, img_size=part.side, **options)
+            return timm.create_model(timm_name(name), img_size=part.side, **options)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            return timm.create_model(name, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "Invalid pretrained tag" not in str(error):
-            raise
+            return timm.create_model(timm_name(name), **options)
+    except (TypeError, ValueError) as error:
         if "drop_path_rate" in str(error):
             raise InputError(f"{name} has no drop path", got=drop_path, next_step="set train.drop_path: 0") from error
         raise InputError(

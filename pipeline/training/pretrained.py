@@ -20,7 +20,7 @@ def load_pretrained(part: ModelPart, classes: tuple[str, ...], drop_path: float 
     config, name = network_config(str(part.name)) or {}, str(part.name)
     weights = find_weights(name)
     try:
-        model = create_network(part, len(classes), drop_path, pretrained=True)
+        model = create_network(part, len(classes), drop_path, weights=weights.path)
     except InputError:
         raise
     except (
