@@ -36,10 +36,8 @@ def resolve_classes(recipe: Recipe, *, unpack: bool) -> tuple[Recipe, list[str]]
     train, val = _folders(data, "train"), _folders(data, "val")
     known, origin = _known(recipe.model, train | val)
     if known and train | val <= set(known) and tuple(sorted(train)) != known:
-        there = counted(len(train | val), "class")
-        return _with_classes(recipe, known), [
-            f"classes: the network's {len(known):,}, {origin}; {there} of them in {data.root}"
-        ]
+        said = f"classes: the network's {len(known):,}, {origin}; {len(train | val):,} of them in {data.root}"
+        return _with_classes(recipe, known), [said]
     if not train and len(val) > 1:
         return _with_classes(recipe, tuple(sorted(val))), []
     return recipe, []
