@@ -30,6 +30,13 @@ def is_on_hub(name: str | None) -> bool:
     return (name or "").startswith(HUB)
 
 
+def is_offline() -> bool:
+    """Whether the hub's client may ask nothing: what is not in its cache now is bound to be missing."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def timm_name(name: str, *, fetch: bool = True) -> str:
     """What timm calls the network: a repository by its folder in the cache, where its configuration is or is put."""
     return f"local-dir:{_hub_folder(name, fetch)}" if is_on_hub(name) else name
@@ -102,7 +109,7 @@ def _in_repository(name: str, repository: str, files: tuple[str, ...], fetch: bo
 
     What is in the cache is taken without asking the hub, which takes minutes to give up where there is no network.
     """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     owner_name, _, asked = repository.partition("@")
@@ -113,7 +120,7 @@ def _in_repository(name: str, repository: str, files: tuple[str, ...], fetch: bo
             return Path(found)
     if not fetch and CONFIG not in files:
         raise InputError("the weights are not fetched yet", got=f"{repository}; a run fetches {files[0]}")
-    if not constants.HF_HUB_OFFLINE:
+    if not is_offline():
         print(f"           fetching {files[0]} of {repository}", flush=True)
     failed: Exception | None = None
     for file in files:
@@ -196,7 +203,7 @@ def _no_weights(name: str) -> InputError:
 def _not_to_be_had(name: str, repository: str, file: str, error: Exception) -> InputError:
     from huggingface_hub import constants
 
-    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{type(error).__name__}: {_said(error)}"
+    offline = "HF_HUB_OFFLINE is set" if is_offline() else f"{type(error).__name__}: {_said(error)}"
     folder = f"{constants.HF_HUB_CACHE}/models--{repository.partition('@')[0].replace('/', '--')}"
     return InputError(
         f"the pretrained weights of {name} are not in the cache and cannot be fetched",

@@ -11,6 +11,7 @@ from calib.images import ImageSplit
 from pipeline.console.figures import one_line
 from pipeline.data.archive import packed_train_split
 from pipeline.data.dataset import archive_of, check_train_images, is_packed
+from pipeline.data.hub import find_weights, is_offline
 from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
 from pipeline.parts.model import ModelPart
@@ -50,7 +51,7 @@ def _training_images(data: DataPart, look: Look) -> ImageSplit | None:
 
 
 def _check_network(recipe: Recipe, classes: int) -> None:
-    """The network is there and takes the recipe's images; the checkpoint can be read."""
+    """The network is there and takes the recipe's images; the checkpoint can be read, and pretrained weights can be had."""
     part = recipe.model
     drop_path = recipe.train.drop_path if recipe.train.epochs > 0 else 0.0
     with torch.random.fork_rng(devices=[]):  # what is made here must not change what training draws
@@ -58,6 +59,8 @@ def _check_network(recipe: Recipe, classes: int) -> None:
             create_network(part, classes, drop_path)
         else:
             _check_image_size(part, classes, drop_path)
+    if part.pretrained and is_offline():
+        find_weights(str(part.name))
     if part.checkpoint is not None:
         weights_of(read_file(part.checkpoint), part.checkpoint)
 

@@ -12,6 +12,7 @@ from timm.data import ImageNetInfo
 
 from calib.errors import InputError
 from pipeline.cli import main
+from pipeline.console.exit_status import WRONG_INPUT
 from pipeline.recipe import Recipe
 from pipeline.stages import run_stages
 
@@ -56,6 +57,20 @@ def test_a_validation_folder_alone(values: dict, tmp_path: Path, capsys: pytest.
     assert evaluation["dataset"]["classes"] == 1000 and len(evaluation["dataset"]["classes_without_images"]) == 997
     assert main(["evaluate", *where, "--dry-run"]) == 0
     assert "would run" not in capsys.readouterr().out, "what is filled in is the same again"
+
+
+def test_a_dry_run_offline_knows_what_is_bound_to_fail(
+    values: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump(values | {"model": {"name": "test_resnet", "pretrained": True}})
+    )
+    where = ["--recipe", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--run", "small"]
+    assert main(["evaluate", *where, "--dry-run"]) == WRONG_INPUT
+    said = capsys.readouterr().err
+    assert (
+        "model.safetensors of the hub repository timm/test_resnet" in said and "next: bring model.safetensors" in said
+    )
 
 
 def test_training_needs_images_to_train_on(values: dict, tmp_path: Path) -> None:
