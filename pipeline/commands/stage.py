@@ -131,9 +131,9 @@ def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: 
     resolved = resolve(recipe, unpack=False)
     planned = plan_stages(resolved.recipe, folder, last, resolved.look)
     check_plan(resolved.recipe, planned, resolved.look)
-    for line in resolved.lines:
-        print(f"{'':>13}{line}")
     print_plan(planned)
+    for line in resolved.lines:
+        print(f"{'':>2}{line}")
     command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
     print(f"  nothing was written; next: {command}")
     options.document |= {"dry_run": True, "stages": [asdict(row) for row in planned], "next": command}
