@@ -17,6 +17,7 @@ from calib.findings import (
     SHOWN,
     Problem,
     constant_colour,
+    drawn_from_evaluation,
     leaked,
     missing_classes,
     nearly_leaked,
@@ -108,6 +109,8 @@ class Audit:
         return f"{min(self.per_class)} to {max(self.per_class)} images of each of {len(self.per_class)}"
 
     def _overlap(self) -> str:
+        if not self.leak.pixels:
+            return "not compared: the set is drawn from them"
         files = f"files of {self.leak.files:,} and " if self.leak.files else ""
         found = f"{len(self.leak.same)} in the set" if self.leak.same else "none in the set"
         return f"{found}; {files}pixels of {self.leak.pixels:,} evaluation images compared ({self.seconds:.0f} s)"
@@ -123,6 +126,7 @@ class Against:
     """What a set is held against: the spec, the model's classes, both splits, and the network where there is one.
 
     `files` are the set's image files in order, which our own code read as red, green, blue; () where it has none.
+    `from_evaluation`: the set is drawn from the evaluation images, because there are no others.
     """
 
     spec: Preprocess
@@ -130,10 +134,15 @@ class Against:
     evaluation: ImageSplit
     files: Sequence[Path] = ()
     logits: Logits | None = None
+    from_evaluation: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+    def without_images(self) -> frozenset[str]:
+        """The classes that no calibration image can be of, because the images to draw from have none."""
+        return frozenset((self.evaluation if self.from_evaluation else self.train).without_images())
 
 
 def audit_calibration_set(calibration: CalibrationSet, against: Against, track: Track = silent) -> Audit:
@@ -147,7 +156,9 @@ def audit_calibration_set(calibration: CalibrationSet, against: Against, track: 
     pixels = meter.pixels()
     names = calibration.names or tuple(f"image {index}" for index in range(len(calibration)))
     started = time.monotonic()
-    leak = find_leak(names, against.files, pixels, against.evaluation, against.spec, track)
+    leak = Leak([], [], 0, 0)
+    if not against.from_evaluation:
+        leak = find_leak(names, against.files, pixels, against.evaluation, against.spec, track)
     seconds = time.monotonic() - started
     labelled = bool((calibration.labels != UNKNOWN).all())
     per_class = np.bincount(calibration.labels, minlength=len(against.classes)).tolist() if labelled else None
@@ -158,10 +169,13 @@ def audit_calibration_set(calibration: CalibrationSet, against: Against, track: 
         _rounded(pixels.mean()), _rounded(pixels.std()), against.spec, round(float(pixels.grey.mean()), 4), leak,
         statistics, network, seconds,
         [
-            *too_few(len(calibration), len(duplicates)), *missing_classes(per_class, against.classes),
+            *too_few(len(calibration), len(duplicates)), *missing_classes(per_class, against.classes, against.without_images()),
             *constant_colour(names, pixels), *leaked(leak, len(calibration)), *wrong_colours(network, bool(against.files)),
         ],
-        [*off_spec(pixels, against.spec), *nearly_leaked(leak), *suspicious_colours(statistics, network)],
+        [
+            *drawn_from_evaluation(against.from_evaluation), *off_spec(pixels, against.spec), *nearly_leaked(leak),
+            *suspicious_colours(statistics, network),
+        ],
     )  # fmt: skip
 
 
@@ -183,6 +197,8 @@ def _colour_order(
 
 def _training_means(against: Against) -> NDArray[np.float64]:
     """Per-image channel means of a seeded sample of the training images, those in colour; (n, 3)."""
+    if not len(against.train):
+        return np.zeros((0, 3))
     chosen = balanced_subset(against.train, min(COLOUR_IMAGES, len(against.train)), SEED)
     images = load_batch([against.train.paths[index] for index in chosen], against.spec)
     coloured = images[~grey_images(images)]

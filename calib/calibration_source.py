@@ -1,6 +1,6 @@
 """Where calibration images come from: the training split, a folder, or an npz of images; and a seeded draw from it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +93,9 @@ def draw_calibration_images(
     if source is None:
         return draw_from_split(train, count, seed)
     if source.is_dir():
-        return _draw_from_folder(source, train.classes, count, seed)
+        return _draw_from_folder(source, train, count, seed)
     if source.suffix == ".npz" and source.is_file():
-        return _draw_from_npz(source, train.classes, spec, count, seed)
+        return _draw_from_npz(source, train, spec, count, seed)
     found = "neither a folder nor an .npz" if source.exists() else "no such file or folder"
     raise InputError(
         "calibrate.source cannot be used", got=f"{source}: {found}",
@@ -114,8 +114,9 @@ def draw_from_split(split: ImageSplit, count: int | None, seed: int) -> FileDraw
     return _files(split, balanced_subset(split, _wanted(split.root, len(split), count), seed))
 
 
-def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int | None, seed: int) -> FileDraw:
+def _draw_from_folder(source: Path, train: ImageSplit, count: int | None, seed: int) -> FileDraw:
     """Class-balanced where the folders are the model's classes; otherwise any images below, without labels."""
+    classes = train.classes
     folders = {entry.name for entry in source.iterdir() if entry.is_dir() and not is_hidden(entry.name)}
     names, left_out = _all_images(source)
     if not folders & set(classes):
@@ -135,25 +136,32 @@ def _draw_from_folder(source: Path, classes: tuple[str, ...], count: int | None,
         names += images
         labels += [label] * len(images)
     split = ImageSplit(source, classes, tuple(names), tuple(labels), left_out)
-    if missing := list(split.without_images()):
+    if missing := _could_be_there(split.without_images(), train):
         raise _missing_classes(str(source), missing, len(classes))
     return draw_from_split(split, count, seed)
 
 
 def _draw_from_npz(
-    source: Path, classes: tuple[str, ...], spec: Preprocess, count: int | None, seed: int
+    source: Path, train: ImageSplit, spec: Preprocess, count: int | None, seed: int
 ) -> ArrayDraw:  # fmt: skip
+    classes = train.classes
     stored, labels = open_images(source, len(classes), spec)
     count = _wanted(source, len(stored), count)
     if labels is None:
         chosen = _seeded(len(stored), count, seed)
         return ArrayDraw(_row_names(source, chosen), (UNKNOWN,) * count, stored, tuple(chosen))
-    missing = [name for label, name in enumerate(classes) if not (labels == label).any()]
-    if missing:
+    lacking = [name for label, name in enumerate(classes) if not (labels == label).any()]
+    if missing := _could_be_there(lacking, train):
         raise _missing_classes(str(source), missing, len(classes))
     nowhere = ("",) * len(labels)  # a balanced draw needs labels only
     chosen = balanced_subset(ImageSplit(source, classes, nowhere, tuple(labels.tolist())), count, seed)
     return ArrayDraw(_row_names(source, chosen), tuple(int(labels[row]) for row in chosen), stored, tuple(chosen))
+
+
+def _could_be_there(lacking: Sequence[str], train: ImageSplit) -> list[str]:
+    """Of the classes that a source lacks, those that the recipe's own images have: it may name more (`data.classes`)."""
+    nowhere = set(train.without_images())
+    return [name for name in lacking if name not in nowhere]
 
 
 def _row_names(source: Path, rows: list[int]) -> tuple[str, ...]:

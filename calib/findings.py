@@ -38,10 +38,14 @@ def too_few(images: int, repeated: int) -> list[Problem]:
     ]
 
 
-def missing_classes(per_class: list[int] | None, classes: tuple[str, ...]) -> list[Problem]:
-    """A set that could hold an image of every class and does not; 512 images of ImageNet's 1,000 classes are as usual."""
+def missing_classes(
+    per_class: list[int] | None, classes: tuple[str, ...], nowhere: frozenset[str] = frozenset()
+) -> list[Problem]:  # fmt: skip
+    """A set that could hold an image of every class and does not; 512 images of ImageNet's 1,000 classes are as usual. Of classes
+    that are `nowhere`, there are no images to draw."""
     missing = [name for name, count in zip(classes, per_class, strict=True) if not count] if per_class else []
-    if not missing or sum(per_class or []) < len(classes):
+    missing = [name for name in missing if name not in nowhere]
+    if not missing or sum(per_class or []) < len(classes) - len(nowhere):
         return []
     return [
         Problem(
@@ -49,6 +53,16 @@ def missing_classes(per_class: list[int] | None, classes: tuple[str, ...]) -> li
             "images of every class", f"raise calibrate.images in the recipe to at least {len(classes)}",
         )
     ]  # fmt: skip
+
+
+def drawn_from_evaluation(drawn: bool) -> list[str]:
+    """A warning, not a problem: who has evaluation images alone wants to see the chain run, and must know what it means."""
+    if not drawn:
+        return []
+    return [
+        "there are no training images, so the set is drawn from the evaluation images: ranges fit these, and the accuracy of "
+        "quantized engines may come out a little too good; calibrate.source takes other images"
+    ]
 
 
 def constant_colour(names: Sequence[str], pixels: Pixels) -> list[Problem]:

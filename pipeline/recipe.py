@@ -111,8 +111,10 @@ class Recipe(Part):
                 )
         if self.model.onnx is not None:
             self._check_onnx()
-        elif self.train.epochs == 0 and self.model.checkpoint is None and self.model.factory is None:
-            raise ValueError("train.epochs is 0, so model.checkpoint must name the weights")
+        elif self.train.epochs == 0 and not self.model.starts_with_weights and self.model.factory is None:
+            raise ValueError(
+                "train.epochs is 0, so model.checkpoint must name the weights, or model.pretrained be true"
+            )
         return self
 
     def _check_onnx(self) -> None:

@@ -15,6 +15,7 @@ from pipeline.quantize.search import sensitivity_stage
 from pipeline.quantize.search import stage as search_stage
 from pipeline.recipe import Recipe
 from pipeline.report import stage as report_stage
+from pipeline.resolve.resolve import resolve
 from pipeline.run.checks import check_before_running
 from pipeline.run.identify import contents_of, identify
 from pipeline.run.identity import Identity, differences, made_otherwise, when
@@ -85,12 +86,16 @@ def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str],
     """
     done: dict[str, Artifact] = {}
     wanted = wanted_stages(recipe, last)
-    look = Look(recipe, decode=read_artifact(run_folder / "train") is None)
     if _rank() > 0:
+        say = _silent
         wanted = wanted[: max(index for index, stage in enumerate(wanted) if stage.trains) + 1]
         time.sleep(_HEAD_START_SECONDS)
+    resolved = resolve(recipe, decode=read_artifact(run_folder / "train") is None)
+    recipe, look = resolved.recipe, resolved.look
+    for line in resolved.lines:
+        say(f"{'':>11}{line}")
     for stage in wanted:
-        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, look, _silent if _rank() > 0 else say)
+        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, look, say)
     return done[wanted[-1].name]
 
 

@@ -46,6 +46,9 @@ SEES: dict[str, set[str]] = {
         "models", "calib", "export.brought", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.parts",
         "pipeline.recipe",
     },
+    "pipeline.resolve": {
+        "calib", "export.brought", "pipeline.console", "pipeline.data", "pipeline.parts", "pipeline.recipe", "pipeline.training",
+    },
     "pipeline.measure": {
         "calib", "export.engines", "export.engines.tensorrt", "export.faults", "export.onnx_export", "export.runner",
         "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
@@ -83,18 +86,18 @@ SEES: dict[str, set[str]] = {
         "pipeline.predict", "pipeline.report.values",
     },
     "pipeline.run": {
-        "models", "calib", "export.brought", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data",
+        "calib", "export.brought", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data",
         "pipeline.device",
         "pipeline.machine", "pipeline.parts", "pipeline.recipe", "pipeline.training",
     },
     "pipeline.stages": {
         "pipeline.artifact", "pipeline.data", "pipeline.measure", "pipeline.quantize", "pipeline.quantize.search",
-        "pipeline.recipe", "pipeline.report", "pipeline.run", "pipeline.training", "pipeline.visualize",
+        "pipeline.recipe", "pipeline.report", "pipeline.resolve", "pipeline.run", "pipeline.training", "pipeline.visualize",
     },
     "pipeline.commands": {
         "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",
         "pipeline.init", "pipeline.machine", "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report",
-        "pipeline.report.values", "pipeline.run", "pipeline.stages",
+        "pipeline.report.values", "pipeline.resolve", "pipeline.run", "pipeline.stages",
     },
     "pipeline.cli": {"pipeline.commands", "pipeline.console"},
     "pipeline.__main__": {"pipeline.cli"},

@@ -20,14 +20,7 @@ _SHOWN = 4
 
 def read_file(path: Path) -> onnx.ModelProto:
     """The model in `path`, whole: weights that lie in files beside it are read in. InputError where it cannot be taken."""
-    if not path.is_file():
-        raise InputError("no such ONNX file", got=path, next_step="check the path (model.onnx in the recipe)")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise _no_onnx(path, f"{path.stat().st_size:,} bytes that cannot be read: {error}") from error
-    if not proto.graph.node:
-        raise _no_onnx(path, "a model without operators")
+    proto = read_graph(path)
     _read_external(proto, path)
     if proto.ByteSize() > MAX_BYTES:
         raise InputError(
@@ -41,6 +34,19 @@ def read_file(path: Path) -> onnx.ModelProto:
         raise InputError(
             f"{path} is not valid ONNX", got=_first_line(error), next_step="export the network again"
         ) from error
+    return proto
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """The model in `path`, without weights that lie in files beside it. InputError where it is none."""
+    if not path.is_file():
+        raise InputError("no such ONNX file", got=path, next_step="check the path (model.onnx in the recipe)")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise _no_onnx(path, f"{path.stat().st_size:,} bytes that cannot be read: {error}") from error
+    if not proto.graph.node:
+        raise _no_onnx(path, "a model without operators")
     return proto
 
 

@@ -27,6 +27,21 @@ class Interface:
     logits: str
 
 
+@dataclass(frozen=True)
+class Images:
+    """Height and width in pixels, and channels, of the images that a brought network takes; None where its file says none."""
+
+    height_width: tuple[int, int] | None
+    channels: int | None
+
+
+def read_images(proto: onnx.ModelProto, path: Path) -> Images:
+    """InputError where the network has no input for images."""
+    _, kind, shape, _ = _image_input(proto, path)
+    channels, (height, width) = _channels_and_sides(kind, shape)
+    return Images((height, width) if height and width else None, channels if channels in (1, 3) else None)
+
+
 def read_interface(
     proto: onnx.ModelProto, path: Path, spec: Preprocess, classes: int | None, output: int | str | None
 ) -> Interface:
@@ -38,7 +53,8 @@ def read_interface(
     return Interface(name, layout, batch, _read_output(proto, path, classes, output))
 
 
-def _read_input(proto: onnx.ModelProto, path: Path, spec: Preprocess) -> tuple[str, Layout, int | None]:
+def _image_input(proto: onnx.ModelProto, path: Path) -> tuple[str, int, tuple[int, ...], str]:
+    """Name, type and shape of the only input, and all three as text."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
     if len(inputs) != 1:
@@ -54,6 +70,17 @@ def _read_input(proto: onnx.ModelProto, path: Path, spec: Preprocess) -> tuple[s
             allowed="float (N, C, H, W) or (N, H, W, C), or uint8 RGB (N, H, W, 3)",
             next_step="export the network with such an input",
         )  # fmt: skip
+    return inputs[0].name, kind, shape, text
+
+
+def _channels_and_sides(kind: int, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+    """Channels, height and width, by where the channels are likely to be; 0 where they are free."""
+    last = kind == _UINT8 or (shape[3] in (1, 3) and shape[1] not in (1, 3))
+    return (shape[3], (shape[1], shape[2])) if last else (shape[1], (shape[2], shape[3]))
+
+
+def _read_input(proto: onnx.ModelProto, path: Path, spec: Preprocess) -> tuple[str, Layout, int | None]:
+    name, kind, shape, text = _image_input(proto, path)
     layouts: dict[Layout, tuple[int, int, int]] = (
         {"uint8 NHWC": (spec.height, spec.width, 3)}
         if kind == _UINT8
@@ -61,14 +88,13 @@ def _read_input(proto: onnx.ModelProto, path: Path, spec: Preprocess) -> tuple[s
     )
     for layout, wanted in layouts.items():
         if all(size in (0, want) for size, want in zip(shape[1:], wanted, strict=True)):
-            return inputs[0].name, layout, shape[0] or None
+            return name, layout, shape[0] or None
     raise _other_images(path, text, shape, kind, spec)
 
 
 def _other_images(path: Path, text: str, shape: tuple[int, ...], kind: int, spec: Preprocess) -> InputError:
     """For a file whose images have another size, or another number of channels, than the recipe's."""
-    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
-    channels, sides = (shape[3], shape[1:3]) if last or kind == _UINT8 else (shape[1], shape[2:4])
+    channels, sides = _channels_and_sides(kind, shape)
     size = str(sides[0]) if sides[0] == sides[1] else f"[{sides[0]}, {sides[1]}]"
     change = f"image_size: {size}" + (", in_chans: 1" if channels == 1 else "")
     return InputError(

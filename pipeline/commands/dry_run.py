@@ -9,6 +9,7 @@ from calib.errors import InputError
 from pipeline.artifact import MANIFEST, Artifact, read_artifact, read_manifest, size_of_file
 from pipeline.data.look import Look
 from pipeline.recipe import Recipe
+from pipeline.resolve.resolve import resolve
 from pipeline.run.checks import check_before_running
 from pipeline.run.identify import contents_of, identify
 from pipeline.run.identity import Identity, differences, when
@@ -36,8 +37,10 @@ class Planned:
 
 
 def plan_stages(recipe: Recipe, run_folder: Path, last: str, look: Look | None = None) -> list[Planned]:
-    """Every stage up to `last` that the recipe wants, in order."""
-    look = look or Look(recipe, unpack=False)
+    """Every stage up to `last` that the recipe wants, in order. With a `look`, `recipe` is a resolved one."""
+    if look is None:
+        resolved = resolve(recipe, unpack=False)
+        recipe, look = resolved.recipe, resolved.look
     done: dict[str, Artifact] = {}
     changing: set[str] = set()
     planned: list[Planned] = []

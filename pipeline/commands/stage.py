@@ -126,12 +126,14 @@ def tell_outcome(options: argparse.Namespace, last: str, artifact: "Artifact") -
 def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: str) -> None:
     from pipeline.commands.dry_run import check_plan, plan_stages, print_plan
     from pipeline.commands.outcome import where
-    from pipeline.data.look import Look
+    from pipeline.resolve.resolve import resolve
 
-    look = Look(recipe, unpack=False)
-    planned = plan_stages(recipe, folder, last, look)
-    check_plan(recipe, planned, look)
+    resolved = resolve(recipe, unpack=False)
+    planned = plan_stages(resolved.recipe, folder, last, resolved.look)
+    check_plan(resolved.recipe, planned, resolved.look)
     print_plan(planned)
+    for line in resolved.lines:
+        print(f"{'':>2}{line}")
     command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
     print(f"  nothing was written; next: {command}")
     options.document |= {"dry_run": True, "stages": [asdict(row) for row in planned], "next": command}

@@ -1,4 +1,4 @@
-"""The evaluation images, and preprocessed batches of a split."""
+"""The training and the evaluation images, and preprocessed batches of a split."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from calib.preprocess import Image, Preprocess, load_batch
 from pipeline.console.progress import track
 
 if TYPE_CHECKING:  # the device side has no pydantic
+    from pipeline.parts.data import DataPart
     from pipeline.recipe import Recipe
 
 # Of a batch on a CPU: engines keep the memory of the largest batch that they have seen, and several are loaded at once. Swin-T at
@@ -26,6 +27,15 @@ def fitting(batch_size: int, height: int, width: int) -> int:
 def evaluation_split(recipe: "Recipe", classes: tuple[str, ...]) -> ImageSplit:
     """The `val` images; their classes must be among those of the checkpoint."""
     return read_split(recipe.data.root, "val", classes, may_lack=True)
+
+
+def training_split(data: "DataPart", classes: tuple[str, ...] | None) -> ImageSplit:
+    """The `train` images, of `classes` where these are known. Where the recipe names them, any may lack, and all of `train`, too:
+    the result is then empty."""
+    named = data.classes is not None
+    if named and classes is not None and not (data.root / "train").is_dir():
+        return ImageSplit(data.root / "train", classes, (), ())
+    return read_split(data.root, "train", classes, may_lack=named)
 
 
 def batches(

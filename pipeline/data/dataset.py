@@ -8,16 +8,24 @@ from pathlib import Path
 from calib.errors import InputError
 from calib.images import ImageSplit, read_split
 from pipeline.data.archive import unpack_archive
+from pipeline.data.batches import training_split
 from pipeline.data.sources import write_folders
 from pipeline.parts.data import DataPart
 
 
 def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, ImageSplit]:
-    """The train and val images of `data.root`.
+    """The train and val images of `data.root`, written there first where need be (see `make_folders`).
 
-    Where `data.root` does not exist, the images of `<root>.npz` or of `data.source` are written there first; with
-    `unpack=False` that is an InputError instead.
+    With `data.classes` a class may have no images, and there may be no train images at all.
     """
+    make_folders(data, unpack=unpack)
+    train = training_split(data, data.class_names)
+    return train, read_split(data.root, "val", train.classes, may_lack=True)
+
+
+def make_folders(data: DataPart, *, unpack: bool = True) -> None:
+    """Where `data.root` does not exist, write the images of `<root>.npz` or of `data.source` there; with `unpack=False` that is
+    an InputError instead."""
     archive = archive_of(data)
     if not unpack and is_packed(data):
         origin = archive if archive.is_file() else f"{data.source} {data.origin}"
@@ -33,8 +41,15 @@ def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, Im
         with _lock(lock):
             if not data.root.is_dir():
                 _write_out(data)
-    train = read_split(data.root, "train")
-    return train, read_split(data.root, "val", train.classes, may_lack=True)
+
+
+def check_train_images(train: ImageSplit) -> None:
+    """InputError where there is nothing to train on."""
+    if not len(train):
+        raise InputError(
+            "there are no images to train on", got=f"no folder {train.root}", allowed=f"{train.root}/<class>/*.jpg|png",
+            next_step="add them, or set train.epochs: 0 to take the network's weights as they are",
+        )  # fmt: skip
 
 
 def archive_of(data: DataPart) -> Path:
@@ -61,7 +76,8 @@ def _check_written(data: DataPart, partial: Path) -> None:
     """InputError unless there are train and val images, val's of classes of train. Checked before the folder becomes `data.root`:
     what is there is never written again, so a corrected recipe would go on reading the wrong images."""
     try:
-        read_split(partial, "val", read_split(partial, "train").classes, may_lack=True)
+        train = read_split(partial, "train", data.class_names, may_lack=data.classes is not None)
+        read_split(partial, "val", train.classes, may_lack=True)
     except InputError as error:
         raise InputError(
             f"{data.source} {data.origin} does not make a data set: {error.what}", got=error.got, allowed=error.allowed,

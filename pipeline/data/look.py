@@ -11,6 +11,7 @@ from calib.preprocess import IMAGE_SUFFIXES
 from pipeline.console.figures import counted
 from pipeline.data.content import Contents, read_contents
 from pipeline.data.dataset import open_dataset
+from pipeline.data.hub import find_weights
 from pipeline.recipe import Recipe
 
 _SHOWN = 5  # damaged images in a message
@@ -19,13 +20,14 @@ _SHOWN = 5  # damaged images in a message
 class Look:
     """One look at the images of `recipe`: what it finds is kept until `forget`, so that its stages need not look again.
 
-    Without `unpack`, images that are still packed are an InputError: nothing is written. With `decode`, an image that is read is
-    decoded as well, which `check` would else read it for a second time.
+    Without `unpack`, images that are still packed, and weights that are not fetched, are an InputError: nothing is written. With
+    `decode`, an image that is read is decoded as well, which `check` would else read it for a second time.
     """
 
     def __init__(self, recipe: Recipe, *, unpack: bool = True, decode: bool = False) -> None:
         self._data, self._source = recipe.data, recipe.calibrate.source
         self._checkpoint, self._onnx = recipe.model.checkpoint, recipe.model.onnx
+        self._pretrained = recipe.model.name if recipe.model.pretrained else None
         self._unpack, self._decode = unpack, decode and recipe.data.check
         self.forget()
 
@@ -55,6 +57,12 @@ class Look:
     def checkpoint(self) -> Contents | None:
         """What `model.checkpoint` holds, of no files where it is missing; None where the recipe has none."""
         return None if self._checkpoint is None else self._read_file("model.checkpoint", self._checkpoint)
+
+    def pretrained(self) -> Contents | None:
+        """What the file with the weights of `model.pretrained` holds, fetched where it must be and may; None without them."""
+        if self._pretrained is None:
+            return None
+        return self._read_file("model.pretrained", find_weights(self._pretrained, fetch=self._unpack).path)
 
     def onnx(self, beside: Callable[[Path], Sequence[str]]) -> Contents | None:
         """What `model.onnx` holds, with the files that are `beside` it; of no files where it is missing; None where the recipe

@@ -10,6 +10,10 @@ def remarks(train: ImageSplit, val: ImageSplit) -> list[str]:
     """A line for each thing that a person should know of these images."""
     left_out = [f"{split.root}/{name}" for split in (train, val) for name in split.left_out]
     lines = [left_out_line(left_out)] if left_out else []
+    if not len(train):
+        lines.append(
+            f"no images in {train.root}: nothing is trained, and calibration draws from calibrate.source or {val.root}"
+        )
     if missing := val.without_images():
         lines.append(f"warning: {without_images(missing, len(val.classes))}")
     return lines

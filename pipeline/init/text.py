@@ -58,14 +58,14 @@ def _model(choice: Choice) -> list[str]:
         *_comment(f"{network}: {reasons[network]}. {size}: {reasons[size]}."),
         f"model: {{name: {network}, image_size: {choice.side}}}",
         *_comment(
-            "With weights of ImageNet fewer images are enough: a file of them, its mean and std in preprocess, train.lr 1.0e-4 "
-            "(docs/bring-your-own.md), and in place of the line above:"
+            "With weights of ImageNet fewer images are enough. They bring their own size, mean and std, and how to train them "
+            "follows from the number of images: leave preprocess and train out (docs/models.md). In place of the line above:"
         ),
         f"# {PRETRAINED}",
     ]  # fmt: skip
 
 
-PRETRAINED = "model: {name: t2t_vit_14, image_size: 224, checkpoint: 81.5_T2T_ViT_14.pth.tar, transfer: true}"
+PRETRAINED = "model: {name: resnet18.a1_in1k, pretrained: true}"
 
 
 def _train(choice: Choice) -> list[str]:

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.parts.part import Part
+from calib.errors import InputError
+from pipeline.parts.part import LEFT_OUT, Part
+
+ClassName = Annotated[str, Field(min_length=1)]
 
 
 class DataPart(Part):
@@ -14,7 +17,9 @@ class DataPart(Part):
     `source` webdataset: `origin` is a folder of shards, `splits` are globs in it; huggingface: `origin` is a data set's name
     or folder, `splits` its splits, `columns` image and label. docs/training.md says more.
 
-    With `check`, all images are decoded once before the first training step.
+    `classes` are the names of the class folders in the order of the network's outputs, or a file with one a line; without it
+    they are the folders, sorted by name. With it a class may have no images. With `check`, all images are decoded once before
+    the first training step.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -31,6 +36,10 @@ class DataPart(Part):
     """Train and val: globs of shards, or the data set's splits."""
     columns: tuple[str, str] = ("image", "label")
     """huggingface: the columns of image and label."""
+    classes: Annotated[tuple[ClassName, ...] | Path | None, LEFT_OUT] = None
+    """Names of the class folders in the order of the network's outputs, or a file with one a line. Without it: the folders of
+    train, sorted by name.
+    """
     check: bool = True
     """Decode all images once before the first training step, so that damaged ones are named at once."""
 
@@ -39,3 +48,30 @@ class DataPart(Part):
         if (self.source == "folders") != (self.origin is None):
             raise ValueError("origin goes with source webdataset (a folder of shards) or huggingface (a data set)")
         return self
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names that `classes` gives, of its file where it names one; None without."""
+        return read_class_names(self.classes) if isinstance(self.classes, Path) else self.classes
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The lines of a file, one class each; InputError where it cannot be read, or where a name is missing, given twice or
+    cannot be a folder's."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            "data.classes cannot be read", got=f"{path}: {getattr(error, 'strerror', None) or error}",
+            allowed="a text file, one class a line, in the order of the network's outputs", next_step="correct data.classes",
+        ) from error  # fmt: skip
+    names = names[:-1] if names and not names[-1] else names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    unfit = [name for name in names if not name or name.startswith(".") or set(name) & set("/\\\0")]
+    if twice or unfit or len(names) < 2:
+        raise InputError(
+            f"{path} does not name classes", allowed="at least two different names of folders, one a line",
+            got=f"{len(names)} lines" + (f"; twice: {', '.join(twice[:5])}" if twice else "")
+            + (f"; no folder's name: {unfit[:5]}" if unfit else ""), next_step=f"edit {path}",
+        )  # fmt: skip
+    return names

@@ -8,7 +8,8 @@ from pydantic.functional_validators import PlainValidator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pipeline.parts.part import Part, PositiveNumber
+from calib.errors import InputError
+from pipeline.parts.part import LEFT_OUT, Part, PositiveNumber
 
 RGB_CHANNELS = 3
 MAX_SIDE = 4096
@@ -31,8 +32,6 @@ def shown(size: int | tuple[int, int]) -> str:
     return str(size) if isinstance(size, int) else f"[{size[0]}, {size[1]}]"
 
 
-# Left out of what is written where it says nothing: trainings from before there was such a key are not done again.
-_LEFT_OUT = Field(exclude_if=lambda value: value is None)
 _SIDE = {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}
 _SIDES = {"type": "array", "prefixItems": [_SIDE, _SIDE], "minItems": 2, "maxItems": 2}
 ImageSize = int | tuple[int, int]  # side of a square, or (height, width); pixels
@@ -48,33 +47,37 @@ class ModelPart(Part):
     """A timm model by `name` (ours included), or what `factory` ("package.module:callable") makes; `args` are its options. Or a
     finished network in an `onnx` file.
 
-    `checkpoint` is where its weights come from, if not from training or the factory. `transfer` also takes one for other
-    classes or another image size: the classifier starts afresh, and `positions` says what becomes of the position
-    embedding: the checkpoint's, interpolated as upstream does, or the sinusoid of the new size.
+    `checkpoint` is where its weights come from, if not from training or the factory; with `pretrained` they are timm's own for
+    this name, from the hub or its cache. `transfer` also takes a checkpoint for other classes or another image size: the
+    classifier starts afresh, and `positions` says what becomes of the position embedding: the checkpoint's, interpolated as
+    upstream does, or the sinusoid of the new size.
 
-    `image_size` is the side of a square, or height and width. With `in_chans` of 1 the network takes grey images. `output` names
-    the logits of a network that gives several results: a key, or a place counted from 0.
+    `image_size` is the side of a square, or height and width; without it, it is the network's own (`pipeline.resolve`). With
+    `in_chans` of 1 the network takes grey images. `output` names the logits of a network that gives several results: a key, or
+    a place counted from 0.
     """
 
     name: str | None = None
     """A network of timm, or of this project: t2t-edge models."""
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
     """Instead of name: package.module:callable, which makes the network."""
-    onnx: Annotated[Path | None, _LEFT_OUT] = None
+    onnx: Annotated[Path | None, LEFT_OUT] = None
     """Instead of name: a file with a finished network, which is not trained."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Options of the network or factory."""
-    image_size: ImageSizeKey
-    """Side of the square input in pixels, or [height, width]."""
+    image_size: ImageSizeKey | None = None
+    """Side of the square input in pixels, or [height, width]; without it the network's own."""
     in_chans: Annotated[Literal[1, 3], Field(exclude_if=lambda channels: channels == RGB_CHANNELS)] = 3
     """1 for a network that takes grey images: the graph makes them grey."""
     checkpoint: Path | None = None
     """A file of weights: to use as they are with train.epochs 0, else to start training from."""
+    pretrained: Annotated[bool, Field(exclude_if=lambda given: not given)] = False
+    """timm's own weights for name, from the hub or its cache."""
     transfer: bool = False
     """Take a checkpoint of other classes or another image size: the classifier starts afresh."""
     positions: Literal["interpolate", "sinusoid"] = "interpolate"
     """With transfer, the position embedding: the checkpoint's, interpolated, or the sinusoid of the new size."""
-    output: Annotated[Annotated[int, Field(ge=0)] | str | None, _LEFT_OUT] = None
+    output: Annotated[Annotated[int, Field(ge=0)] | str | None, LEFT_OUT] = None
     """Which of the network's results are the logits, where it gives several: a key, or a place counted from 0."""
 
     @model_validator(mode="after")
@@ -87,20 +90,39 @@ class ModelPart(Part):
             raise ValueError("an onnx file has its weights and its form: checkpoint and args go with name or factory")
         if self.transfer and self.checkpoint is None:
             raise ValueError("transfer needs a checkpoint to start from")
+        if self.pretrained and (self.name is None or self.checkpoint is not None):
+            raise ValueError(
+                "pretrained goes with name (a timm model, or hf-hub:owner/name), without checkpoint, factory and onnx"
+            )
         if self.name is not None and "in_chans" in self.args:
             raise ValueError("args.in_chans is the key in_chans itself: preprocessing has to know it, too")
         return self
 
     @property
+    def known_size(self) -> ImageSize:
+        """`image_size`; InputError where neither the recipe nor the network says it."""
+        if self.image_size is None:
+            raise InputError(
+                "the size of the network's images is not known", got=f"{self.label}, without model.image_size",
+                allowed="side of the square input in pixels, or [height, width]", next_step="set model.image_size in the recipe",
+            )  # fmt: skip
+        return self.image_size
+
+    @property
     def height_width(self) -> tuple[int, int]:
-        """Of the images that the network takes, pixels."""
-        size = self.image_size
+        """Of the images that the network takes, pixels; InputError as of `known_size`."""
+        size = self.known_size
         return (size, size) if isinstance(size, int) else size
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the network takes."""
         return (self.in_chans, *self.height_width)
+
+    @property
+    def starts_with_weights(self) -> bool:
+        """Whether it has weights before any training here, which its own preprocessing belongs to."""
+        return self.pretrained or self.checkpoint is not None
 
     @property
     def label(self) -> str:

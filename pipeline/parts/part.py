@@ -25,6 +25,8 @@ Precision = Literal[
     "int8-qat", "int8-qat-fp16", "auto", "auto-fp16", "bf16", "int8-bf16",
 ]  # fmt: skip
 Pattern = Annotated[str, AfterValidator(_compiles)]
+# Left out of what is written where it says nothing: trainings from before there was such a key are not done again.
+LEFT_OUT = Field(exclude_if=lambda value: value is None)
 
 
 class Part(BaseModel):

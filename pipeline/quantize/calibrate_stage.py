@@ -13,14 +13,13 @@ from calib.audit import Against, audit_calibration_set
 from calib.calibration import write_calibration_set
 from calib.calibration_source import DEFAULT_IMAGES, draw_calibration_images
 from calib.colour_order import Logits
-from calib.images import read_split
 from calib.preprocess import Image, Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.console.progress import track
-from pipeline.data.batches import evaluation_split
+from pipeline.data.batches import evaluation_split, training_split
 from pipeline.data.remarks import left_out_line
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
@@ -33,8 +32,9 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     """
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
-    train, part = read_split(recipe.data.root, "train", classes), recipe.calibrate
-    draw = draw_calibration_images(part.source, train, spec, part.images, part.seed)
+    train, evaluation, part = training_split(recipe.data, classes), evaluation_split(recipe, classes), recipe.calibrate
+    pool = train if len(train) else evaluation
+    draw = draw_calibration_images(part.source, pool, spec, part.images, part.seed)
     if part.images is None and len(draw.names) < DEFAULT_IMAGES:
         print(
             f"           takes all {counted(len(draw.names), 'image')} there are: calibrate.images is not in the recipe, "
@@ -44,10 +44,10 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         print(f"           {left_out_line([f'{part.source}/{name}' for name in draw.left_out])}")
     made = write_calibration_set(draw, spec, folder / "calibration.npz", track)
     with _network(inputs) as logits:
-        against = Against(spec, train, evaluation_split(recipe, classes), draw.files, logits)
+        against = Against(spec, train, evaluation, draw.files, logits, part.source is None and pool is evaluation)
         audit = audit_calibration_set(made, against, track)
     (folder / "audit.json").write_text(json.dumps(audit.to_dict(), indent=1), encoding="utf-8")
-    print(f"           calibration set from {part.source or train.root}, audited:")
+    print(f"           calibration set from {part.source or pool.root}, audited:")
     for line in audit.lines():
         print(f"           {line}")
     if audit.problems:  # then `folder` is not moved to where a finished stage is

@@ -3,7 +3,6 @@
 A training of hours must not start for a result that a later stage refuses.
 """
 
-import timm
 import torch
 
 from calib.calibration_source import draw_calibration_images
@@ -11,18 +10,17 @@ from calib.errors import InputError
 from calib.images import ImageSplit
 from export.brought.file import read_file
 from export.brought.interface import read_interface
-from models.t2t_vit import VARIANTS
 from pipeline.console.figures import one_line
 from pipeline.data.archive import packed_train_split
-from pipeline.data.dataset import archive_of, is_packed
+from pipeline.data.dataset import archive_of, check_train_images, is_packed
+from pipeline.data.hub import find_weights, is_offline
 from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
 from pipeline.parts.model import ModelPart, shown
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_file as read_checkpoint_file
 from pipeline.training.checkpoint import weights_of
-from pipeline.training.network import create_network
-from pipeline.training.outputs import logits_of
+from pipeline.training.network import create_network, logits_of, own_size
 
 _UNKNOWN_CLASSES = (
     2  # for a network whose images are not written yet: how many classes they have does not matter to its size
@@ -39,8 +37,10 @@ def check_before_running(recipe: Recipe, look: Look, *, training: bool) -> None:
     if training:
         _check_network(recipe, None if train is None else len(train.classes))
     if train is not None:
-        part = recipe.calibrate
-        draw_calibration_images(part.source, train, recipe.preprocess_spec(), part.images, part.seed)
+        if recipe.train.epochs > 0:
+            check_train_images(train)
+        part, pool = recipe.calibrate, train if len(train) else look.splits()[1]
+        draw_calibration_images(part.source, pool, recipe.preprocess_spec(), part.images, part.seed)
     if training and not is_packed(recipe.data):
         look.check()
 
@@ -54,7 +54,7 @@ def _training_images(data: DataPart, look: Look) -> ImageSplit | None:
 
 
 def _check_network(recipe: Recipe, known_classes: int | None) -> None:
-    """The network is there and takes the recipe's images; the checkpoint can be read."""
+    """The network is there and takes the recipe's images; the checkpoint can be read, and pretrained weights can be had."""
     part = recipe.model
     if part.onnx is not None:
         read_interface(read_file(part.onnx), part.onnx, recipe.preprocess_spec(), known_classes, part.output)
@@ -66,6 +66,8 @@ def _check_network(recipe: Recipe, known_classes: int | None) -> None:
             create_network(part, classes, drop_path)
         else:
             _check_image_size(part, classes, drop_path)
+    if part.pretrained and is_offline():
+        find_weights(str(part.name))
     if part.checkpoint is not None:
         weights_of(read_checkpoint_file(part.checkpoint), part.checkpoint)
 
@@ -101,7 +103,7 @@ def _forward(part: ModelPart, classes: int, drop_path: float, device: str) -> No
 
 def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
     """Whether the network is made at the size of its own default configuration, which is not the recipe's."""
-    size = _default_size(part)
+    size = own_size(part)
     if size in (None, part.image_size):
         return False
     try:
@@ -113,24 +115,13 @@ def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
     return True
 
 
-def _default_size(part: ModelPart) -> int | None:
-    """The side of the square image in a timm network's own default configuration; None where it has none."""
-    name = str(part.name)
-    if name in VARIANTS:
-        return VARIANTS[name].image_size
-    if not timm.is_model(name):
-        return None
-    config = timm.get_pretrained_cfg(name)
-    return int(config.input_size[-1]) if config is not None and config.input_size else None
-
-
 def _not_taken(part: ModelPart, error: Exception) -> InputError:
-    size, default = part.image_size, _default_size(part)
+    size, default = part.known_size, own_size(part)
     said = str(error.got) if isinstance(error, InputError) else str(error)
     other, change = default if default != size else None, "change model.image_size or model.args in the recipe"
     return InputError(
         f"the network of {part.label} does not take images {(1, *part.image_shape)}",
         got=f"model.image_size: {shown(size)}; torch says: {one_line(said) or type(error).__name__}",
-        allowed=f"{other}, the size in its own default configuration, or another that it takes" if other else None,
-        next_step=f"did you mean image_size: {other}? {change}" if other else change,
+        allowed=f"{shown(other)}, the size in its own default configuration, or another that it takes" if other else None,
+        next_step=f"did you mean image_size: {shown(other)}? {change}" if other else change,
     )  # fmt: skip

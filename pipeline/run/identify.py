@@ -24,12 +24,14 @@ def identify(stage: Stage, recipe: Recipe, inputs: Inputs, look: Look) -> Identi
 
 
 def contents_of(stage: Stage, look: Look) -> dict[str, Contents]:
-    """The images that a stage reads, and the checkpoint or ONNX file that it starts from, by what messages call them."""
+    """The images that a stage reads, and the weights or ONNX file that it starts from, by what messages call them."""
     found = dict(look.images()) if stage.uses_images else {}
     if "calibrate" in stage.parts and (source := look.source()) is not None:
         found["calibrate.source"] = source
     if "train" in stage.parts and (checkpoint := look.checkpoint()) is not None:
         found["model.checkpoint"] = checkpoint
+    if "train" in stage.parts and (pretrained := look.pretrained()) is not None:
+        found["model.pretrained"] = pretrained
     if "train" in stage.parts and (brought := look.onnx(files_beside)) is not None:
         found["model.onnx"] = brought
     return found

@@ -1,32 +1,37 @@
-"""The network of a recipe: a timm model by name (ours included), or what a user's own factory makes."""
+"""The network of a recipe: a timm model by name (ours included), or what a user's own factory makes; which of its results are the
+logits."""
 
 import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import models  # noqa: F401  (registers our models with timm)
 from calib.errors import InputError
-from pipeline.parts.model import RGB_CHANNELS, ModelPart
-from pipeline.training.outputs import logits_of, select_output
+from models.t2t_vit import VARIANTS
+from pipeline.data.hub import architecture, network_config, timm_name
+from pipeline.parts.model import RGB_CHANNELS, ImageSize, ModelPart, shown
 
 
-def create_network(part: ModelPart, num_classes: int, drop_path: float = 0.0) -> nn.Module:
+def create_network(
+    part: ModelPart, num_classes: int, drop_path: float = 0.0, *, weights: Path | None = None
+) -> nn.Module:  # fmt: skip
     """The network of `part`: normalised images (B, *part.image_shape) → logits (B, num_classes), on the CPU.
 
-    A timm model has new weights; a factory's model has those that the factory gave it. InputError where there is no such
-    model, where the factory fails, or where it does not return a classifier of `num_classes` classes.
+    A timm model has new weights, or those of the file `weights` as timm reads them; a factory's model has those that the factory
+    gave it. InputError where there is no such model, where the factory fails, or where it does not return a classifier of
+    `num_classes` classes.
     """
     if part.factory is None:
-        return select_output(_from_timm(part, num_classes, drop_path), part)
+        return select_output(_from_timm(part, num_classes, drop_path, weights), part)
     if drop_path > 0:
         raise InputError(
             "train.drop_path works with timm's models only, not with model.factory", got=drop_path, allowed="0",
@@ -57,32 +62,52 @@ def classifier_names(model: nn.Module) -> set[str]:
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in inside}
 
 
-def _from_timm(part: ModelPart, num_classes: int, drop_path: float) -> nn.Module:
-    """A timm model with new weights. Networks without a fixed input size (ResNet) have no argument `img_size`."""
+def own_size(part: ModelPart) -> ImageSize | None:
+    """The size of the images in a timm network's own default configuration; None where it has none."""
     name = str(part.name)
-    if not timm.is_model(name):
+    if name in VARIANTS:
+        return VARIANTS[name].image_size
+    size = (network_config(name) or {}).get("input_size") if part.name is not None else None
+    if not size:
+        return None
+    height, width = int(size[-2]), int(size[-1])
+    return height if height == width else (height, width)
+
+
+def check_name(part: ModelPart) -> None:
+    """InputError where `model.name` is none of timm's models, ours included."""
+    name = part.name
+    if name is not None and not timm.is_model(architecture(name)):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         raise InputError(
             "there is no such model", got=name, allowed=f"a timm model, such as {', '.join(near or ['t2t_vit_14'])}",
             next_step="set model.name; all names: python -c 'import models, timm; print(timm.list_models())'",
         )  # fmt: skip
+
+
+def _from_timm(part: ModelPart, num_classes: int, drop_path: float, weights: Path | None) -> nn.Module:
+    """A timm model. Networks without a fixed input size (ResNet) have no argument `img_size`."""
+    check_name(part)
+    name = str(part.name)
     options: dict[str, Any] = part.args | {"num_classes": num_classes}
+    if weights is not None:  # the file itself, so that what is loaded is what was found
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "source": ""}}
     if part.in_chans != RGB_CHANNELS:
         options["in_chans"] = part.in_chans
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
     try:
         try:
-            return timm.create_model(name, img_size=part.image_size, **options)
+            return timm.create_model(timm_name(name), img_size=part.known_size, **options)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            return timm.create_model(name, **options)
+            return timm.create_model(timm_name(name), **options)
     except (TypeError, ValueError) as error:
         if "drop_path_rate" in str(error):
             raise InputError(f"{name} has no drop path", got=drop_path, next_step="set train.drop_path: 0") from error
         raise InputError(
-            f"{name} cannot be made with model.args {part.args} and model.image_size {part.image_size}", got=error,
+            f"{name} cannot be made with model.args {part.args} and model.image_size {shown(part.known_size)}", got=error,
             allowed="arguments and an image size that this model takes",
             next_step="change model.args or model.image_size in the recipe",
         ) from error  # fmt: skip
@@ -161,3 +186,60 @@ def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
             f"the network of {part.label} does not give {num_classes} logits, one for each class", got=found,
             allowed=f"a tensor (1, {num_classes})", next_step="set its number of classes in model.args",
         )  # fmt: skip
+
+
+class _Select:
+    """A hook on a network: its logits in place of all that it returns."""
+
+    def __init__(self, part: ModelPart):
+        self.part = part
+
+    def __call__(self, model: nn.Module, inputs: Any, result: Any) -> Tensor:
+        return logits_of(result, self.part)
+
+
+def select_output(model: nn.Module, part: ModelPart) -> nn.Module:
+    """`model`, which from now on gives the logits that `part.output` names: in training, evaluation and export alike.
+
+    Its weights keep their names.
+    """
+    for key, hook in list(model._forward_hooks.items()):  # a factory may give the same network again
+        if isinstance(hook, _Select):
+            del model._forward_hooks[key]
+    if part.output is not None:
+        model.register_forward_hook(_Select(part))
+    return model
+
+
+def logits_of(result: Any, part: ModelPart) -> Tensor:
+    """The tensor that `part.output` names in what a network returned; a single tensor as it is.
+
+    Some networks give several in training only. InputError that lists what there is, where `part.output` names no tensor of
+    it, or where there are several and it is not set.
+    """
+    named = _named_outputs(result)
+    found = result if isinstance(result, Tensor) else named.get(str(part.output))
+    if isinstance(found, Tensor):
+        return found
+    listed = ", ".join(f"{name} {_what(value)}" for name, value in named.items()) or _what(result)
+    step = (
+        "set model.output in the recipe to the name or number of the logits" if named else "let its forward return them"
+    )
+    raise InputError(
+        f"the network of {part.label} " + ("gives no single tensor" if part.output is None else f"has no output {part.output}"),
+        got=listed, allowed="logits (images, classes)", next_step=step,
+    )  # fmt: skip
+
+
+def _named_outputs(result: Any) -> dict[str, Any]:
+    """The parts of what a network returns, by key or by place; {} of a single tensor or something else."""
+    if isinstance(result, Mapping):
+        return {str(name): value for name, value in result.items()}
+    if isinstance(result, tuple | list):
+        places = {str(place): value for place, value in enumerate(result)}
+        return places | dict(zip(getattr(result, "_fields", ()), result, strict=False))
+    return {}
+
+
+def _what(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -21,7 +21,7 @@ from export.brought.file import NETWORK, read_file
 from export.brought.interface import read_interface
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
-from pipeline.data.dataset import open_dataset
+from pipeline.data.dataset import check_train_images, open_dataset
 from pipeline.data.overlap import check_no_overlap
 from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
@@ -31,6 +31,7 @@ from pipeline.training.epochs import run_epochs
 from pipeline.training.loader import make_loaders
 from pipeline.training.log import EpochMetrics
 from pipeline.training.network import create_network
+from pipeline.training.pretrained import load_pretrained, pretrained_notes
 from pipeline.training.resume import BEST, training_identity
 from pipeline.training.state import new_state
 from pipeline.training.trainer import Trainer, accumulation, fit_batch
@@ -59,7 +60,7 @@ def take_network(recipe: Recipe, folder: Path) -> dict[str, Any]:
             proto, spec, classes = read_file(path), recipe.preprocess_spec(), train_split.classes
             read_interface(proto, path, spec, len(classes), recipe.model.output)
             onnx.save(proto, folder / NETWORK)
-            checkpoint = Checkpoint(recipe.model.label, recipe.model.image_size, classes, spec.to_dict(), {})
+            checkpoint = Checkpoint(recipe.model.label, recipe.model.known_size, classes, spec.to_dict(), {})
             write_checkpoint(checkpoint, folder / "checkpoint.pt")
             print(f"           nothing to train: {path} is a finished network", flush=True)
         world.wait()  # until the files are written
@@ -80,6 +81,8 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         if world.rank == 0:
             check_no_overlap(train_split, val_split)
         recipe = _with_fitting_batch(recipe, world)
+        if recipe.train.epochs > 0:
+            check_train_images(train_split)
         _check(recipe.train, len(train_split), world)
         spec = recipe.preprocess_spec()
         with closing(make_loaders(train_split, val_split, spec, recipe.train, world)) as loaders:
@@ -93,7 +96,7 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             images = counted(len(val_split), "image")
             print(f"           top-1 {notes['top1']:.2f} % on {images} ({notes['weights']})", flush=True)
         world.wait()  # until the checkpoint is written
-        return notes
+        return notes | pretrained_notes(recipe.model)
 
 
 def _with_fitting_batch(recipe: Recipe, world: World) -> Recipe:
@@ -144,7 +147,7 @@ def _check(part: TrainPart, images: int, world: World) -> None:
 
 
 def _take_over(recipe: Recipe, split: ImageSplit, trainer: Trainer) -> tuple[nn.Module, dict[str, Any]]:
-    """The weights of `model.checkpoint`, or of `model.factory`, evaluated but not trained."""
+    """The weights of `model.checkpoint`, `model.pretrained` or `model.factory`, evaluated but not trained."""
     started = time.monotonic()
     model, weights = _given_weights(recipe, split, trainer.world)
     (top1,) = trainer.measure([model.to(trainer.world.device)], "evaluating")
@@ -153,17 +156,21 @@ def _take_over(recipe: Recipe, split: ImageSplit, trainer: Trainer) -> tuple[nn.
 
 
 def _given_weights(recipe: Recipe, split: ImageSplit, world: World) -> tuple[nn.Module, str]:
-    if recipe.model.checkpoint is None:  # then there is a factory: the recipe was checked for that
+    if not recipe.model.starts_with_weights:  # then there is a factory: the recipe was checked for that
         return create_network(recipe.model, len(split.classes)), "model.factory"
-    loaded = load_checkpoint(recipe.model, split.classes, recipe.preprocess_spec())
+    if recipe.model.pretrained:
+        loaded = load_pretrained(recipe.model, split.classes)
+    else:
+        loaded = load_checkpoint(recipe.model, split.classes, recipe.preprocess_spec())
     if world.rank == 0:
         say_loaded(loaded)
     if loaded.fresh_classifier:
         raise InputError(
-            "the checkpoint is for other classes, so its classifier has to be trained", got="train.epochs: 0",
-            allowed="at least 1", next_step="set train.epochs, or take a checkpoint for these classes",
+            "the weights are for other classes, so the classifier has to be trained",
+            got=f"train.epochs: 0, {counted(len(split.classes), 'class')} of images", allowed="at least 1 epoch",
+            next_step="set train.epochs, take weights for these classes, or name the network's classes in data.classes",
         )  # fmt: skip
-    return loaded.model, "model.checkpoint"
+    return loaded.model, "model.pretrained" if recipe.model.pretrained else "model.checkpoint"
 
 
 def _train(recipe: Recipe, split: ImageSplit, trainer: Trainer, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -196,4 +203,4 @@ def _is_best(history: list[EpochMetrics]) -> bool:
 def _write(model: nn.Module, recipe: Recipe, classes: tuple[str, ...], path: Path) -> None:
     part, weights = recipe.model, dict(model.state_dict())
     spec = recipe.preprocess_spec().to_dict()
-    write_checkpoint(Checkpoint(part.label, part.image_size, classes, spec, weights), path)
+    write_checkpoint(Checkpoint(part.label, part.known_size, classes, spec, weights), path)

@@ -23,6 +23,7 @@ from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
 from pipeline.training.log import EpochMetrics
 from pipeline.training.network import classifier_names, create_network
+from pipeline.training.pretrained import load_pretrained
 from pipeline.training.weights import load_checkpoint, say_loaded
 
 
@@ -92,11 +93,14 @@ def make_state(model: nn.Module, part: TrainPart, updates_per_epoch: int, world:
 
 
 def _first_weights(recipe: Recipe, classes: tuple[str, ...], world: World) -> nn.Module:
-    """The network that training starts with: with new weights, or those of `model.checkpoint`."""
+    """The network that training starts with: with new weights, those of `model.checkpoint` or timm's pretrained ones."""
     drop_path = recipe.train.drop_path
-    if recipe.model.checkpoint is None:
+    if not recipe.model.starts_with_weights:
         return create_network(recipe.model, len(classes), drop_path)
-    start = load_checkpoint(recipe.model, classes, recipe.preprocess_spec(), drop_path)
+    if recipe.model.pretrained:
+        start = load_pretrained(recipe.model, classes, drop_path)
+    else:
+        start = load_checkpoint(recipe.model, classes, recipe.preprocess_spec(), drop_path)
     if world.rank == 0:
         say_loaded(start)
     return start.model

@@ -33,7 +33,10 @@ class Loaded:
 
 
 def build_model(checkpoint: Checkpoint, part: ModelPart) -> nn.Module:
-    """The network of one of our checkpoints, on the CPU, in eval mode, created as `part` says and not as the file says."""
+    """The network of one of our checkpoints, on the CPU, in eval mode, created as `part` says and not as the file says; of a part
+    that leaves the size open it is the file's."""
+    if part.image_size is None:
+        part = part.model_copy(update={"image_size": checkpoint.image_size})
     model = create_network(part, len(checkpoint.classes))
     _check_fit(model, checkpoint.state_dict, f"the checkpoint of {checkpoint.model}", set())
     model.load_state_dict(checkpoint.state_dict)

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -410,3 +411,24 @@ def test_a_grey_jpeg_is_grey(tmp_path: Path) -> None:
     tinted = grey.copy()
     tinted[3, 4] = (255, 0, 0)
     assert grey_images(np.stack([grey, jpeg, tinted])).tolist() == [True, True, False]
+
+
+def test_a_class_that_no_image_can_be_of_is_no_objection(splits, images) -> None:
+    """`data.classes` may name more classes than there are images of; one that the training images have must be there."""
+    train, val = (replace(split, classes=(*split.classes, "nowhere")) for split in splits)
+    audit = audit_calibration_set(CalibrationSet(*images), Against(SPEC, train, val))
+    audit.refuse()
+    assert audit.per_class is not None and audit.per_class[-1] == 0
+
+
+def test_a_set_drawn_from_the_evaluation_images_is_a_warning(splits) -> None:
+    """There is nothing else to draw from: comparing the two would only say so again."""
+    train, val = splits
+    none = replace(train, names=(), labels=())
+    made = CalibrationSet(load_batch(list(val.paths), SPEC), np.asarray(val.labels))
+    audit = audit_calibration_set(made, Against(SPEC, none, val, val.paths, from_evaluation=True))
+    audit.refuse()
+    assert "drawn from the evaluation images" in audit.warnings[0]
+    assert "evaluation not compared: the set is drawn from them" in audit.lines()
+    with pytest.raises(InputError, match="are evaluation images"):
+        audit_calibration_set(made, Against(SPEC, train, val, val.paths)).refuse()

@@ -317,6 +317,15 @@ def test_an_unfit_folder(
     assert {path.name for path in tmp_path.iterdir()} <= {"source"}  # nothing half-written stays
 
 
+def test_a_source_needs_no_image_of_a_class_that_the_recipe_has_none_of(
+    image_root: Path, train: ImageSplit, spec: Preprocess, tmp_path: Path
+) -> None:
+    """`data.classes` may name more classes than there are images of, in whatever order."""
+    named = replace(train, classes=(*train.classes, "nowhere"))
+    made = draw(image_root / "val", named, spec, tmp_path, count=30)
+    assert sorted(set(made.labels.tolist())) == [0, 1, 2]
+
+
 def test_neither_a_folder_nor_an_npz(train: ImageSplit, spec: Preprocess, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no images")
     with pytest.raises(InputError, match="neither a folder nor"):

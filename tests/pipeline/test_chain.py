@@ -253,9 +253,10 @@ def test_a_corrupt_image_is_named_and_earlier_results_stay(
     assert run(folder, "predict", str(image_root / "val" / "class_0")) == DONE  # the finished run still works
 
 
-def test_a_checkpoint_for_another_class_count(
+def test_a_checkpoint_for_other_classes_or_more(
     chain: Path, image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of images of some of its classes those are evaluated; a class that it does not know is an error."""
     root = shutil.copytree(image_root, tmp_path / "images")
     for split in ("train", "val"):
         shutil.rmtree(root / split / "class_2")
@@ -263,9 +264,13 @@ def test_a_checkpoint_for_another_class_count(
     values["model"]["checkpoint"] = str(chain / "runs" / "small" / "train" / "checkpoint.pt")
     values["train"]["epochs"] = 0
     write_recipe(tmp_path / "recipe.yaml", values)
+    assert run(tmp_path, "train") == DONE
+    assert "classes: the network's 3, named in its checkpoint; 2 of them in" in capsys.readouterr().out
+    for split in ("train", "val"):
+        (root / split / "class_1").rename(root / split / "unknown")
     assert run(tmp_path, "train") == WRONG_INPUT
     printed = capsys.readouterr().err
-    assert "3" in printed and "2" in printed and "class" in printed
+    assert "trained for other classes" in printed and "unknown" in printed
 
 
 def test_a_taken_over_checkpoint_gives_the_same_network(chain: Path, image_root: Path, tmp_path: Path) -> None:

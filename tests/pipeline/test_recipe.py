@@ -154,7 +154,7 @@ def test_no_number_is_infinite(tmp_path: Path, part: str, key: str, value: str) 
             "evaluate = 5: not keys and values",
             "keys and values, of batch_size",
         ),
-        (", image_size: 32", "", "model.image_size: missing", "a whole number from 1 to 4096"),
+        (", root: data/fashion-mnist", "", "data.root: missing", "a path"),
         ("targets: [sm86,", "targets: [86,", "build.2.targets.0 = 86: ", r"text that matches ^sm\d{2,3}$"),
         ("std: [0.353, 0.353, 0.353]", "std: []", "preprocess.std = []: ", "a number above 0 or a list of 1, each"),
         (

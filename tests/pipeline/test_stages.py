@@ -93,7 +93,7 @@ def test_targets_are_part_of_the_key_where_feature_maps_are_an_engine_ahead_of_t
 
 def test_a_dry_run_tells_whose_interrupted_work_there_is(image_root: Path, tmp_path: Path) -> None:
     def reason(chosen: Recipe) -> str:
-        return plan_stages(chosen, tmp_path, "train")[0].reasons[0]
+        return plan_stages(chosen, tmp_path, "train", Look(chosen))[0].reasons[0]
 
     begun, other = recipe(image_root), recipe(image_root, train={"lr": 0.1})
     assert reason(begun) == "it has not run yet"

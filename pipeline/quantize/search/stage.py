@@ -12,7 +12,6 @@ import onnx
 
 from calib.calibration import load_calibration_set
 from calib.errors import InputError
-from calib.images import read_split
 from calib.precision.policy import NO_RULES, Decision, Layer, PolicyName, Rules, choose, complete
 from calib.precision.search import Outcome, Trial, Unit, search_budget, search_fastest
 from calib.precision.search_limits import Limits, compare, images_needed
@@ -26,7 +25,7 @@ from export.runner import Unavailable
 from pipeline.artifact import Artifact, hash_of
 from pipeline.console.figures import counted, number, quantity
 from pipeline.console.progress import track
-from pipeline.data.batches import evaluation_split
+from pipeline.data.batches import evaluation_split, training_split
 from pipeline.measure.evaluate_stage import infer_in_chunks
 from pipeline.parts.quantize import QuantizePart, SearchPart
 from pipeline.quantize.graphs import quantize_options
@@ -98,7 +97,7 @@ def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
     spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
     calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
     split = draw_search_split(
-        read_split(recipe.data.root, "train", classes), evaluation_split(recipe, classes), calibration, spec,
+        training_split(recipe.data, classes), evaluation_split(recipe, classes), calibration, spec,
         recipe.search.images, recipe.search.seed,
     )  # fmt: skip
     source = inputs["export"].path("fp32.onnx")

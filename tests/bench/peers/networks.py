@@ -117,7 +117,8 @@ def _of_run(run: Path, images: int) -> Network:
             "no such network", got=run, allowed=f"{', '.join((*RANDOM, IMAGENET))}, or the folder of a finished run",
             next_step="make export makes runs/demo",
         )  # fmt: skip
-    checkpoint, spec = read_checkpoint(train.path("checkpoint.pt")), recipe.preprocess_spec()
+    checkpoint = read_checkpoint(train.path("checkpoint.pt"))
+    spec = Preprocess.from_dict(checkpoint.preprocess)
     open_dataset(recipe.data)  # where they are not unpacked yet
     split = evaluation_split(recipe, tuple(checkpoint.classes))
     chosen = balanced_subset(split, min(images, len(split)), seed=0)

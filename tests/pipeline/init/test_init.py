@@ -19,6 +19,7 @@ from pipeline.console.exit_status import DONE, WRONG_INPUT
 from pipeline.init import choose as chosen
 from pipeline.init import link
 from pipeline.recipe import load_recipe
+from pipeline.training.network import own_size
 
 Printed = pytest.CaptureFixture[str]
 COLOURS = {"cat": (200, 60, 40), "dog": (60, 180, 60), "owl": (40, 60, 200)}  # red, green, blue
@@ -219,7 +220,8 @@ def test_the_line_in_its_comment_is_a_model(here: Path) -> None:
     (other,) = [line.removeprefix("# ") for line in lines if line.startswith("# model:")]
     lines[model] = other
     Path("other.yaml").write_text("\n".join(lines))
-    assert load_recipe(Path("other.yaml")).model.transfer
+    model = load_recipe(Path("other.yaml")).model
+    assert model.pretrained and own_size(model) == 224
 
 
 def test_mean_and_std_are_those_of_the_images(here: Path) -> None:

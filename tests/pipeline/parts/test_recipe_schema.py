@@ -52,7 +52,7 @@ def test_every_key_has_a_description() -> None:
 def test_what_is_wrong_does_not_fit() -> None:
     recipe: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text(encoding="utf-8"))
     for part, wrong in {
-        "train": {"epoch": 3}, "model": {"name": "t2t_vit_7"}, "data": {"name": "", "root": "images"},
+        "train": {"epoch": 3}, "model": {"name": "t2t_vit_7", "image_size": 0}, "data": {"name": "", "root": "images"},
         "preprocess": {"mean": [0.5, 0.5]}, "schema": 2, "gate": {"min_relative_top1": 1.5},
         "build": [{"backend": "onnx", "precisions": ["fp32"]}],
     }.items():  # fmt: skip

@@ -185,7 +185,7 @@ def test_batch_norms_and_colours_folded_into_weights(tmp_path: Path) -> None:
     assert simplify_onnx(tmp_path / "raw.onnx", tmp_path / "fp32.onnx", images[:2]).accepted
     proto = onnx.load(tmp_path / "fp32.onnx")
     assert not any(node.op_type == "BatchNormalization" for node in proto.graph.node), "this test shows nothing"
-    decisions = decide(read_layers(proto), include=["conv1.1"])
+    decisions = decide(read_layers(proto), include=["conv1.0"])
     calibration = CalibrationSet(images, np.zeros(16, np.int64))
     found = find_ranges(proto, decisions, calibration, QuantizeOptions())
     inputs = normalised(images, spec)

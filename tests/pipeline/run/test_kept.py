@@ -138,7 +138,7 @@ def test_a_finished_training_is_not_replaced_in_silence(
     said = capsys.readouterr().out
     stays = f"runs/demo/.kept/train/{manifest['key'][:16]}"
     for text in (
-        f"the finished training of {manifest['finished'][:4]}-", "recipe: train.epochs 1 → 7", "recipe: train.lr 0.0005 → 0.002",
+        f"the finished training of {manifest['finished'][:4]}-", "recipe: train.epochs 1 → 7", "recipe: train.lr 0.001 → 0.002",
         "images: train has changed (1 of 60 changed, 1 new)", "t2t_vit_mini is trained for 7 epochs on 61 images",
         "the earlier one took ", " for 1 epoch\n", stays,
     ):  # fmt: skip
@@ -147,7 +147,7 @@ def test_a_finished_training_is_not_replaced_in_silence(
 
     photo.with_name("more.png").unlink()
     photo.write_bytes(original)
-    change(finished, "train", epochs=1, lr=0.0005)
+    change(finished, "train", epochs=1, lr=0.001)
     assert main(["train"]) == DONE
     assert "train: taken back, made " in capsys.readouterr().out
     assert (earlier / "checkpoint.pt").read_bytes() == weights and trained == ["once"]
@@ -180,7 +180,7 @@ def test_a_damaged_training_is_kept_too(finished: Path, monkeypatch: pytest.Monk
     assert (aside / "checkpoint.pt").read_bytes() == b"edited by hand", (
         "the whole result of the same key has another place"
     )
-    change(finished, "train", lr=0.0005)
+    change(finished, "train", lr=0.001)
     assert main(["train"]) == DONE
     assert "train: taken back" in capsys.readouterr().out
     (place / "checkpoint.pt").write_bytes(b"once more")

@@ -376,7 +376,7 @@ def test_a_fresh_classifier_must_be_trained(tmp_path: Path, images: Path) -> Non
         mode="json", by_alias=True
     )
     values["model"]["transfer"] = True
-    with pytest.raises(InputError, match="its classifier has to be trained"):
+    with pytest.raises(InputError, match="the classifier has to be trained"):
         train(Recipe.model_validate(values), second)
     values["train"]["epochs"] = 1
     assert train(Recipe.model_validate(values), second)["epochs"] == 1
