@@ -1,15 +1,21 @@
-"""The ways to write a network as an ONNX graph of any batch, tried in this order until one works. All compute the same."""
+"""The ways to write a network as an ONNX graph, tried in this order until one works. All compute the same.
+
+All but the last give a graph for any number of images.
+"""
 
 import ast
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
+from calib.precision.closeness import compare_logits
 from export.explain import first_lines, is_data_dependent
 from export.quiet import quiet
 from export.runner import INPUT, OUTPUT
@@ -19,7 +25,12 @@ SAYS = {  # what each is, for people
     "dynamo": "torch.export",
     "dynamo-exportable": "torch.export, timm's attention written out",
     "torchscript": "TorchScript",
+    "one-image": "torch.export, for one image at a time",
 }
+ONE_IMAGE = "one-image"
+
+
+_CHECKED = 3  # images
 
 
 class NotThisWay(Exception):
@@ -36,6 +47,11 @@ class Exported:
     way: str
     failed: dict[str, str] = field(default_factory=dict)
     unfolds: tuple[str, ...] = ()
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only number of images that the graph takes; None where it takes any."""
+        return 1 if self.way == ONE_IMAGE else None
 
 
 class NoWay(Exception):
@@ -65,15 +81,20 @@ def write_graph(network: nn.Module, images: Tensor, opset: int) -> tuple[onnx.Mo
 
 
 def _dynamo(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        network, (images,), dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
-    )  # fmt: skip
-    assert program is not None
-    proto = program.model_proto
+    proto = _export(network, images, opset, {0: torch.export.Dim("batch")})
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
     if not batch.HasField("dim_param"):  # the exporter says nothing where the network's own code asks for that size
         raise NotThisWay(f"the network's code holds for a batch of {batch.dim_value} alone, the example's")
+    return proto
+
+
+def _export(network: nn.Module, images: Tensor, opset: int, free: dict[int, Any] | None) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        network, (images,), dynamo=True, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT],
+        dynamic_shapes=None if free is None else (free,), verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    proto = program.model_proto
     _name_folded_convolutions(proto, network)
     return proto
 
@@ -116,6 +137,21 @@ def exportable_layers(network: nn.Module) -> Iterator[None]:
             setattr(module, "fused_attn", True)  # noqa: B010
 
 
+def _one_image(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:
+    """For a network that takes any batch, but in a way that no exporter follows: engines run images one by one."""
+    import onnxruntime
+
+    proto = _export(network, images[:1], opset, None)
+    pixels = np.random.default_rng(0).integers(0, 256, (_CHECKED, *images.shape[1:]), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = np.concatenate([session.run([OUTPUT], {INPUT: pixel[None]})[0] for pixel in pixels])
+    with torch.no_grad():
+        closeness = compare_logits(network(torch.from_numpy(pixels)).numpy(), found)
+    if not closeness.near:
+        raise NotThisWay(f"its graph for one image does not compute the network: {closeness}")
+    return proto
+
+
 _WAYS: dict[str, Callable[[nn.Module, Tensor, int], onnx.ModelProto]] = {
-    "dynamo": _dynamo, "dynamo-exportable": _dynamo_exportable, "torchscript": export_torchscript,
+    "dynamo": _dynamo, "dynamo-exportable": _dynamo_exportable, "torchscript": export_torchscript, ONE_IMAGE: _one_image,
 }  # fmt: skip

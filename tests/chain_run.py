@@ -21,7 +21,8 @@ def recipe_values(root: Path) -> dict:
         "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
         "train": {
             "epochs": 5, "batch_size": 20, "warmup_epochs": 0, "lr": 5e-4, "mixup": 0, "cutmix": 0, "auto_augment": None,
-            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "ema_decay": 0, "workers": 0, "eval_every": 5,
+            "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "ema_decay": 0, "drop_path": 0.1, "clip_grad": None,
+            "workers": 0, "eval_every": 5,
         },
         "calibrate": {"images": 30},
         "build": [

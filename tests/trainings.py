@@ -34,7 +34,8 @@ EVERYTHING = {  # every random part is on: a continuation must repeat all of the
 }  # fmt: skip
 PLAIN = {
     "epochs": 2, "batch_size": 4, "warmup_epochs": 0, "mixup": 0, "cutmix": 0, "auto_augment": None,
-    "random_erasing": 0, "drop_path": 0, "ema_decay": 0, "workers": 0,
+    "random_erasing": 0, "drop_path": 0, "ema_decay": 0, "workers": 0, "lr": 5e-4, "random_resize_scale": [0.08, 1.0],
+    "clip_grad": None,
 }  # fmt: skip
 PATIENCE = 240  # seconds until a test gives up on a slow machine; nothing waits so long where all is well
 

@@ -60,10 +60,7 @@ def _exported(
         proto = onnx.load(source)
         of = read_interface(proto, source, spec, len(classes), recipe.model.output)
         onnx.save(with_our_input(proto, of, spec, classes, recipe.export.opset), path)
-        if of.batch is not None:
-            print(
-                f"           the network takes {of.batch} image(s) at a time: other batches are filled up or run in several"
-            )
+        say_batch(of.batch)
         with open_reference(proto, of, spec, torch.get_num_threads()) as logits:
             yield (
                 logits,
@@ -73,6 +70,7 @@ def _exported(
     model = build_model(checkpoint, recipe.model)
     exported = export_onnx(model, spec, classes, path, opset=recipe.export.opset)
     say_way(exported)
+    say_batch(exported.fixed_batch)
     network = NormalisedModel(model, spec).eval()
     with torch.inference_mode():
         yield (
@@ -104,10 +102,16 @@ def say_way(exported: Exported) -> None:
         print(f"           exported by {SAYS[exported.way]}, which computes the same")
 
 
+def say_batch(batch: int | None) -> None:
+    """Print what a graph with a fixed batch means for every later stage."""
+    if batch is not None:
+        print(f"           the graph takes {batch} image(s) at a time: other batches are filled up or run in several")
+
+
 def _way_notes(exported: Exported) -> dict[str, Any]:
     return {
         "way": exported.way, "way_text": SAYS[exported.way], "ways_failed": exported.failed,
-        "unfolds_replaced": list(exported.unfolds),
+        "unfolds_replaced": list(exported.unfolds), "fixed_batch": exported.fixed_batch,
     }  # fmt: skip
 
 

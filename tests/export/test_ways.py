@@ -16,10 +16,11 @@ from calib.precision.closeness import compare_logits
 from calib.precision.policy import decide
 from calib.preprocess import Preprocess
 from export import ways
+from export.engines import onnxruntime_backend
 from export.explain import first_lines
 from export.graph.layers import read_layers
 from export.graph.taps import find_blocks
-from export.onnx_export import INPUT, NormalisedModel, export_onnx
+from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from export.torchscript import find_scopes
 from export.ways import Exported
@@ -51,6 +52,13 @@ class Network(nn.Module):
 class Deciding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
+
+
+class Counting(nn.Module):
+    """Takes any batch; exporters take its size for a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(int(x.shape[0]), -1) * 2
 
 
 class FixedBatch(nn.Module):
@@ -132,7 +140,7 @@ def test_decisions_and_blocks_are_the_same_by_all_ways(tmp_path: Path, monkeypat
     """Of a network that all of them can write."""
     model = network(Block(32, 2), Block(32, 2))
     found = {}
-    for way in tuple(ways._WAYS):
+    for way in ("dynamo", "dynamo-exportable", "torchscript"):
         with monkeypatch.context() as patch:
             only(patch, way)
             assert export(model, tmp_path / f"{way}.onnx").way == way
@@ -163,6 +171,18 @@ def test_a_network_for_one_batch_size_is_refused(tmp_path: Path) -> None:
         export_onnx(network(last=FixedBatch()), SPEC, tuple("abcd"), tmp_path / "raw.onnx")
     assert not any(odd in str(caught.value) for odd in ("\x1b", "GitHub", "issue")), caught.value
     assert not (tmp_path / "raw.onnx").exists()
+
+
+def test_a_network_that_exporters_follow_for_one_batch_size_is_written_for_one_image(tmp_path: Path) -> None:
+    model, path = network(last=Counting()), tmp_path / "raw.onnx"
+    found = export_onnx(model, SPEC, tuple("abcd"), path)
+    assert found.way == "one-image" and found.fixed_batch == 1 and len(found.failed) == 3
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    with torch.no_grad():
+        expected = NormalisedModel(model, SPEC).eval()(torch.from_numpy(IMAGES)).numpy()
+    with onnxruntime_backend.load(path, 1) as runner:
+        closeness = compare_logits(expected, runner.infer({INPUT: IMAGES})[OUTPUT])
+    assert closeness.same, closeness
 
 
 def test_messages_hold_no_advice_and_no_colours() -> None:

@@ -22,8 +22,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "not square": {"name": "t2t_vit_mini", "image_size": [64, 32]},
     "not square, a CNN": {"name": "resnet26", "image_size": [32, 64], "args": {"layers": [1, 1, 1, 1]}},
     "grey": {"name": "t2t_vit_mini", "image_size": 32, "in_chans": 1},
+    "several outputs, one image at a time": {
+        "factory": "several_outputs:named_outputs",
+        "image_size": 32,
+        "output": "scores",
+    },
 }
-CHANNELS = {"not square": 3, "not square, a CNN": 3, "grey": 1}
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -31,7 +35,9 @@ def test_the_whole_chain(kind: str, image_root: Path, tmp_path: Path, capsys: py
     values = recipe_values(image_root)
     values["model"] = MODELS[kind]
     values["train"] |= {"epochs": 1, "eval_every": 1, "random_crop_padding": 0.1}
-    values["preprocess"] |= {name: values["preprocess"][name][: CHANNELS[kind]] for name in ("mean", "std")}
+    values["preprocess"] |= {
+        name: values["preprocess"][name][: MODELS[kind].get("in_chans", 3)] for name in ("mean", "std")
+    }
     values["build"] = values["build"][:2]
     values["gate"] = {"min_relative_top1": 0.0}
     write_recipe(tmp_path / "recipe.yaml", values)

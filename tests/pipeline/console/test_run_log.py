@@ -92,8 +92,8 @@ def test_ctrl_c_is_its_end(log: Path, capsys: Printed, monkeypatch: pytest.Monke
     monkeypatch.setattr(stages, "_run_or_skip", interrupted)
     assert main(["train"]) == FAILED
     printed = capsys.readouterr()
-    assert printed.out == "a line" and printed.err.startswith("interrupted: ")
-    assert sorted(log.read_text().splitlines()[1:]) == sorted(["a line", printed.err.rstrip()])
+    assert printed.out.endswith("\na line") and printed.err.startswith("interrupted: ")
+    assert sorted(log.read_text().splitlines()[1:]) == sorted([*printed.out.splitlines(), printed.err.rstrip()])
 
 
 def test_a_bug_is_its_end(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
