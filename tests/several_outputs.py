@@ -1,7 +1,5 @@
 """A network of a test's recipe that gives a dict."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 
@@ -22,5 +20,5 @@ class NamedOutputs(nn.Module):
         return {"features": features, "scores": self.head(features)}
 
 
-def named_outputs(num_classes: int, **_: Any) -> nn.Module:
+def named_outputs(num_classes: int) -> nn.Module:
     return NamedOutputs(num_classes)

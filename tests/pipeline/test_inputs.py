@@ -24,6 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "grey": {"name": "t2t_vit_mini", "image_size": 32, "in_chans": 1},
     "several outputs, one image at a time": {
         "factory": "several_outputs:named_outputs",
+        "args": {"num_classes": 3},
         "image_size": 32,
         "output": "scores",
     },
@@ -34,7 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def test_the_whole_chain(kind: str, image_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = recipe_values(image_root)
     values["model"] = MODELS[kind]
-    values["train"] |= {"epochs": 1, "eval_every": 1, "random_crop_padding": 0.1}
+    values["train"] |= {"epochs": 1, "eval_every": 1, "random_crop_padding": 0.1, "drop_path": 0}
     values["preprocess"] |= {
         name: values["preprocess"][name][: MODELS[kind].get("in_chans", 3)] for name in ("mean", "std")
     }
@@ -49,6 +50,8 @@ def test_the_whole_chain(kind: str, image_root: Path, tmp_path: Path, capsys: py
     for path in (done / "export").glob("*.onnx"):
         shape = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
         assert [dim.dim_value for dim in shape[1:]] == [height, width, 3], path.name
+    notes = json.loads((done / "export" / "manifest.json").read_text())["notes"]
+    assert notes["way"] == ("one-image" if "output" in MODELS[kind] else "dynamo"), notes
     report = json.loads((done / "report" / "report.json").read_text())
     rows = {row["name"]: row for row in report["variants"]}
     assert {"onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32", "openvino-int8"} == set(rows)
