@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from calib.precision.closeness import compare_logits
 from export.runner import INPUT, OUTPUT
+from export.same_logits import compute
 
 SCOPES_KEY, CLASSES_KEY = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"  # the other exporter's names
 _BATCHES = (2, 3)  # the example's, and another
@@ -94,7 +94,7 @@ def _settle_shapes(proto: onnx.ModelProto, network: nn.Module, image: tuple[int,
     names = _from_shapes(proto)
     reshapes = [node for node in proto.graph.node if node.op_type == "Reshape" and node.input[1] in names]
     tapped = list(dict.fromkeys([*names, *(node.output[0] for node in reshapes)]))
-    runs = [_run(proto, tapped, network, batch, image) for batch in _BATCHES]
+    runs = [compute(proto, network, batch, image, tapped) for batch in _BATCHES]
     for node in reshapes:
         one, other = (np.array(found[node.output[0]].shape, np.int64) for found in runs)
         if len(one) == len(other) and (one != other).sum() <= 1:
@@ -125,26 +125,6 @@ def _from_shapes(proto: onnx.ModelProto) -> list[str]:
         else:
             taken |= dict.fromkeys(name for name in node.input if name in derived)
     return list(taken)
-
-
-def _run(
-    proto: onnx.ModelProto, names: list[str], network: nn.Module, batch: int, image: tuple[int, ...]
-) -> dict[str, NDArray[np.generic]]:
-    """The tensors `names` for `batch` random images; ValueError where the logits are not the network's."""
-    import onnxruntime
-
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(proto)
-    given = {output.name for output in tapped.graph.output}
-    tapped.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in given)
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *image), dtype=np.uint8)
-    session = onnxruntime.InferenceSession(tapped.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run([OUTPUT, *names], {INPUT: pixels})
-    with torch.no_grad():
-        closeness = compare_logits(network(torch.from_numpy(pixels)).numpy(), found[0])
-    if not closeness.near:
-        raise ValueError(f"its graph does not compute the network for a batch of {batch}: {closeness}")
-    return dict(zip(names, found[1:], strict=True))
 
 
 def _place_of_the_batch(first: NDArray[np.generic], second: NDArray[np.generic]) -> int | None:

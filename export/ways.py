@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-from calib.precision.closeness import compare_logits
 from export.explain import first_lines, is_data_dependent
 from export.quiet import quiet
 from export.runner import INPUT, OUTPUT
+from export.same_logits import compute
 from export.torchscript import CLASSES_KEY, SCOPES_KEY, export_torchscript
 
 SAYS = {  # what each is, for people
@@ -139,16 +138,8 @@ def exportable_layers(network: nn.Module) -> Iterator[None]:
 
 def _one_image(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:
     """For a network that takes any batch, but in a way that no exporter follows: engines run images one by one."""
-    import onnxruntime
-
     proto = _export(network, images[:1], opset, None)
-    pixels = np.random.default_rng(0).integers(0, 256, (_CHECKED, *images.shape[1:]), dtype=np.uint8)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = np.concatenate([session.run([OUTPUT], {INPUT: pixel[None]})[0] for pixel in pixels])
-    with torch.no_grad():
-        closeness = compare_logits(network(torch.from_numpy(pixels)).numpy(), found)
-    if not closeness.near:
-        raise NotThisWay(f"its graph for one image does not compute the network: {closeness}")
+    compute(proto, network, _CHECKED, tuple(images.shape[1:]), one_by_one=True)
     return proto
 
 
