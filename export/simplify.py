@@ -9,8 +9,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calib.precision.closeness import LIMITS, Closeness, compare_logits
+from calib.precision.closeness import Closeness, compare_logits
 from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, name_nodes, node_metadata
+
+# Between the raw and the simplified graph there is less rounding than between programs: the same kernels compute both. Largest
+# difference of logits, as it is, or of the largest logit where they are large.
+TOLERANCE, RELATIVE = 1e-4, 1e-5
 
 # On (B, T, C) tokens these wrap every Linear in two Reshapes, which engines then have to see through.
 SKIPPED = ["fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched"]
@@ -38,7 +42,9 @@ def simplify_onnx(raw: Path, simplified: Path, images: NDArray[np.uint8]) -> Sim
     try:
         after = _simplify(before)
         found = _compare(before, after, images)
-        difference, reason = found.largest, "" if found.same else f"outputs moved: {found} (allowed: {LIMITS})"
+        difference, kept = found.largest, found.largest <= TOLERANCE or found.relative <= RELATIVE
+        allowed = f"allowed: {TOLERANCE:g}, or {RELATIVE:g} of the largest"
+        reason = "" if kept else f"outputs moved by {difference:.2g}: {found} ({allowed})"
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         after, difference, reason = before, None, f"onnxsim failed: {' '.join(str(error).split())[:300]}"
     if reason:

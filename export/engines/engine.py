@@ -8,9 +8,10 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend, openvino_backend
@@ -57,6 +58,18 @@ def backend_module(backend: str) -> BackendModule:
         return tensorrt_backend
     assert backend == "tensorrt_rtx", backend
     return tensorrt_rtx_backend
+
+
+def unavailable(backends: Iterable[str], need: Literal["build", "run"]) -> dict[str, str]:
+    """Those of the backends whose engines cannot be built or run here, and why."""
+    reasons: dict[str, str] = {}
+    for backend in backends:
+        module = backend_module(backend)
+        try:
+            (module.check_available_to_build if need == "build" else module.check_available_to_run)()
+        except Unavailable as reason:
+            reasons[backend] = str(reason)
+    return reasons
 
 
 def backend_version(backend: str) -> str | None:

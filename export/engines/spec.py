@@ -7,6 +7,7 @@ from export.engines.tensorrt.options import BuildOptions
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")  # whose engines are made and run on any machine
 # Those that read INT8 in a dialect of their own: export/quantize/dialects.py.
 OWN_GRAPHS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
@@ -29,7 +30,7 @@ def in_bf16(precision: str) -> bool:
 
 def why_not(backend: str, precision: str) -> str:
     """Why a backend has no engines of a precision; "" where it has."""
-    if precision.startswith("fp8") and backend in ("onnxruntime", "openvino"):
+    if precision.startswith("fp8") and backend in CPU_BACKENDS:
         return "fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels"
     if in_bf16(precision) and backend != "openvino":
         return f"{precision} goes with openvino: it is a hint to its CPU engine, and {backend} has none"

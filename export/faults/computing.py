@@ -8,15 +8,14 @@ import onnx
 from numpy.typing import NDArray
 
 from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.spec import CPU_BACKENDS
 from export.faults.first_wrong import Compute
 from export.runner import INPUT, Runner
-
-BACKENDS = ("onnxruntime", "openvino")  # whose engines are made and run on any machine
 
 
 def on_engine(backend: str, images: NDArray[np.uint8], threads: int) -> Compute:
     """Builds an engine of each graph, loads it and gives what it makes of `images` (N, H, W, 3). RuntimeError as they do."""
-    assert backend in BACKENDS, backend
+    assert backend in CPU_BACKENDS, backend
 
     def compute(proto: onnx.ModelProto) -> NDArray[np.floating]:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,7 @@
 """Network, input size and length of training for so many images of such a size on this machine.
 
-The numbers are rules of thumb, each tried once on the embedded images; the recipe that they end in is there to be changed.
+The numbers are rules of thumb. Training by them was tried at 32 and 64 px without a GPU; those for larger images come from times
+of a step, those with a GPU are untried. The recipe that they end in is there to be changed.
 """
 
 import os

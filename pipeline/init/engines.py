@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from export.engines.cpu import bf16_instructions, int8_instructions
-from export.engines.engine import backend_module
+from export.engines.engine import unavailable
 from export.engines.spec import BACKENDS, Backend
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
@@ -23,16 +23,8 @@ class Engines:
 
 def engines_here() -> tuple[list[Engines], dict[str, str]]:
     """What can be built here, and why the other backends cannot."""
-    built: list[Engines] = []
-    missing: dict[str, str] = {}
-    for backend in BACKENDS:
-        try:
-            backend_module(backend).check_available_to_build()
-        except Unavailable as reason:
-            missing[backend] = str(reason)
-        else:
-            built.append(_engines(backend))
-    return built, missing
+    missing = unavailable(BACKENDS, "build")
+    return [_engines(backend) for backend in BACKENDS if backend not in missing], missing
 
 
 def _engines(backend: Backend) -> Engines:

@@ -21,6 +21,7 @@ from calib.images import ImageSplit
 from calib.preprocess import Preprocess
 from export.engines.engine import load_engine
 from export.engines.sidecar import Expected, Sidecar
+from export.engines.spec import CPU_BACKENDS
 from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split, fitting
@@ -31,7 +32,6 @@ if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
 Logits = NDArray[np.float32]
-CPU_BACKENDS = ("onnxruntime", "openvino")
 GRAPH = "graph:"  # before the name of a graph: ONNX Runtime's logits of it
 MIN_ENGINE_AGREEMENT = 97.0  # percent of images on which an engine and ONNX Runtime must agree on the same graph
 
@@ -109,7 +109,7 @@ def _load_all(
         runners[f"{GRAPH}{row['graph']}"] = _Loaded(stack.enter_context(graph), None, True)
     if not sidecars:
         raise _none_ran(missing)
-    return runners, sidecars[0].preprocess_spec(), sidecars[-1].classes
+    return runners, sidecars[0].preprocess_spec(), sidecars[0].classes
 
 
 def _run_all(

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from calib.calibration import load_calibration_set
 from calib.preprocess import Preprocess
-from export.engines.spec import EngineSpec
-from export.faults.computing import BACKENDS, on_engine, on_reference
+from export.engines.spec import CPU_BACKENDS, EngineSpec
+from export.faults.computing import on_engine, on_reference
 from export.faults.recover import Recovery, recover
 from export.faults.without_qdq import quantized_nodes
 from pipeline.artifact import Artifact
@@ -42,7 +42,7 @@ def make_right(
     Such a row has another `graph`, named after the engine, and `left_out`, its nodes that left INT8; where no such graph was
     found, neither. Both have `first_wrong`, what is wrong first, and `fault`, a text about it.
     """
-    if row["status"] != "built" or engine.backend not in BACKENDS or engine.precision.startswith("fp8"):
+    if row["status"] != "built" or engine.backend not in CPU_BACKENDS or engine.precision.startswith("fp8"):
         return row
     proto = onnx.load(graph)
     if not quantized_nodes(proto):

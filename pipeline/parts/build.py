@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from export.engines.spec import Backend, why_not
+from export.engines.spec import CPU_BACKENDS, Backend, why_not
 from pipeline.parts.part import Part, Positive, Precision
 
 
@@ -45,7 +45,7 @@ class EnginePart(Part):
             raise ValueError("targets go with backend tensorrt_rtx, and it needs at least one, such as sm86")
         if reasons := [reason for name in self.precisions if (reason := why_not(self.backend, name))]:
             raise ValueError(reasons[0])
-        if self.backend in ("onnxruntime", "openvino") and self.options != BuildOptionsPart():
+        if self.backend in CPU_BACKENDS and self.options != BuildOptionsPart():
             raise ValueError("options are TensorRT's: onnxruntime and openvino have none")
         if self.backend == "tensorrt_rtx" and (self.options.hardware != "this_gpu" or self.options.version_compatible):
             raise ValueError("hardware and version_compatible go with tensorrt: tensorrt_rtx builds for its targets")

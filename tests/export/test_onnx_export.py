@@ -127,7 +127,7 @@ def test_simplification_that_changes_outputs_is_not_taken(
 
     monkeypatch.setattr(onnxsim, "simplify", wrong)
     result = simplify_onnx(small_onnx / "raw.onnx", tmp_path / "out.onnx", images[:2])
-    assert not result.accepted and "outputs moved: SNR" in result.reason
+    assert not result.accepted and re.search(r"outputs moved by .*: SNR", result.reason)
     assert (run(tmp_path / "out.onnx", images) == run(small_onnx / "raw.onnx", images)).all()
 
 

@@ -17,11 +17,10 @@ from calib.precision.search import Outcome, Trial, Unit, search_budget, search_f
 from calib.precision.search_limits import Limits, compare, images_needed
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
-from export.engines.engine import backend_module, backend_version
+from export.engines.engine import backend_version, unavailable
 from export.graph.layers import read_layers
 from export.quantize.dialects import DIALECTS
 from export.quantize.int8 import find_ranges
-from export.runner import Unavailable
 from pipeline.artifact import Artifact, hash_of
 from pipeline.console.figures import counted, number, quantity
 from pipeline.console.progress import track
@@ -77,12 +76,7 @@ def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
 def _check_backend(wanted: str) -> None:
     """InputError, with the backends that work, where this machine cannot build and run engines of the `wanted` one."""
     backends = get_args(SearchPart.model_fields["backend"].annotation)
-    reasons: dict[str, str] = {}
-    for backend in backends:
-        try:
-            backend_module(backend).check_available_to_run()
-        except Unavailable as reason:
-            reasons[backend] = str(reason)
+    reasons = unavailable(backends, "run")
     if wanted in reasons:
         raise InputError(
             "the search needs a backend that runs here, because it measures", got=f"{wanted}: {reasons[wanted]}",
