@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.measure.comparison import compare
-from pipeline.measure.statistics import accuracy, agreement, correct_rows, paired_interval
 from pipeline.report.values.details import add_details
 from pipeline.report.write import build_report
+from pipeline.tasks.comparison import compare
+from pipeline.tasks.statistics import accuracy, agreement, correct_rows, paired_interval
 
 REFERENCE = {"name": "PyTorch FP32", "top1": 88.1, "top5": 99.8}
 MODE = {"threads": 2, "warmup": 10, "rounds": 10, "calls": 30}

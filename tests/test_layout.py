@@ -42,6 +42,7 @@ SEES: dict[str, set[str]] = {
     "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
     "pipeline.console": {"calib", "export.engines", "export.engines.tensorrt", "pipeline.artifact", "pipeline.parts"},
     "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
+    "pipeline.tasks": {"calib"},
     "pipeline.data": {"calib", "pipeline.console", "pipeline.parts", "pipeline.recipe"},
     "pipeline.training": {
         "models", "calib", "export.brought", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.parts",
@@ -52,12 +53,12 @@ SEES: dict[str, set[str]] = {
     },
     "pipeline.measure": {
         "calib", "export.engines", "export.engines.tensorrt", "export.faults", "export.onnx_export", "export.runner",
-        "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
+        "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe", "pipeline.tasks",
     },
     "pipeline.quantize": {
         "calib", "calib.precision", "export.brought", "export.engines", "export.graph", "export.onnx_export", "export.quantize",
-        "export.simplify", "export.ways", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure",
-        "pipeline.parts", "pipeline.recipe", "pipeline.training",
+        "export.simplify", "export.ways", "pipeline.artifact", "pipeline.console", "pipeline.data",
+        "pipeline.parts", "pipeline.recipe", "pipeline.tasks", "pipeline.training",
     },
     "pipeline.quantize.search": {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",
@@ -68,13 +69,14 @@ SEES: dict[str, set[str]] = {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",
         "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.recipe",
     },
-    "pipeline.report.values": {"calib", "pipeline.artifact", "pipeline.console", "pipeline.measure", "pipeline.parts"},
+    "pipeline.report.values": {"calib", "pipeline.artifact", "pipeline.console", "pipeline.parts", "pipeline.tasks"},
     "pipeline.report.page": {
-        "pipeline.artifact", "pipeline.console", "pipeline.measure", "pipeline.report.values", "pipeline.visualize",
+        "pipeline.artifact", "pipeline.console", "pipeline.report.values", "pipeline.tasks",
+        "pipeline.visualize",
     },
     "pipeline.report": {
-        "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure", "pipeline.recipe",
-        "pipeline.report.page", "pipeline.report.values", "pipeline.training",
+        "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.recipe",
+        "pipeline.report.page", "pipeline.report.values", "pipeline.tasks", "pipeline.training",
     },
     "pipeline.init": {
         "calib", "export.engines", "export.engines.tensorrt", "export.runner", "pipeline.console", "pipeline.data",
@@ -84,7 +86,7 @@ SEES: dict[str, set[str]] = {
     "pipeline.device": {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner",
         "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts",
-        "pipeline.predict", "pipeline.report.values",
+        "pipeline.predict", "pipeline.report.values", "pipeline.tasks",
     },
     "pipeline.run": {
         "calib", "export.brought", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data",

@@ -17,7 +17,7 @@ from pipeline.console.exit_status import GateFailed
 from pipeline.console.known_runs import finishing
 from pipeline.device.contents import DEVICE_BACKENDS, BackendPlan
 from pipeline.measure.evaluate_stage import Logits, failure_reason
-from pipeline.measure.statistics import accuracy, agreement
+from pipeline.tasks.statistics import accuracy, agreement
 
 STAGES = ("export", "calibrate", "quantize", "build", "evaluate", "benchmark", "report")
 ALWAYS = ("tensorrt", "onnxruntime")  # backends that a bundle has engines of, whether the recipe names them or not

@@ -18,10 +18,10 @@ from pipeline.device.state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
 from pipeline.measure.benchmark_stage import Candidates, benchmark_engines, none_measured
 from pipeline.measure.engine_failure import Missing, noted
 from pipeline.measure.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
-from pipeline.measure.statistics import accuracy
 from pipeline.report.values.format import DEVICE_COMMANDS
 from pipeline.report.values.markdown import markdown_page
 from pipeline.report.values.rows import join_report
+from pipeline.tasks.statistics import accuracy
 
 _MAX_MEAN_LEVELS = 2.0  # of 255: decoders and resizing round differently by less, other preprocessing differs by more
 

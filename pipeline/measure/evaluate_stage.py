@@ -26,7 +26,7 @@ from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split, fitting
 from pipeline.measure.engine_failure import Missing, close_engine, noted
-from pipeline.measure.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
+from pipeline.tasks.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe

@@ -22,11 +22,11 @@ from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.console.progress import track
-from pipeline.measure.statistics import agreement
 from pipeline.quantize.graphs import quantize_options
 from pipeline.quantize.qat_ranges import write_ranges
 from pipeline.quantize.qat_training import QUANTIZE_KEYS, train_student
 from pipeline.recipe import Recipe
+from pipeline.tasks.statistics import agreement
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.distributed import open_world
 from pipeline.training.loader import Normalise

@@ -7,9 +7,9 @@ from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console.figures import counted, percent
-from pipeline.measure.statistics import pareto_front
 from pipeline.report.tradeoff_labels import Box, Point, place_labels
 from pipeline.report.values.compared import data_of
+from pipeline.tasks.statistics import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

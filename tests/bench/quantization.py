@@ -42,10 +42,10 @@ from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact
 from pipeline.data.batches import evaluation_split
 from pipeline.machine.describe import cpu_name
-from pipeline.measure.statistics import accuracy, agreement, correct_rows, paired_interval
 from pipeline.parts.quantize import QuantizePart
 from pipeline.quantize.graphs import quantize_options, smooth
 from pipeline.stages import run_stages
+from pipeline.tasks.statistics import accuracy, agreement, correct_rows, paired_interval
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 

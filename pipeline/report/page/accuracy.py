@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.console.figures import number, percent
-from pipeline.measure.significance import ALPHA
 from pipeline.report.page.render import Section, section
 from pipeline.report.values.format import class_count, drop
+from pipeline.tasks.significance import ALPHA
 
 _HEADS = (
     "Engine", "Gained", "Lost", "Δ top-1 pp [95 %]", "McNemar p", "More than chance?", "Smallest drop seen, pp",

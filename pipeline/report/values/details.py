@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from calib.images import ImageSplit
 from pipeline.artifact import Artifact
-from pipeline.measure.comparison import compare, enough_images
 from pipeline.report.values.schema import check_report
+from pipeline.tasks.comparison import compare, enough_images
 
 
 def read_comparisons(export: Artifact, evaluate: Artifact, split: ImageSplit) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.console.figures import quantity
-from pipeline.measure.statistics import pareto_front
+from pipeline.tasks.statistics import pareto_front
 
 DATASET_KEYS = ("name", "classes", "eval_images", "calibration_images")
 OPTIONAL_DATASET_KEYS = ("classes_without_images",)  # names; only there where evaluation lacks some

@@ -16,7 +16,7 @@ from calib.precision.smoothing import logits_distance
 from export.engines import onnxruntime_backend, openvino_backend
 from export.onnx_export import INPUT, OUTPUT
 from export.runner import Runner, Unavailable
-from pipeline.measure.statistics import accuracy, agreement
+from pipeline.tasks.statistics import accuracy, agreement
 
 BACKENDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 UNTIMED = 1  # call before each turn

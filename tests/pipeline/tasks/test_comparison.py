@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from reports import CLASSES, detailed, image_names, labels, logits
 
-from pipeline.measure.comparison import NOT_FINITE, compare, enough_images
-from pipeline.measure.statistics import accuracy
+from pipeline.tasks.comparison import NOT_FINITE, compare, enough_images
+from pipeline.tasks.statistics import accuracy
 
 NAMES = ("cat", "dog", "owl")
 

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from pipeline.measure.statistics import (
+from pipeline.tasks.statistics import (
     accuracy,
     agreement,
     correct_rows,

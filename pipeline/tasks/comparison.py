@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.measure.significance import holm, images_needed, mcnemar_p, smallest_drop
-from pipeline.measure.statistics import correct_rows, finite_rows
+from pipeline.tasks.significance import holm, images_needed, mcnemar_p, smallest_drop
+from pipeline.tasks.statistics import correct_rows, finite_rows
 
 CLASSES_SHOWN = 20
 CONFUSIONS_SHOWN = 10

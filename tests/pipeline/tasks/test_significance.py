@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from pipeline.measure.significance import detection_power, holm, images_needed, mcnemar_p, smallest_drop
+from pipeline.tasks.significance import detection_power, holm, images_needed, mcnemar_p, smallest_drop
 
 
 def coins(gained: int, lost: int) -> Fraction:

@@ -1,0 +1,52 @@
+"""Classification: a label for each image; logits are kept as they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.images import ImageSplit, read_split
+from calib.preprocess import Preprocess
+from pipeline.tasks.comparison import compare
+from pipeline.tasks.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
+from pipeline.tasks.words import CLASSIFICATION, Words
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Logits (N, C), labels (N,); `pipeline.tasks.task.Task` says what each is for."""
+
+    words: Words = CLASSIFICATION
+
+    def read_split(
+        self, root: Path, split: str, classes: tuple[str, ...] | None = None, *, may_lack: bool = False
+    ) -> ImageSplit:
+        return read_split(root, split, classes, may_lack=may_lack)
+
+    def labels(self, split: ImageSplit, chosen: slice, spec: Preprocess) -> Labels:
+        return np.asarray(split.labels[chosen], dtype=np.int64)
+
+    def answers(self, logits: Logits) -> Logits:
+        return logits
+
+    def finite_fraction(self, answers: Logits) -> float:
+        return finite_fraction(answers)
+
+    def scores(self, answers: Logits, labels: Labels) -> dict[str, float]:
+        return {"top1": accuracy(answers, labels), "top5": accuracy(answers, labels, k=5)}
+
+    def agreement(self, ours: Logits, others: Logits) -> float:
+        return agreement(ours, others)
+
+    def interval(self, ours: Logits, reference: Logits, labels: Labels) -> tuple[float, float]:
+        return paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))
+
+    def compare(
+        self, ours: Logits, reference: Logits, labels: Labels, classes: tuple[str, ...], images: tuple[str, ...]
+    ) -> dict[str, Any]:
+        return compare(ours, reference, labels, classes, images)
