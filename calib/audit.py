@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.calibration import CHUNK, CalibrationSet
-from calib.calibration_source import Track, silent
+from calib.calibration_source import silent
 from calib.colour_order import ColourOrder, Logits, ask_network, compare_statistics
 from calib.errors import InputError
 from calib.findings import (
@@ -29,7 +29,7 @@ from calib.findings import (
     wrong_colours,
 )
 from calib.image_array import UNKNOWN
-from calib.images import ImageSplit, balanced_subset
+from calib.images import ImageSplit, Track, balanced_subset
 from calib.leak import Leak, find_leak
 from calib.pixels import PixelMeter, Pixels, grey_images, signatures
 from calib.preprocess import Preprocess, load_batch

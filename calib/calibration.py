@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.calibration_source import Draw, Track, draw_from_split, silent
+from calib.calibration_source import Draw, draw_from_split, silent
 from calib.errors import InputError
-from calib.images import ImageSplit
+from calib.images import ImageSplit, Track
 from calib.npz import UNREADABLE, StoredArray, open_array, write_npz
 from calib.preprocess import Image, Preprocess
 

@@ -1,6 +1,6 @@
 """Where calibration images come from: the training split, a folder, or an npz of images; and a seeded draw from it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +9,12 @@ import numpy as np
 from calib.errors import InputError
 from calib.hidden import hidden_part, is_hidden
 from calib.image_array import UNKNOWN, open_images, unreadable
-from calib.images import ImageSplit, balanced_subset, refuse_unnameable
+from calib.images import ImageSplit, Track, balanced_subset, refuse_unnameable
 from calib.npz import UNREADABLE, StoredArray
 from calib.preprocess import IMAGE_SUFFIXES, Image, Preprocess, load_image, preprocess
 
 DEFAULT_IMAGES = 512  # or all there are, where that is fewer
 _SHOWN = 5  # examples in a message
-
-Track = Callable[[range, str], Iterable[int]]
 
 
 def silent(items: range, title: str) -> Iterable[int]:

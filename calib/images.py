@@ -1,8 +1,8 @@
 """Image folders: `root/<split>/<class>/*.jpg|png…`, read in a fixed order."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 from calib.errors import InputError
 from calib.hidden import is_hidden
 from calib.preprocess import IMAGE_SUFFIXES
+
+Track = Callable[[range, str], Iterable[int]]  # shows how far the work titled so is
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,29 @@ class ImageSplit:
     def paths(self) -> tuple[Path, ...]:
         """The images' paths. A million of them take seconds to make, which who needs names alone saves."""
         return tuple(self.root / name for name in self.names)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that this split is made of, named as images are: what it holds has changed where one of these has."""
+        return self.names
+
+    @property
+    def class_file(self) -> Path | None:
+        """The file that gives the classes their names; None where folders do."""
+        return None
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The class of each image: a balanced draw takes as many of each."""
+        return self.labels
+
+    def take(self, indices: Sequence[int]) -> "ImageSplit":
+        """The images at `indices`, in their order."""
+        names, labels = tuple(self.names[index] for index in indices), tuple(self.labels[index] for index in indices)
+        return replace(self, names=names, labels=labels)
+
+    def check(self, track: Track) -> None:
+        """InputError where what the labels are read from is wrong; of folders nothing can be."""
 
     def without_images(self) -> tuple[str, ...]:
         """The classes that have no image in this split."""
@@ -61,6 +86,28 @@ def refuse_unnameable(folder: Path, names: Sequence[str]) -> None:
         allowed="names of folders and images in UTF-8",
         next_step=f"rename them, such as with: convmv -r -f latin1 -t utf8 --notest '{escaped(folder)}'",
     )  # fmt: skip
+
+
+def read_class_names(path: Path, key: str = "data.classes") -> tuple[str, ...]:
+    """The lines of a file, one class each; InputError where it cannot be read, or where a name is missing, given twice or
+    cannot be a folder's. `key` is what names the file to a person."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{key} cannot be read", got=f"{path}: {getattr(error, 'strerror', None) or error}",
+            allowed="a text file, one class a line, in the order of the network's outputs", next_step=f"correct {key}",
+        ) from error  # fmt: skip
+    names = names[:-1] if names and not names[-1] else names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    unfit = [name for name in names if not name or name.startswith(".") or set(name) & set("/\\\0")]
+    if twice or unfit or len(names) < 2:
+        raise InputError(
+            f"{path} does not name classes", allowed="at least two different names of folders, one a line",
+            got=f"{len(names)} lines" + (f"; twice: {', '.join(twice[:5])}" if twice else "")
+            + (f"; no folder's name: {unfit[:5]}" if unfit else ""), next_step=f"edit {path}",
+        )  # fmt: skip
+    return names
 
 
 def read_split(
@@ -132,11 +179,11 @@ def _list_images(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def balanced_subset(split: ImageSplit, count: int, seed: int) -> list[int]:
-    """Indices of `count` images, as equal a number of each class as it divides into, drawn with `seed`; sorted."""
+    """Indices of `count` images, as equal a number of each of `split.groups` as it divides into, drawn with `seed`; sorted."""
     if count > len(split):
         raise InputError(f"{split.root} has too few images", got=len(split), allowed=f"at least {count}")
     generator = np.random.default_rng(seed)
-    labels = np.asarray(split.labels)
+    labels = np.asarray(split.groups)
     pools = [list(generator.permutation(np.flatnonzero(labels == label))) for label in range(len(split.classes))]
     order = generator.permutation(len(pools))  # fewer images than classes are not those of the first classes
     chosen: list[int] = []

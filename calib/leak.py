@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calib.calibration_source import Track
-from calib.images import ImageSplit
+from calib.images import ImageSplit, Track
 from calib.pixels import Pixels, Signatures, pixel_hashes, signatures
 from calib.preprocess import Preprocess, load_batch
 

@@ -1,7 +1,8 @@
 """One preprocessing spec and the one function that applies it, in training, calibration, evaluation and prediction.
 
 Needs numpy and OpenCV only, so that a device runs the very same code. Normalisation (mean, std) is part of the spec
-but is done inside the network's graph: what leaves this file is uint8.
+but is done inside the network's graph: what leaves this file is uint8. Masks (a class index for each pixel) go through the same
+geometry.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from calib.errors import InputError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Image = NDArray[np.uint8]
+Mask = NDArray[np.uint8]  # (H, W): a class index for each pixel
 GREY = "grey"
 # Red, green and blue in a grey level (ITU-R BT.601): Pillow's and OpenCV's, but not rounded to whole levels.
 LUMA = (0.299, 0.587, 0.114)
@@ -95,6 +97,18 @@ def decode_image(data: NDArray[np.uint8], path: Path) -> Image:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
+def decode_levels(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """The levels (H, W) of a grey image file's bytes (n,) as they are stored; None where it is damaged or not of 8 bits."""
+    import cv2
+
+    try:
+        levels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # such as above OpenCV's limit of pixels
+        return None
+    fits = levels is not None and levels.ndim == 2 and levels.dtype == np.uint8
+    return np.asarray(levels, dtype=np.uint8) if fits else None
+
+
 def read_bytes(path: Path) -> NDArray[np.uint8]:
     """A file's bytes, shape (n,); InputError where it is missing or the system does not let it be read."""
     try:
@@ -125,13 +139,35 @@ def resize(image: Image, height: int, width: int, interpolation: str) -> Image:
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
 
 
+def resize_mask(mask: Mask, height: int, width: int) -> Mask:
+    """Resize (H, W) uint8 indices: each pixel takes the one that its centre lies in, so that none is made up."""
+    import cv2
+
+    if (height, width) == mask.shape:
+        return mask
+    return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
+
+
 def preprocess(image: Image, spec: Preprocess) -> Image:
     """Resize and centre-crop an RGB uint8 image (H, W, 3) to (spec.height, spec.width, 3), contiguous."""
+    height, width = _resized(image, spec)
+    return _crop(resize(image, height, width, spec.interpolation), spec)
+
+
+def preprocess_mask(mask: Mask, spec: Preprocess) -> Mask:
+    """The mask (H, W) of an image, to (spec.height, spec.width) as `preprocess` takes its image there."""
+    return _crop(resize_mask(mask, *_resized(mask, spec)), spec)
+
+
+def _resized(image: NDArray[np.uint8], spec: Preprocess) -> tuple[int, int]:
+    """Height and width before the crop."""
     scale = max(spec.height / spec.crop_pct / image.shape[0], spec.width / spec.crop_pct / image.shape[1])
-    height = max(spec.height, round(image.shape[0] * scale))
-    width = max(spec.width, round(image.shape[1] * scale))
-    image = resize(image, height, width, spec.interpolation)
-    top, left = (height - spec.height) // 2, (width - spec.width) // 2
+    return max(spec.height, round(image.shape[0] * scale)), max(spec.width, round(image.shape[1] * scale))
+
+
+def _crop(image: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
+    """The centre, contiguous."""
+    top, left = (image.shape[0] - spec.height) // 2, (image.shape[1] - spec.width) // 2
     return np.ascontiguousarray(image[top : top + spec.height, left : left + spec.width])
 
 

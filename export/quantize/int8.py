@@ -10,7 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
-from calib.calibration_source import Track, silent
+from calib.calibration_source import silent
+from calib.images import Track
 from calib.precision.policy import Decision, PolicyName, check_kept, decide
 from export.forms.one_scale import scale_qkv
 from export.graph.layers import read_layers, tensor_shapes

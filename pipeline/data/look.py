@@ -9,6 +9,7 @@ from calib.errors import InputError
 from calib.images import ImageSplit
 from calib.preprocess import IMAGE_SUFFIXES
 from pipeline.console.figures import counted
+from pipeline.console.progress import track
 from pipeline.data.content import Contents, read_contents
 from pipeline.data.dataset import open_dataset
 from pipeline.data.hub import find_weights
@@ -43,8 +44,11 @@ class Look:
         return self._splits
 
     def images(self) -> Mapping[str, Contents]:
-        """What the train and val images hold, by the names of the splits."""
-        return {split.root.name: self._read(split.root.name, split.root, split.names) for split in self.splits()}
+        """What the train and val images hold, with their masks where they have any, by the names of the splits; beside them the
+        file that names their classes, where there is one."""
+        found = {split.root.name: self._read(split.root.name, split.root, split.files) for split in self.splits()}
+        file = self.splits()[1].class_file
+        return found if file is None else found | {"classes": self._read_file("classes", file)}
 
     def source(self) -> Contents | None:
         """What `calibrate.source` holds; None where the recipe has none."""
@@ -70,17 +74,20 @@ class Look:
         return None if self._onnx is None else self._read_file("model.onnx", self._onnx, beside(self._onnx))
 
     def check(self) -> None:
-        """InputError that names the images that cannot be decoded; each was, or is now, decoded once."""
+        """InputError that names the images that cannot be decoded; each was, or is now, decoded once. Then one about masks."""
         if not self._data.check:
             return
         if not self._decode:
             self._decode, self._contents = True, {}
-        sets = [*self.images().values()]
+        found_here = self.images()
+        sets = [found_here[split.root.name] for split in self.splits()]
         if self._source is not None and self._source.is_dir() and (found := self.source()) is not None:
             sets.append(found)
         damaged = [found.root / name for found in sets for name in found.damaged]
         if damaged:
             raise damaged_images(damaged, sum(len(found.names) for found in sets))
+        for split in self.splits():
+            split.check(track)
 
     def _read_file(self, name: str, path: Path, beside: Sequence[str] = ()) -> Contents:
         """What a file holds, with others beside it, of no files where it is missing; how they are called makes no difference."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from calib.errors import InputError
+from calib.images import read_class_names
 from pipeline.parts.part import LEFT_OUT, Part
 
 ClassName = Annotated[str, Field(min_length=1)]
@@ -53,25 +53,3 @@ class DataPart(Part):
     def class_names(self) -> tuple[str, ...] | None:
         """The names that `classes` gives, of its file where it names one; None without."""
         return read_class_names(self.classes) if isinstance(self.classes, Path) else self.classes
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """The lines of a file, one class each; InputError where it cannot be read, or where a name is missing, given twice or
-    cannot be a folder's."""
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "data.classes cannot be read", got=f"{path}: {getattr(error, 'strerror', None) or error}",
-            allowed="a text file, one class a line, in the order of the network's outputs", next_step="correct data.classes",
-        ) from error  # fmt: skip
-    names = names[:-1] if names and not names[-1] else names
-    twice = sorted({name for name in names if names.count(name) > 1})
-    unfit = [name for name in names if not name or name.startswith(".") or set(name) & set("/\\\0")]
-    if twice or unfit or len(names) < 2:
-        raise InputError(
-            f"{path} does not name classes", allowed="at least two different names of folders, one a line",
-            got=f"{len(names)} lines" + (f"; twice: {', '.join(twice[:5])}" if twice else "")
-            + (f"; no folder's name: {unfit[:5]}" if unfit else ""), next_step=f"edit {path}",
-        )  # fmt: skip
-    return names

@@ -1,6 +1,6 @@
 """The search split: training images that are neither in the calibration set nor among the evaluation images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +67,7 @@ def _advice(left: int, train: ImageSplit) -> str:
 
 
 def _without(split: ImageSplit, kept: set[Path]) -> ImageSplit:
-    left = [index for index, path in enumerate(split.paths) if path in kept]
-    return replace(
-        split, names=tuple(split.names[index] for index in left), labels=tuple(split.labels[index] for index in left)
-    )
+    return split.take([index for index, path in enumerate(split.paths) if path in kept])
 
 
 def _load(paths: list[Path], spec: Preprocess) -> tuple[Image, PixelMeter]:
