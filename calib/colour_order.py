@@ -64,7 +64,7 @@ def ask_network(images: Image, labels: NDArray[np.int64], logits: Logits) -> Col
     swapped = _infer(images[..., ::-1], logits)
     if (labels >= 0).all():
         return _by_labels(given.argmax(axis=1) == labels, swapped.argmax(axis=1) == labels)
-    return _by_confidence(given.max(axis=1), swapped.max(axis=1))
+    return _by_confidence(_confidence(given), _confidence(swapped))
 
 
 def one_sided_p(wins: int, losses: int) -> float:
@@ -99,8 +99,13 @@ def _by_confidence(given: NDArray[np.float64], swapped: NDArray[np.float64]) -> 
     )
 
 
+def _confidence(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The largest probability of each image, (N,); where each pixel has its own, their mean."""
+    return np.asarray(probabilities.max(axis=1).reshape(len(probabilities), -1).mean(axis=1))
+
+
 def _infer(images: Image, logits: Logits) -> NDArray[np.float64]:
-    """Softmax probabilities, (N, classes)."""
+    """Softmax probabilities, (N, classes) or (N, classes, H, W)."""
     rows = [logits(np.ascontiguousarray(images[at : at + _BATCH])) for at in range(0, len(images), _BATCH)]
     values = np.concatenate(rows).astype(np.float64)
     values = np.exp(values - values.max(axis=1, keepdims=True))

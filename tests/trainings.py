@@ -173,7 +173,7 @@ def train_quantized(ready: Path, work: Path) -> None:
             for _, buffer in student.named_buffers():
                 buffer.mul_(1.5)
         trained = train_student(recipe, student, build_model(before, recipe.model), work, world)
-    torch.save({"state": student.state_dict(), "top1": trained.after_top1}, work / f"{os.environ['RANK']}.pt")
+    torch.save({"state": student.state_dict(), "top1": trained.after_score}, work / f"{os.environ['RANK']}.pt")
 
 
 def launch(call: Callable[..., None], processes: int, restarts: int, *arguments: Any) -> None:

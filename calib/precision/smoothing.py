@@ -57,14 +57,23 @@ class Distance:
     snr_db: float
 
 
+def class_rows(logits: Floats) -> Floats:
+    """(N, C) as they are; a class for each pixel, (N, C, H, W), → (N · H · W, C). ValueError for another shape."""
+    if logits.ndim not in (2, 4):
+        raise ValueError(f"logits have shape {logits.shape}, wanted (images, classes) or (images, classes, H, W)")
+    return logits if logits.ndim == 2 else np.moveaxis(logits, 1, -1).reshape(-1, logits.shape[1])
+
+
 def logits_distance(reference: Floats, logits: Floats) -> Distance:
     """Compare `logits` (images, classes) with `reference`, the mean over images; infinitely far where one is not finite.
 
+    Of logits (images, classes, H, W) every pixel counts as an image.
+
     KL is of softmax(`reference`) from softmax(`logits`); the signal is the reference's mean square.
     """
-    if reference.shape != logits.shape or reference.ndim != 2 or 0 in reference.shape:
+    if reference.shape != logits.shape or 0 in reference.shape:
         raise ValueError(f"logits have shapes {reference.shape} and {logits.shape}, wanted the same images and classes")
-    first, second = reference.astype(np.float64), logits.astype(np.float64)
+    first, second = (class_rows(values).astype(np.float64) for values in (reference, logits))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return Distance(np.inf, np.inf, -np.inf)
     mse = float(np.mean(np.square(first - second)))

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calib.images import ImageSplit, read_split
+from calib.images import ImageSplit
 from calib.preprocess import Image, Preprocess, load_batch
 from pipeline.console.progress import track
+from pipeline.tasks.task import task_named
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.parts.data import DataPart
@@ -26,7 +24,7 @@ def fitting(batch_size: int, height: int, width: int) -> int:
 
 def evaluation_split(recipe: "Recipe", classes: tuple[str, ...]) -> ImageSplit:
     """The `val` images; their classes must be among those of the checkpoint."""
-    return read_split(recipe.data.root, "val", classes, may_lack=True)
+    return task_named(recipe.data.task).read_split(recipe.data.root, "val", classes, may_lack=True)
 
 
 def training_split(data: "DataPart", classes: tuple[str, ...] | None) -> ImageSplit:
@@ -35,18 +33,15 @@ def training_split(data: "DataPart", classes: tuple[str, ...] | None) -> ImageSp
     named = data.classes is not None
     if named and classes is not None and not (data.root / "train").is_dir():
         return ImageSplit(data.root / "train", classes, (), ())
-    return read_split(data.root, "train", classes, may_lack=named)
+    return task_named(data.task).read_split(data.root, "train", classes, may_lack=named)
 
 
-def batches(
-    split: ImageSplit, spec: Preprocess, batch_size: int, title: str = ""
-) -> Iterator[tuple[Image, NDArray[np.int64]]]:
-    """(uint8 images (N, H, W, 3), labels (N,)) in order, `batch_size` at a time or fewer where they are large (`fitting`).
+def batches(split: ImageSplit, spec: Preprocess, batch_size: int, title: str = "") -> Iterator[Image]:
+    """uint8 images (N, H, W, 3) in order, `batch_size` at a time or fewer where they are large (`fitting`).
 
     Shows progress under `title` where one is given.
     """
     size = fitting(batch_size, spec.height, spec.width)
     starts = range(0, len(split), size)
     for start in track(starts, title) if title else starts:
-        chosen = slice(start, start + size)
-        yield load_batch(list(split.paths[chosen]), spec), np.asarray(split.labels[chosen], dtype=np.int64)
+        yield load_batch(list(split.paths[start : start + size]), spec)

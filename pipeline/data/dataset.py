@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from calib.errors import InputError
-from calib.images import ImageSplit, read_split
+from calib.images import ImageSplit
 from pipeline.data.archive import unpack_archive
 from pipeline.data.batches import training_split
 from pipeline.data.sources import write_folders
 from pipeline.parts.data import DataPart
+from pipeline.tasks.task import task_named
 
 
 def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, ImageSplit]:
@@ -20,7 +21,7 @@ def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, Im
     """
     make_folders(data, unpack=unpack)
     train = training_split(data, data.class_names)
-    return train, read_split(data.root, "val", train.classes, may_lack=True)
+    return train, task_named(data.task).read_split(data.root, "val", train.classes, may_lack=True)
 
 
 def make_folders(data: DataPart, *, unpack: bool = True) -> None:
@@ -76,8 +77,9 @@ def _check_written(data: DataPart, partial: Path) -> None:
     """InputError unless there are train and val images, val's of classes of train. Checked before the folder becomes `data.root`:
     what is there is never written again, so a corrected recipe would go on reading the wrong images."""
     try:
-        train = read_split(partial, "train", data.class_names, may_lack=data.classes is not None)
-        read_split(partial, "val", train.classes, may_lack=True)
+        read = task_named(data.task).read_split
+        train = read(partial, "train", data.class_names, may_lack=data.classes is not None)
+        read(partial, "val", train.classes, may_lack=True)
     except InputError as error:
         raise InputError(
             f"{data.source} {data.origin} does not make a data set: {error.what}", got=error.got, allowed=error.allowed,

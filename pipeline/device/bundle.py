@@ -44,11 +44,11 @@ from pipeline.device.contents import (
 )
 from pipeline.device.modules import ENTRY, ROOT, device_modules
 from pipeline.device.readme import readme
-from pipeline.device.reference import graph_logits, reference_logits
+from pipeline.device.reference import graph_answers, reference_answers
 from pipeline.device.triton_repository import TritonModel, model_name, write_model
-from pipeline.measure.evaluate_stage import Logits
 from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart
+from pipeline.tasks.task import Answers, Labels
 
 _SAMPLES = 10  # original image files, at most one of each class
 _CHUNK = 50  # images at once
@@ -95,15 +95,17 @@ def _fill(folder: Path, run: FinishedRun, engine: str | None, images: int) -> No
     split, chosen = _chosen_images(run, classes, images)
     (folder / EVALUATION).mkdir()
     pixels = _write_images(folder / IMAGES, split, chosen, spec)
-    logits, labels = reference_logits(run, chosen, pixels)
-    graphs, reasons = graph_logits(run, chosen, pixels)
+    reference, labels = reference_answers(run, chosen, pixels)
+    graphs, reasons = graph_answers(run, chosen, pixels)
     choice = choose(run, engine, reasons)
     _write_graphs(folder, run, choice)
     kept = {name: graphs[name] for name in choice.graphs()}
-    arrays = {"logits": logits, "labels": labels} | {f"graph:{name}": values for name, values in kept.items()}
+    arrays = {run.task.words.kept: reference, "labels": labels} | {
+        f"graph:{name}": values for name, values in kept.items()
+    }
     np.savez(folder / REFERENCE, **arrays)  # type: ignore[arg-type]
     samples = _write_samples(folder, split, chosen, classes)
-    recipe = _recipe(run, choice, kept, logits, labels, samples)
+    recipe = _recipe(run, choice, kept, reference, labels, samples)
     write_json(folder / RECIPE, recipe.to_dict())
     write_json(folder / PREPROCESS, spec.to_dict())
     (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
@@ -163,22 +165,24 @@ def _write_graphs(folder: Path, run: FinishedRun, choice: Choice) -> None:
 def _write_samples(
     folder: Path, split: ImageSplit, chosen: list[int], classes: tuple[str, ...]
 ) -> tuple[Sample, ...]:  # fmt: skip
-    """Copy the original file of the first chosen image of each class, for at most `_SAMPLES` classes."""
+    """Copy the original file of the first chosen image of each class, for at most `_SAMPLES` classes; where images have none,
+    of the first images."""
     (folder / SAMPLES).mkdir()
     first: dict[int, int] = {}
     for row, index in enumerate(chosen):
-        first.setdefault(split.labels[index], row)
+        first.setdefault(row if (label := split.labels[index]) < 0 else label, row)
     samples = []
     for label, row in list(first.items())[:_SAMPLES]:
         path = split.paths[chosen[row]]
-        file = f"{SAMPLES}/{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', classes[label])}{path.suffix.lower()}"
+        name = path.stem if split.labels[chosen[row]] < 0 else classes[label]
+        file = f"{SAMPLES}/{label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}{path.suffix.lower()}"
         shutil.copyfile(path, folder / file)
-        samples.append(Sample(file, row, classes[label]))
+        samples.append(Sample(file, row, name))
     return tuple(samples)
 
 
 def _recipe(
-    run: FinishedRun, choice: Choice, graphs: dict[str, Logits], logits: Logits, labels: NDArray[np.int64],
+    run: FinishedRun, choice: Choice, graphs: dict[str, Answers], reference: Answers, labels: Labels,
     samples: tuple[Sample, ...],
 ) -> Recipe:  # fmt: skip
     dataset, timing = run.report["dataset"], BenchmarkPart(**run.parts["benchmark"])
@@ -192,10 +196,11 @@ def _recipe(
     return Recipe(
         run=run.report["run"], model=run.report["model"], dataset=dataset["name"],
         calibration_images=dataset["calibration_images"], eval_images=len(labels), host_eval_images=dataset["eval_images"],
-        min_relative_top1=run.report["gate"]["min_relative_top1"], batch_size=run.parts["evaluate"]["batch_size"],
+        gate_share=run.report["gate"][run.task.words.gate], task=run.task.words.task,
+        batch_size=run.parts["evaluate"]["batch_size"],
         timing=Timing.from_dict(timing.model_dump()), engines=choice.engines,
         graphs={name: run.artifacts["quantize"].outputs[f"{name}.onnx"] for name in graphs},
-        host={name: describe_graph(values, logits, labels) for name, values in graphs.items()},
+        host={name: describe_graph(run.task, values, reference, labels) for name, values in graphs.items()},
         triton_precision=served[0] if served else None, left_out=choice.left_out, samples=samples,
         reference=run.artifacts["export"].notes.get("reference", "PyTorch FP32"),
         fixed_batch=run.artifacts["export"].notes.get("fixed_batch"),
@@ -219,6 +224,7 @@ def _triton_model(
         largest,
         found[0] if found else {},
         fixed_batch=recipe.fixed_batch,
+        output=run.task.output_shape(len(classes), (spec.height, spec.width)),
     )
 
 

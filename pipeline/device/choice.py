@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from calib.errors import InputError
 from export.engines.spec import graph_of, why_not
 from export.engines.tensorrt.options import BuildOptions
@@ -16,8 +13,9 @@ from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.console.exit_status import GateFailed
 from pipeline.console.known_runs import finishing
 from pipeline.device.contents import DEVICE_BACKENDS, BackendPlan
-from pipeline.measure.evaluate_stage import Logits, failure_reason
-from pipeline.tasks.statistics import accuracy, agreement
+from pipeline.measure.evaluate_stage import failure_reason
+from pipeline.tasks.task import Answers, Labels, Task, task_named
+from pipeline.tasks.words import CLASSIFICATION
 
 STAGES = ("export", "calibrate", "quantize", "build", "evaluate", "benchmark", "report")
 ALWAYS = ("tensorrt", "onnxruntime")  # backends that a bundle has engines of, whether the recipe names them or not
@@ -36,6 +34,11 @@ class FinishedRun:
     artifacts: dict[str, Artifact]
     parts: dict[str, Any]
     report: dict[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """What the network is for."""
+        return task_named(self.report.get("task", CLASSIFICATION.task))
 
 
 @dataclass(frozen=True)
@@ -152,16 +155,16 @@ def _wanted_precisions(run: FinishedRun, engine: str | None) -> tuple[str, ...]:
     return (rows[engine]["precision"],)
 
 
-def graph_failure(graph: Logits, reference: Logits, labels: NDArray[np.int64], min_relative_top1: float) -> str:
+def graph_failure(task: Task, graph: Answers, reference: Answers, labels: Labels, share: float) -> str:
     """Why a graph, run by ONNX Runtime, fails the gate; "" if it passes."""
-    top1, reference_top1 = accuracy(graph, labels), accuracy(reference, labels)
-    return failure_reason(graph, graph, reference, top1, reference_top1, min_relative_top1)
+    return failure_reason(task, graph, graph, reference, labels, share)
 
 
-def describe_graph(graph: Logits, reference: Logits, labels: NDArray[np.int64]) -> dict[str, Any]:
+def describe_graph(task: Task, graph: Answers, reference: Answers, labels: Labels) -> dict[str, Any]:
     """The accuracy of a graph on these images, as the host measured it."""
-    top1 = accuracy(graph, labels)
+    words = task.words
+    score, before = (task.scores(answers, labels)[words.score] for answers in (graph, reference))
     return {
-        "images": len(labels), "top1": top1, "delta_top1_pp": top1 - accuracy(reference, labels),
-        "agreement": agreement(graph, reference),
+        "images": len(labels), words.score: score, words.delta: score - before,
+        "agreement": task.agreement(graph, reference),
     }  # fmt: skip

@@ -109,7 +109,8 @@ def _step(step: str, state: DeviceState, options: argparse.Namespace) -> int:
     assert step == "evaluate", step
     variants = evaluate(state, threads)
     for row in variants:
-        accuracy = "" if row["top1"] is None else f"  top-1 {row['top1']:.2f}, Δ {row['delta_top1_pp']:+.2f} pp"
+        score, words = row[state.bundle.task.words.score], state.bundle.task.words
+        accuracy = "" if score is None else f"  {words.score_name} {score:.2f}, Δ {row[words.delta]:+.2f} pp"
         print(f"{row['name']}: {row['status']}{accuracy}{': ' + row['reason'] if row['reason'] else ''}")
     return DONE if any(row["status"] == "pass" for row in variants) else _without_pass(variants)
 

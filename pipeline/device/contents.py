@@ -17,6 +17,8 @@ from export.engines.sidecar import sha256_of
 from export.engines.spec import EngineSpec
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import hash_of
+from pipeline.tasks.task import Answers, Labels, Task, task_named
+from pipeline.tasks.words import CLASSIFICATION
 
 SCHEMA = 1
 MANIFEST, RECIPE, LABELS, PREPROCESS = "manifest.json", "recipe.json", "labels.txt", "preprocess.json"
@@ -81,7 +83,7 @@ class Recipe:
     calibration_images: int
     eval_images: int
     host_eval_images: int
-    min_relative_top1: float
+    gate_share: float  # of FP32's score
     batch_size: int
     timing: Timing
     engines: dict[str, tuple[BackendPlan, ...]]
@@ -91,6 +93,7 @@ class Recipe:
     left_out: dict[str, str]
     reference: str = "PyTorch FP32"  # whose logits the gate compares with
     fixed_batch: int | None = None  # the only batch size of the graphs; None where they take any
+    task: str = CLASSIFICATION.task
     samples: tuple[Sample, ...] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,11 +145,16 @@ class Bundle:
         """Preprocessed evaluation images, (N, H, W, 3), read from disk as they are used."""
         return np.asarray(np.load(self.folder / IMAGES, mmap_mode="r", allow_pickle=False))
 
-    def reference(self) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[str, NDArray[np.float32]]]:
-        """PyTorch's FP32 logits (N, classes), labels (N,), and ONNX Runtime's logits on each graph as `graph:<name>`."""
+    @property
+    def task(self) -> Task:
+        """What the network is for."""
+        return task_named(self.recipe.task)
+
+    def reference(self) -> tuple[Answers, Labels, dict[str, Answers]]:
+        """PyTorch's FP32 answers, the labels, and ONNX Runtime's answers on each graph as `graph:<name>`; a row an image."""
         with np.load(self.folder / REFERENCE, allow_pickle=False) as stored:
             graphs = {name: stored[name] for name in stored.files if name.startswith("graph:")}
-            return stored["logits"], stored["labels"], graphs
+            return stored[self.task.words.kept], stored["labels"], graphs
 
 
 def open_bundle(folder: Path, *big: str) -> Bundle:

@@ -17,11 +17,12 @@ from pipeline.device.contents import Bundle
 from pipeline.device.state import BENCHMARK_JSON, EVALUATION_JSON, DeviceState
 from pipeline.measure.benchmark_stage import Candidates, benchmark_engines, none_measured
 from pipeline.measure.engine_failure import Missing, noted
-from pipeline.measure.evaluate_stage import Logits, evaluate_variant, infer_in_chunks
+from pipeline.measure.evaluate_stage import evaluate_variant, infer_in_chunks
 from pipeline.report.values.format import DEVICE_COMMANDS
 from pipeline.report.values.markdown import markdown_page
 from pipeline.report.values.rows import join_report
-from pipeline.tasks.statistics import accuracy
+from pipeline.tasks.task import Answers
+from pipeline.tasks.words import task_key
 
 _MAX_MEAN_LEVELS = 2.0  # of 255: decoders and resizing round differently by less, other preprocessing differs by more
 
@@ -32,18 +33,16 @@ def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
     levels = compare_preprocessing(bundle)
     reference, labels, graphs = bundle.reference()
     rows = state.finished_rows()
-    logits: dict[str, Logits] = dict(graphs)
+    answers: dict[str, Answers] = dict(graphs)
     missing: Missing = {}
     for row in rows:
         if row["status"] == "built":
             with noted(row["name"], missing):
-                logits[row["name"]] = _infer_all(state, row, threads)
-    share = bundle.recipe.min_relative_top1
-    variants = [evaluate_variant(row, logits, missing, reference, labels, share) for row in rows]
-    recipe = bundle.recipe
-    top1, top5 = accuracy(reference, labels), accuracy(reference, labels, k=5)
-    write_json(state.path(EVALUATION_JSON), {
-        "engines": state.engines_key(), "reference": {"name": recipe.reference, "top1": top1, "top5": top5},
+                answers[row["name"]] = _infer_all(state, row, threads)
+    recipe, task = bundle.recipe, bundle.task
+    variants = [evaluate_variant(task, row, answers, missing, reference, labels, recipe.gate_share) for row in rows]
+    write_json(state.path(EVALUATION_JSON), task_key(task.words) | {
+        "engines": state.engines_key(), "reference": {"name": recipe.reference} | task.scores(reference, labels),
         "dataset": {"name": recipe.dataset, "classes": len(bundle.classes), "eval_images": len(labels),
                     "calibration_images": recipe.calibration_images},
         "preprocessing": levels, "variants": variants,
@@ -51,13 +50,14 @@ def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
     return variants
 
 
-def _infer_all(state: DeviceState, row: dict[str, Any], threads: int) -> Logits:
+def _infer_all(state: DeviceState, row: dict[str, Any], threads: int) -> Answers:
     images, size = state.bundle.images(), state.bundle.recipe.batch_size
     sidecar, runner = load_engine(state.engine(row["name"]), threads, expected=state.expected(row))
-    parts: list[Logits] = []
+    parts: list[Answers] = []
     with runner:
         for start in track(range(0, len(images), size), f"evaluating {row['name']}"):
-            parts += infer_in_chunks(runner, np.asarray(images[start : start + size]), sidecar.max_batch)
+            logits = infer_in_chunks(runner, np.asarray(images[start : start + size]), sidecar.max_batch)
+            parts += [state.bundle.task.answers(part) for part in logits]
     return np.concatenate(parts)
 
 
@@ -116,7 +116,7 @@ def report(state: DeviceState) -> dict[str, Any]:
     recipe = state.bundle.recipe
     joined = join_report(
         run=recipe.run, model=recipe.model, evaluation=evaluation, benchmark=speed,
-        preprocess_sha256=state.bundle.spec.sha256(), min_relative_top1=recipe.min_relative_top1,
+        preprocess_sha256=state.bundle.spec.sha256(), min_relative_top1=recipe.gate_share,
     )  # fmt: skip
     page = markdown_page(joined, evaluation["reference"], speed["mode"], DEVICE_COMMANDS, picture=None)
     state.path("report/report.md").write_text(page, encoding="utf-8")

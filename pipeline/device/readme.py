@@ -1,20 +1,23 @@
 """README.md of a bundle: what it is and its commands, for somebody who has only the bundle."""
 
 from pipeline.device.contents import Recipe
+from pipeline.tasks.words import WORDS
 
 
 def readme(recipe: Recipe) -> str:
     """The text for one bundle."""
+    words = WORDS[recipe.task]
+    name = words.score_name[0].upper() + words.score_name[1:]
     engines = "\n".join(
         f"| {name} | {', '.join(dict.fromkeys(precision for plan in plans for precision in plan.precisions))} |"
         for name, plans in recipe.engines.items()
     )
     graphs = "\n".join(
-        f"| {name} | {found['top1']:.2f} | {found['delta_top1_pp']:+.2f} | {found['agreement']:.2f} |"
+        f"| {name} | {found[words.score]:.2f} | {found[words.delta]:+.2f} | {found['agreement']:.2f} |"
         for name, found in recipe.host.items()
     )
     left_out = "\n".join(f"- {name}: {' '.join(reason.split())}" for name, reason in recipe.left_out.items())
-    gate = f"{100 * recipe.min_relative_top1:g} %"
+    gate = f"{100 * recipe.gate_share:g} %"
     triton = (
         "There is no `triton/` here: all graphs are FP8, and ONNX Runtime has no FP8 kernels for a CPU."
         if recipe.triton_precision is None
@@ -42,10 +45,11 @@ keeps the engines that are finished.
 {engines}
 
 TensorRT engines are built where TensorRT is installed, otherwise ONNX Runtime's; `--backend` chooses another. The accuracy
-gate: top-1 must be at least {gate} of {recipe.reference}'s, on {count} evaluation images, which the host preprocessed. What the
+gate: {words.score_name} must be at least {gate} of {recipe.reference}'s, on {count} evaluation images, which the host \
+preprocessed. What the
 host measured on these images with ONNX Runtime:
 
-| Graph | Top-1 % | Δ top-1 pp | Agreement with {recipe.reference} % |
+| Graph | {name} % | Δ {words.score_name} pp | Agreement with {recipe.reference} % |
 | --- | ---: | ---: | ---: |
 {graphs}
 

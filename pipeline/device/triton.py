@@ -40,6 +40,7 @@ def _write(state: DeviceState, row: dict[str, Any], folder: Path) -> str:
         model_name(bundle.recipe.run), row["backend"], bundle.spec, sidecar.classes, spec.batch_sizes[2],
         row["images_per_s"] or {}, version_compatible=options is not None and options.version_compatible,
         fixed_batch=bundle.recipe.fixed_batch,
+        output=bundle.task.output_shape(len(sidecar.classes), (bundle.spec.height, bundle.spec.width)),
     )  # fmt: skip
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

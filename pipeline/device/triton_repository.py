@@ -36,6 +36,7 @@ class TritonModel:
     images_per_s: Mapping[str, float | None] = field(default_factory=dict)
     version_compatible: bool = False
     fixed_batch: int | None = None
+    output: tuple[int, ...] = ()
 
     def config(self) -> str:
         """The text of config.pbtxt."""
@@ -46,6 +47,7 @@ class TritonModel:
             f"dynamic_batching {{ preferred_batch_size: {preferred} max_queue_delay_microseconds: {wait} }}\n"
             if preferred else ""
         )  # fmt: skip
+        results = ", ".join(map(str, self.output or (len(self.classes),)))
         sizes = f"{first}{self.spec.height}, {self.spec.width}, 3"
         return (
             f"{self._comments()}"
@@ -54,7 +56,7 @@ class TritonModel:
             f'default_model_filename: "{file}"\n'
             f"max_batch_size: {batch}\n"
             f'input [ {{ name: "{INPUT}" data_type: TYPE_UINT8 dims: [ {sizes} ] }} ]\n'
-            f'output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {first}{len(self.classes)} ] '
+            f'output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {first}{results} ] '
             f'label_filename: "labels.txt" }} ]\n'
             f"instance_group [ {{ count: 1 kind: {_KINDS[self.backend]} }} ]\n"
             f"{gather}"

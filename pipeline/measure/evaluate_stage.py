@@ -26,14 +26,17 @@ from export.runner import INPUT, OUTPUT, Runner
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split, fitting
 from pipeline.measure.engine_failure import Missing, close_engine, noted
-from pipeline.tasks.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
+from pipeline.tasks.task import Answers, Labels, Task, task_named
+from pipeline.tasks.words import task_key
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
 Logits = NDArray[np.float32]
 GRAPH = "graph:"  # before the name of a graph: ONNX Runtime's logits of it
-MIN_ENGINE_AGREEMENT = 97.0  # percent of images on which an engine and ONNX Runtime must agree on the same graph
+MIN_ENGINE_AGREEMENT = (
+    97.0  # percent of images, or of pixels, on which an engine and ONNX Runtime must agree on the same graph
+)
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,16 @@ class _Loaded:
 
 
 def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `evaluation.json` and `logits.npz` (one array for each engine that ran) into `folder`."""
+    """Write `evaluation.json` and the answers (one array for each engine that ran; `logits.npz`) into `folder`."""
+    task = task_named(recipe.data.task)
+    kept, share = task.words.kept, recipe.gate.share(task.words)
     with np.load(inputs["export"].path("reference.npz"), allow_pickle=False) as stored:
-        reference, labels = stored["logits"], stored["labels"]
+        reference, labels = stored[kept], stored["labels"]
     rows = inputs["build"].notes["engines"]
-    logits, missing, split = _infer_all(recipe, inputs, rows)
-    variants = [
-        evaluate_variant(row, logits, missing, reference, labels, recipe.gate.min_relative_top1) for row in rows
-    ]
-    evaluation = {
-        "reference": {
-            "name": inputs["export"].notes.get("reference", "PyTorch FP32"),
-            "top1": accuracy(reference, labels), "top5": accuracy(reference, labels, k=5),
-        },
+    answers, missing, split = _infer_all(recipe, task, inputs, rows)
+    variants = [evaluate_variant(task, row, answers, missing, reference, labels, share) for row in rows]
+    evaluation = task_key(task.words) | {
+        "reference": {"name": inputs["export"].notes.get("reference", "PyTorch FP32")} | task.scores(reference, labels),
         "dataset": {
             "name": recipe.data.name, "classes": len(split.classes), "eval_images": len(labels),
             "calibration_images": inputs["calibrate"].notes["images"],
@@ -64,24 +64,24 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
         "variants": variants,
     }  # fmt: skip
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
-    np.savez_compressed(folder / "logits.npz", **logits)  # type: ignore[arg-type]
+    np.savez_compressed(folder / f"{kept}.npz", **answers)  # type: ignore[arg-type]
     return {"variants": {row["name"]: row["status"] for row in variants}}
 
 
 def _infer_all(
-    recipe: "Recipe", inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
-) -> tuple[dict[str, Logits], Missing, ImageSplit]:
-    """Logits of every engine that runs here, and of ONNX Runtime on every graph (`graph:<name>`); why the other engines
+    recipe: "Recipe", task: Task, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
+) -> tuple[dict[str, Answers], Missing, ImageSplit]:
+    """Answers of every engine that runs here, and of ONNX Runtime on every graph (`graph:<name>`); why the other engines
     do not run; and the images. RuntimeError where no engine runs.
     """
     missing: Missing = {}
     with ExitStack() as stack:
         runners, spec, classes = _load_all(stack, recipe.benchmark.threads, inputs, rows, missing)
         split = evaluation_split(recipe, classes)
-        logits = _run_all(recipe, runners, split, spec, missing)
-    if all(name.startswith(GRAPH) for name in logits):
+        answers = _run_all(recipe, task, runners, split, spec, missing)
+    if all(name.startswith(GRAPH) for name in answers):
         raise _none_ran(missing)
-    return logits, missing, split
+    return answers, missing, split
 
 
 def _load_all(
@@ -113,18 +113,19 @@ def _load_all(
 
 
 def _run_all(
-    recipe: "Recipe", runners: Mapping[str, _Loaded], split: ImageSplit, spec: Preprocess, missing: Missing
-) -> dict[str, Logits]:
-    """Logits by name. A CPU's engines of few threads run side by side, so that no core is idle; a GPU's in turn."""
-    collected: dict[str, list[Logits]] = {name: [] for name in runners}
+    recipe: "Recipe", task: Task, runners: Mapping[str, _Loaded], split: ImageSplit, spec: Preprocess, missing: Missing
+) -> dict[str, Answers]:
+    """Answers by name. A CPU's engines of few threads run side by side, so that no core is idle; a GPU's in turn."""
+    collected: dict[str, list[Answers]] = {name: [] for name in runners}
 
     def infer(images: NDArray[np.uint8], name: str) -> None:
         # a graph that ONNX Runtime cannot compute is an error of the stage: no engine could be compared with it
         with noted(name, None if name.startswith(GRAPH) else missing):
-            collected[name] += infer_in_chunks(runners[name].runner, images, runners[name].max_batch)
+            logits = infer_in_chunks(runners[name].runner, images, runners[name].max_batch)
+            collected[name] += [task.answers(part) for part in logits]
 
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // recipe.benchmark.threads)) as pool:
-        for images, _ in batches(split, spec, recipe.evaluate.batch_size, title="evaluating engines"):
+        for images in batches(split, spec, recipe.evaluate.batch_size, title="evaluating engines"):
             waiting = [name for name in runners if name not in missing]
             list(pool.map(partial(infer, images), [name for name in waiting if runners[name].on_cpu]))
             for name in waiting:
@@ -153,35 +154,35 @@ def infer_in_chunks(runner: Runner, images: NDArray[np.uint8], max_batch: int | 
 
 
 def evaluate_variant(
-    row: dict[str, Any], logits: Mapping[str, Logits], missing: Missing, reference: Logits,
-    labels: NDArray[np.int64], min_relative_top1: float,
+    task: Task, row: dict[str, Any], answers: Mapping[str, Answers], missing: Missing, reference: Answers, labels: Labels,
+    share: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """One engine of `evaluation.json`, from its `row` of the build stage, its `logits` and those of `graph:<name>`.
+    """One engine of `evaluation.json`, from its `row` of the build stage, its `answers` and those of `graph:<name>`.
 
-    `missing` has the reason of each engine that was built but has no logits.
+    `missing` has the reason of each engine that was built but has no answers; `share` is the gate's.
     """
+    words = task.words
     variant = {
         key: row[key]
         for key in ("name", "backend", "precision", "target", "graph", "reason", "size_bytes", "layers", "sha256")
     }
     variant["artifact"] = None if row["sha256"] is None else f"build/{row['name']}"
-    measured = dict.fromkeys(("top1", "top5", "delta_top1_pp", "ci95_pp", "agreement"))
+    measured = dict.fromkeys((words.score, words.second, words.delta, "ci95_pp", "agreement"))
     if row["status"] != "built":
         return variant | measured | {"status": row["status"]}
-    if row["name"] not in logits:
+    if row["name"] not in answers:
         why = missing[row["name"]]
         text = "not run" if why.status == "unavailable" else "but it failed when it was run"
         return variant | measured | {"status": why.status, "reason": f"built, {text}: {why.reason}"}
-    ours = logits[row["name"]]
-    top1, reference_top1 = accuracy(ours, labels), accuracy(reference, labels)
-    interval = paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))
-    graph = logits[f"{GRAPH}{row['graph']}"]
-    failure = failure_reason(ours, graph, reference, top1, reference_top1, min_relative_top1)
+    ours = answers[row["name"]]
+    scores, reference_scores = task.scores(ours, labels), task.scores(reference, labels)
+    failure = failure_reason(task, ours, answers[f"{GRAPH}{row['graph']}"], reference, labels, share)
     told = (failure or fallback(row["precision"], row["layers"]), row.get("fault", ""))
     return variant | {
         "status": "fail" if failure else "pass", "reason": "; ".join(filter(None, told)),
-        "top1": top1, "top5": accuracy(ours, labels, k=5),
-        "delta_top1_pp": top1 - reference_top1, "ci95_pp": list(interval), "agreement": agreement(ours, reference),
+        words.score: scores[words.score], words.second: scores[words.second],
+        words.delta: scores[words.score] - reference_scores[words.score],
+        "ci95_pp": list(task.interval(ours, reference, labels)), "agreement": task.agreement(ours, reference),
     }  # fmt: skip
 
 
@@ -196,23 +197,25 @@ def fallback(precision: str, layers: Mapping[str, int] | None) -> str:
 
 
 def failure_reason(
-    ours: Logits, graph: Logits, reference: Logits, top1: float, reference_top1: float, min_relative_top1: float
-) -> str:
-    """Why an engine fails, "" if it does not: logits not finite, not the graph's result, or top-1 below the gate.
+    task: Task, ours: Answers, graph: Answers, reference: Answers, labels: Labels, share: float
+) -> str:  # fmt: skip
+    """Why an engine fails, "" if it does not: logits not finite, not the graph's result, or a score below the gate.
 
-    `ours` are the engine's logits, `graph` ONNX Runtime's on the same graph, `reference` PyTorch's. Where quantization
+    `ours` are the engine's answers, `graph` ONNX Runtime's on the same graph, `reference` PyTorch's. Where quantization
     costs much accuracy, two correct engines also differ, because they round differently. So an engine is at fault only
     where it also agrees less with the reference than its graph does.
     """
-    if finite_fraction(ours) < 1:
-        return f"NaN or Inf in the logits of {100 * (1 - finite_fraction(ours)):.1f} % of the images"
-    same = agreement(ours, graph)
-    lost = agreement(graph, reference) - agreement(ours, reference)
+    words, finite = task.words, task.finite_fraction(ours)
+    if finite < 1:
+        return f"NaN or Inf in the logits of {100 * (1 - finite):.1f} % of the images"
+    same = task.agreement(ours, graph)
+    lost = task.agreement(graph, reference) - task.agreement(ours, reference)
     if same < MIN_ENGINE_AGREEMENT and lost > 100 - MIN_ENGINE_AGREEMENT:
         return (
             f"the engine does not compute its graph: it agrees with ONNX Runtime on the same graph on {same:.1f} % "
-            f"of the images (at least {MIN_ENGINE_AGREEMENT:.0f} %), so this is the engine, not the precision"
+            f"of the {words.things} (at least {MIN_ENGINE_AGREEMENT:.0f} %), so this is the engine, not the precision"
         )
-    if top1 < min_relative_top1 * reference_top1:
-        return f"top-1 {top1:.2f} is under {100 * min_relative_top1:.4g} % of FP32's {reference_top1:.2f}"
+    score, before = (task.scores(answers, labels)[words.score] for answers in (ours, reference))
+    if score < share * before:
+        return f"{words.score_name} {score:.2f} is under {100 * share:.4g} % of FP32's {before:.2f}"
     return ""

@@ -24,9 +24,13 @@ class DataPart(Part):
 
     name: Annotated[str, Field(min_length=1)]
     """What the report calls the images."""
+    task: Annotated[
+        Literal["classification", "segmentation"], Field(exclude_if=lambda value: value == "classification")
+    ] = "classification"
+    """classification: a class for each image, its folder; segmentation: a class for each pixel, in a mask beside it."""
     root: Path
-    """The folder with train/<class>/* and val/<class>/*, relative to the folder that commands run in. Where it does not exist,
-    <root>.npz is unpacked to it.
+    """The folder with train/<class>/* and val/<class>/*, or with {train,val}/images/* and {train,val}/masks/*.png; relative to
+    the folder that commands run in. Where it does not exist, <root>.npz or <root>.tar is unpacked to it.
     """
     source: Literal["folders", "webdataset", "huggingface"] = "folders"
     """What root is written from where it does not exist."""
@@ -42,6 +46,12 @@ class DataPart(Part):
     """
     check: bool = True
     """Decode all images once before the first training step, so that damaged ones are named at once."""
+
+    @model_validator(mode="after")
+    def _masks_are_in_folders(self) -> "DataPart":
+        if self.task == "segmentation" and self.source != "folders":
+            raise ValueError(f"masks are read from folders: source {self.source} gives a class for each image only")
+        return self
 
     @model_validator(mode="after")
     def _origin(self) -> "DataPart":

@@ -5,7 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from export.engines.spec import Backend
-from pipeline.parts.part import Fraction, Part, Positive, Precision
+from pipeline.parts.part import LEFT_OUT, Fraction, Part, Positive, Precision
+from pipeline.tasks.words import Words
+
+_MLPERF = 0.99  # the rule of MLPerf Inference for most tasks
 
 
 class EvaluatePart(Part):
@@ -61,5 +64,12 @@ class VisualizePart(Part):
 
 
 class GatePart(Part):
-    min_relative_top1: Fraction = 0.99
+    min_relative_top1: Fraction = _MLPERF
     """The share of FP32's top-1 that an engine must keep."""
+    min_relative_miou: Annotated[Fraction | None, LEFT_OUT] = None
+    """With data.task segmentation: the share of FP32's mIoU that an engine must keep; without it 0.99."""
+
+    def share(self, words: Words) -> float:
+        """Of FP32's score of a task, what an engine must keep."""
+        given: float | None = getattr(self, words.gate)
+        return _MLPERF if given is None else given

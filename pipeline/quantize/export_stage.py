@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 
 from calib.images import ImageSplit
-from calib.precision.closeness import LIMITS, compare_logits
+from calib.precision.closeness import LIMITS, ClosenessMeter
 from calib.preprocess import Preprocess
 from export.brought.file import NETWORK
 from export.brought.graph import with_our_input
@@ -28,6 +27,7 @@ from export.ways import SAYS, Exported
 from pipeline.artifact import Artifact
 from pipeline.data.batches import batches, evaluation_split
 from pipeline.recipe import Recipe
+from pipeline.tasks.task import Answers, Task, task_named
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 from pipeline.training.weights import build_model
 
@@ -35,18 +35,19 @@ PYTORCH = "PyTorch FP32"
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
-    """Write `raw.onnx`, `fp32.onnx`, `reference.npz` (PyTorch's logits and the labels) and `nodes.json` into `folder`.
+    """Write `raw.onnx`, `fp32.onnx`, `reference.npz` (PyTorch's answers and the labels) and `nodes.json` into `folder`.
 
     Notes name the `reference`: whose logits they are.
     """
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     spec = Preprocess.from_dict(checkpoint.preprocess)
-    split = evaluation_split(recipe, tuple(checkpoint.classes))
+    task, split = task_named(recipe.data.task), evaluation_split(recipe, tuple(checkpoint.classes))
     with _exported(recipe, inputs["train"], checkpoint, folder / "raw.onnx") as (logits, notes):
         nodes = _simplify(recipe, spec, split, folder)
-        reference, exported, labels = _logits(logits, spec, split, folder / "fp32.onnx", recipe.evaluate.batch_size)
-    np.savez_compressed(folder / "reference.npz", logits=reference, labels=labels)
-    return notes | _compare(reference, exported, notes["reference"]) | {"simplified": nodes["accepted"]}
+        reference, meter = _compare(task, logits, spec, split, folder / "fp32.onnx", recipe.evaluate.batch_size)
+    labels = task.labels(split, slice(None), spec)
+    np.savez_compressed(folder / "reference.npz", allow_pickle=False, **{task.words.kept: reference, "labels": labels})
+    return notes | _say(meter, notes["reference"]) | {"simplified": nodes["accepted"]}
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def _exported(
                 {"reference": f"{recipe.model.onnx.name} FP32", "unfolds_replaced": [], "fixed_batch": of.batch},
             )
         return
-    model = build_model(checkpoint, recipe.model)
+    model = build_model(checkpoint, recipe.model, recipe.data.task)
     exported = export_onnx(model, spec, classes, path, opset=recipe.export.opset)
     say_way(exported)
     say_batch(exported.fixed_batch)
@@ -81,7 +82,7 @@ def _exported(
 
 def _simplify(recipe: Recipe, spec: Preprocess, split: ImageSplit, folder: Path) -> dict[str, Any]:
     """Write `fp32.onnx` and `nodes.json`, and give back what the latter says."""
-    images, _ = next(batches(split, spec, recipe.evaluate.batch_size))
+    images = next(batches(split, spec, recipe.evaluate.batch_size))
     if recipe.export.simplify:
         simplification = simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", images)
         before, after = simplification.nodes_before["total"], simplification.nodes_after["total"]
@@ -115,22 +116,23 @@ def _way_notes(exported: Exported) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _logits(
-    logits: Logits, spec: Preprocess, split: ImageSplit, onnx_path: Path, batch_size: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    reference, exported, labels = [], [], []
+def _compare(
+    task: Task, logits: Logits, spec: Preprocess, split: ImageSplit, onnx_path: Path, batch_size: int
+) -> tuple[Answers, ClosenessMeter]:
+    """The network's answers on the evaluation images, and how near ONNX Runtime's logits of the graph are to its own."""
+    reference, meter = [], ClosenessMeter()
     with onnxruntime_backend.load(onnx_path, torch.get_num_threads()) as runner:
-        for images, batch_labels in batches(split, spec, batch_size, title="network and ONNX"):
-            reference.append(logits(images))
-            exported.append(runner.infer({INPUT: images})[OUTPUT])
-            labels.append(batch_labels)
-    return np.concatenate(reference), np.concatenate(exported), np.concatenate(labels)
+        for images in batches(split, spec, batch_size, title="network and ONNX"):
+            ours = logits(images)
+            reference.append(task.answers(ours))
+            meter.add(ours, runner.infer({INPUT: images})[OUTPUT])
+    return np.concatenate(reference), meter
 
 
-def _compare(reference: NDArray[np.float32], exported: NDArray[np.float32], name: str) -> dict[str, Any]:
+def _say(meter: ClosenessMeter, name: str) -> dict[str, Any]:
     """How near they are, for the manifest; RuntimeError where they differ by more than float32 rounding explains."""
-    found = compare_logits(reference, exported)
+    found = meter.result()
     print(f"           ONNX against {name}: {found}")
     if not found.same:
         raise RuntimeError(f"the exported graph does not compute what {name} does: {found} (allowed: {LIMITS})")
-    return found.to_dict() | {"logit_difference_mean": float(np.abs(reference - exported).mean())}
+    return found.to_dict() | {"logit_difference_mean": meter.mean_difference}

@@ -13,6 +13,7 @@ from torch import nn
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.errors import InputError
 from calib.precision.policy import Layer
+from calib.precision.smoothing import class_rows
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.onnx_export import INPUT, OUTPUT, export_onnx
@@ -56,13 +57,13 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     with open_world() as world:
         if world.rank == 0:
             _say(student, found)
-        trained = train_student(recipe, student, build_model(checkpoint, recipe.model), folder, world)
+        trained = train_student(recipe, student, build_model(checkpoint, recipe.model, recipe.data.task), folder, world)
         notes = trained.notes() | _counts(student, found)
         if world.rank > 0:
             return notes
         print(
-            f"           top-1: FP32 {trained.teacher_top1:.2f} %, quantized {trained.before_top1:.2f} %, "
-            f"trained quantized {trained.after_top1:.2f} % on {counted(trained.images, 'image')}"
+            f"           {trained.words.score_name}: FP32 {trained.teacher_score:.2f} %, quantized {trained.before_score:.2f} %, "
+            f"trained quantized {trained.after_score:.2f} % on {counted(trained.images, 'image')}"
         )
     return notes | write_student(recipe, checkpoint, student.cpu(), proto, found, calibration, folder)
 
@@ -76,7 +77,7 @@ def make_student(
     """
     part = recipe.quantize
     found = apply_policy(proto, calibration, quantize_options(part), track)
-    model = build_model(checkpoint, recipe.model)
+    model = build_model(checkpoint, recipe.model, recipe.data.task)
     images = calibration.first(CHECKED_IMAGES)
     spec = Preprocess.from_dict(checkpoint.preprocess)
     placement, calls = look(model, proto, found.decisions, images, normalised(images, spec), spec)
@@ -175,7 +176,7 @@ def compare(student: FakeQuantized, graph: Path, images: NDArray[np.uint8], spec
     ours = student(normalised(images, spec)).numpy()
     with onnxruntime_backend.load(graph, torch.get_num_threads(), literal=True) as runner:
         theirs = runner.infer({INPUT: images})[OUTPUT]
-    same, difference = agreement(ours, theirs), float(np.abs(ours - theirs).mean())
+    same, difference = agreement(class_rows(ours), class_rows(theirs)), float(np.abs(ours - theirs).mean())
     print(
         f"           the graph with Q/DQ against the trained network: same top-1 on {same:.2f} % of "
         f"{counted(len(images), 'image')}"

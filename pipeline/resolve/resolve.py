@@ -8,6 +8,7 @@ from pipeline.recipe import Recipe
 from pipeline.resolve.classes import resolve_classes
 from pipeline.resolve.network import resolve_network
 from pipeline.resolve.training import resolve_training
+from pipeline.training.learning.learning import LEARNING
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ def resolve(recipe: Recipe, *, unpack: bool = True, decode: bool = False) -> Res
     look = Look(recipe, unpack=unpack, decode=decode)
     lines += more
     if recipe.train.epochs > 0 and (images := _count(look, unpack)):
-        train, more = resolve_training(recipe.train, images, given_weights=recipe.model.starts_with_weights)
+        train, more = resolve_training(
+            recipe.train, images, given_weights=recipe.model.starts_with_weights, off=LEARNING[recipe.data.task].off
+        )
         recipe, lines = recipe.model_copy(update={"train": train}), lines + more
     return Resolved(recipe, look, tuple(lines))
 

@@ -4,7 +4,9 @@
 images, and little from some thousands, which then never see an image as it is. One table says what fewer images get.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.console.figures import counted
@@ -32,18 +34,23 @@ FEW_IMAGES: dict[str, Any] = {
 GIVEN_WEIGHTS: dict[str, Any] = FEW_IMAGES | {"lr": 5e-4, "backbone_lr_ratio": 0.1, "min_lr": 1e-6}
 
 
-def resolve_training(part: TrainPart, images: int, *, given_weights: bool) -> tuple[TrainPart, list[str]]:
+def resolve_training(
+    part: TrainPart, images: int, *, given_weights: bool, off: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[TrainPart, list[str]]:
     """`part` with what fits `images` training images in place of what it does not state, and a line that says so.
 
-    Nothing changes with `epochs: 0`, or from LARGE images on. What the recipe states is kept.
+    Nothing changes with `epochs: 0`, or from LARGE images on, apart from keys that the task has no use for: those are `off`. What
+    the recipe states is kept.
     """
+    if part.epochs > 0:
+        part = part.model_copy(update={key: value for key, value in off.items() if key not in part.model_fields_set})
     size = next((size for size in SIZES if images < size.below), None)
     if size is None or part.epochs == 0 or images == 0:
         return part, []
     fitting = GIVEN_WEIGHTS if given_weights else FEW_IMAGES
     epochs = size.from_weights if given_weights else size.from_scratch
     wanted = fitting | {"epochs": epochs, "batch_size": _batch(size.batch_size, images)}
-    stated = part.model_fields_set | ({"batch_size"} if part.global_batch is not None else set())
+    stated = part.model_fields_set | off.keys() | ({"batch_size"} if part.global_batch is not None else set())
     filled = {key: value for key, value in wanted.items() if key not in stated}
     epochs = part.epochs if "epochs" in stated else epochs
     if "warmup_epochs" in filled:

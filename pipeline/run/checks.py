@@ -20,7 +20,8 @@ from pipeline.parts.model import ModelPart, shown
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_file as read_checkpoint_file
 from pipeline.training.checkpoint import weights_of
-from pipeline.training.network import create_network, logits_of, own_size
+from pipeline.training.learning.learning import check_augmentation
+from pipeline.training.network import check_shape, create_network, logits_of, own_size
 
 _UNKNOWN_CLASSES = (
     2  # for a network whose images are not written yet: how many classes they have does not matter to its size
@@ -39,6 +40,7 @@ def check_before_running(recipe: Recipe, look: Look, *, training: bool) -> None:
     if train is not None:
         if recipe.train.epochs > 0:
             check_train_images(train)
+            check_augmentation(recipe.data.task, recipe.train)
         part, pool = recipe.calibrate, train if len(train) else look.splits()[1]
         draw_calibration_images(part.source, pool, recipe.preprocess_spec(), part.images, part.seed)
     if training and not is_packed(recipe.data):
@@ -63,51 +65,52 @@ def _check_network(recipe: Recipe, known_classes: int | None) -> None:
     drop_path = recipe.train.drop_path if recipe.train.epochs > 0 else 0.0
     with torch.random.fork_rng(devices=[]):  # what is made here must not change what training draws
         if part.factory is not None:  # not on the meta device: a factory may keep what it made, and give it again
-            create_network(part, classes, drop_path)
+            create_network(part, classes, drop_path, task=recipe.data.task)
         else:
-            _check_image_size(part, classes, drop_path)
+            _check_image_size(part, classes, drop_path, recipe.data.task)
     if part.pretrained and is_offline():
         find_weights(str(part.name))
     if part.checkpoint is not None:
         weights_of(read_checkpoint_file(part.checkpoint), part.checkpoint)
 
 
-def _check_image_size(part: ModelPart, classes: int, drop_path: float) -> None:
-    """InputError unless a timm network takes one image of `part.image_size`.
+def _check_image_size(part: ModelPart, classes: int, drop_path: float, task: str) -> None:
+    """InputError unless a timm network takes one image of `part.image_size` and gives logits of the task's shape.
 
     Asked of the meta device, which computes shapes alone, at once and without memory. It lacks some operators: what fails there
     is tried again on the CPU.
     """
     try:
-        _forward(part, classes, drop_path, "meta")
+        _forward(part, classes, drop_path, "meta", task)
         return
     except InputError as error:
-        if not _fits_at_default(part, classes, drop_path):
+        if not _fits_at_default(part, classes, drop_path, task):
             raise  # no such model, or wrong arguments: the size is not to blame
         refused: Exception = error
     except Exception:  # a network raises what it likes, and the meta device raises for itself
         try:
-            _forward(part, classes, drop_path, "cpu")
+            _forward(part, classes, drop_path, "cpu", task)
             return
         except Exception as error:
             refused = error
     raise _not_taken(part, refused) from refused
 
 
-def _forward(part: ModelPart, classes: int, drop_path: float, device: str) -> None:
-    """Build the network on `device` and give it one image."""
+def _forward(part: ModelPart, classes: int, drop_path: float, device: str, task: str) -> None:
+    """Build the network on `device` and give it one image. InputError where its logits are not what the task wants."""
     with torch.device(device), torch.inference_mode():
         model = create_network(part, classes, drop_path).eval()
-        logits_of(model(torch.zeros(1, *part.image_shape)), part)
+        logits = logits_of(model(torch.zeros(1, *part.image_shape)), part)
+    check_shape(logits, part, classes, task)
 
 
-def _fits_at_default(part: ModelPart, classes: int, drop_path: float) -> bool:
+def _fits_at_default(part: ModelPart, classes: int, drop_path: float, task: str) -> bool:
     """Whether the network is made at the size of its own default configuration, which is not the recipe's."""
     size = own_size(part)
     if size in (None, part.image_size):
         return False
     try:
-        _forward(part.model_copy(update={"image_size": size}), classes, drop_path, "meta")
+        _forward(part.model_copy(update={"image_size": size}), classes, drop_path, "meta", task)
     except InputError:
         return False
     except Exception:  # it was made

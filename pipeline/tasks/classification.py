@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.images import ImageSplit, read_split
+from calib.precision.closeness import LIMITS, compare_logits
 from calib.preprocess import Preprocess
 from pipeline.tasks.comparison import compare
 from pipeline.tasks.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
@@ -31,6 +32,9 @@ class Classification:
     def labels(self, split: ImageSplit, chosen: slice, spec: Preprocess) -> Labels:
         return np.asarray(split.labels[chosen], dtype=np.int64)
 
+    def output_shape(self, classes: int, height_width: tuple[int, int]) -> tuple[int, ...]:
+        return (classes,)
+
     def answers(self, logits: Logits) -> Logits:
         return logits
 
@@ -42,6 +46,10 @@ class Classification:
 
     def agreement(self, ours: Logits, others: Logits) -> float:
         return agreement(ours, others)
+
+    def other_images(self, reference: Logits, found: Logits) -> str:
+        closeness = compare_logits(reference, found)  # few images: one other top-1 among them is no sign
+        return "" if closeness.near else f"{closeness} (allowed: {LIMITS})"
 
     def interval(self, ours: Logits, reference: Logits, labels: Labels) -> tuple[float, float]:
         return paired_interval(correct_rows(ours, labels), correct_rows(reference, labels))

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.tasks.pixels import IGNORED, NO_CLASS, Map, class_iou, iou_differences, overlap
+from calib.masks import IGNORED
+from pipeline.tasks.pixels import NO_CLASS, Map, class_iou, iou_differences, overlap
 
 IMAGES_SHOWN = 6
 CONFUSIONS_SHOWN = 10

@@ -1,7 +1,7 @@
 """Statistics of class maps: intersection over union, pixel accuracy, agreement, and the interval of a difference.
 
-A map is uint8 (N, H, W): the class of each pixel, `NO_CLASS` where its logits are not finite. In masks `IGNORED` is a pixel
-that does not count.
+A map is uint8 (N, H, W): the class of each pixel, `NO_CLASS` where its logits are not finite. In masks, pixels of `IGNORED` do
+not count.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NO_CLASS = IGNORED = 255
+from calib.masks import IGNORED
+
+NO_CLASS = 255
 MOST_CLASSES = 255  # indices 0 to 254
 RESAMPLES = 2000
 

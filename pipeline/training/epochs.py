@@ -32,17 +32,19 @@ def run_epochs(
     part, world = trainer.part, trainer.world
     world.wait()  # rank 0 may still be making the folder
     if _sees_last(folder, world):
-        restore_last(folder, state, identity, world)
+        restore_last(folder, state, trainer.words, identity, world)
     world.wait()  # rank 0 writes a new one below
 
     def save() -> None:
         if world.rank == 0:
-            save_last(folder, state, identity, part.keep_last)
+            save_last(folder, state, trainer.words, identity, part.keep_last)
 
     network = _wrap(state.model, part, world)
     done = state.epochs_done * trainer.updates + state.position.update
     remaining = Remaining(part, trainer.updates, done)
-    with open_log(folder, part.epochs, trainer.updates, state.history, world, remaining, part.wandb) as log:
+    with open_log(
+        folder, trainer.words, part.epochs, trainer.updates, state.history, world, remaining, part.wandb
+    ) as log:
         for epoch in range(state.epochs_done, part.epochs):
             trainer.run_epoch(epoch, network, state, log, save)
             after_epoch()  # before the epoch is saved as done: after a kill in between, both happen again

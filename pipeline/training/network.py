@@ -19,16 +19,20 @@ from calib.errors import InputError
 from models.t2t_vit import VARIANTS
 from pipeline.data.hub import architecture, network_config, timm_name
 from pipeline.parts.model import RGB_CHANNELS, ImageSize, ModelPart, shown
+from pipeline.tasks.task import task_named
+from pipeline.tasks.words import CLASSIFICATION
 
 
 def create_network(
-    part: ModelPart, num_classes: int, drop_path: float = 0.0, *, weights: Path | None = None
+    part: ModelPart, num_classes: int, drop_path: float = 0.0, *, weights: Path | None = None, task: str = CLASSIFICATION.task
 ) -> nn.Module:  # fmt: skip
     """The network of `part`: normalised images (B, *part.image_shape) → logits (B, num_classes), on the CPU.
 
+    Of another `task` than classification, logits have the shape that this says, such as (B, num_classes, H, W).
+
     A timm model has new weights, or those of the file `weights` as timm reads them; a factory's model has those that the factory
-    gave it. InputError where there is no such model, where the factory fails, or where it does not return a classifier of
-    `num_classes` classes.
+    gave it. InputError where there is no such model, where the factory fails, or where its network does not give such
+    logits.
     """
     if part.factory is None:
         return select_output(_from_timm(part, num_classes, drop_path, weights), part)
@@ -38,7 +42,7 @@ def create_network(
             next_step="set train.drop_path: 0, and the factory's own option for it in model.args",
         )  # fmt: skip
     model = select_output(_from_factory(part.factory, part.args), part)
-    _check_logits(model, part, num_classes)
+    _check_logits(model, part, num_classes, task)
     return model
 
 
@@ -165,8 +169,8 @@ def _signature(make: Callable[..., Any]) -> str:
         return "the arguments it takes"
 
 
-def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
-    """InputError unless the network gives one logit per class for one image."""
+def _check_logits(model: nn.Module, part: ModelPart, num_classes: int, task: str) -> None:
+    """InputError unless the network gives logits of the task's shape for one image."""
     shape, training = (1, *part.image_shape), model.training
     try:
         with torch.inference_mode():
@@ -180,12 +184,30 @@ def _check_logits(model: nn.Module, part: ModelPart, num_classes: int) -> None:
             next_step="check model.image_size, model.in_chans and model.args in the recipe",
         ) from error  # fmt: skip
     model.train(training)
+    check_shape(logits, part, num_classes, task)
+
+
+def check_shape(logits: Tensor, part: ModelPart, num_classes: int, task: str) -> None:
+    """InputError unless `logits`, of one image, are of the task's shape."""
     found = tuple(logits.shape)
-    if found != (1, num_classes):
+    wanted = (1, *task_named(task).output_shape(num_classes, part.image_shape[1:]))
+    if found != wanted:
         raise InputError(
-            f"the network of {part.label} does not give {num_classes} logits, one for each class", got=found,
-            allowed=f"a tensor (1, {num_classes})", next_step="set its number of classes in model.args",
+            f"the network of {part.label} does not give {num_classes} logits, one for each class"
+            + (" of each pixel" if len(wanted) == 4 else ""), got=found, allowed=f"a tensor {wanted}",
+            next_step=_what_to_change(found, wanted),
         )  # fmt: skip
+
+
+def _what_to_change(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if len(found) == len(wanted) and found[:2] == wanted[:2]:
+        return (
+            "let it return torch.nn.functional.interpolate(logits, size=images.shape[2:], mode='bilinear', "
+            "align_corners=False)"
+        )
+    if len(found) != len(wanted):
+        return "take a network for the recipe's data.task, or change that"
+    return "set its number of classes in model.args"
 
 
 class _Select:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pipeline.parts.train import TrainPart
 from pipeline.training.checkpoint import save_atomically
 from pipeline.training.distributed import World
-from pipeline.training.loader import Batch, EpochSampler
+from pipeline.training.learning.samples import Batch
+from pipeline.training.loader import EpochSampler
 from pipeline.training.log import TrainingLog
 
 

@@ -9,9 +9,10 @@ from calib.errors import InputError
 from pipeline.console.figures import counted
 from pipeline.parts.train import DECIDES_NOTHING
 from pipeline.recipe import Recipe
+from pipeline.tasks.words import Words
 from pipeline.training.checkpoint import read_file, save_atomically
 from pipeline.training.distributed import World
-from pipeline.training.log import EpochMetrics, metrics_to_dicts
+from pipeline.training.log import EpochMetrics
 from pipeline.training.state import Position, TrainingState
 
 LAST, BEST, KEPT = "last.pt", "best.pt", "kept"
@@ -19,12 +20,13 @@ _COPIED_BYTES = 1 << 24  # at a time: last.pt can have hundreds of MB
 _ONE_OR_MANY = ("processes", "train.batch_size")  # with train.global_batch, these may differ when training resumes
 
 
-def save_last(folder: Path, state: TrainingState, identity: dict[str, Any], keep: int) -> None:
+def save_last(folder: Path, state: TrainingState, words: Words, identity: dict[str, Any], keep: int) -> None:
     """Write `last.pt`, whole or not at all. With `keep` above 1 the newest `keep` states are in `kept/` as well."""
     position = state.position
     save_atomically(
         {
-            "identity": identity, "history": metrics_to_dicts(state.history), "model": state.model.state_dict(),
+            "identity": identity, "history": [row.to_values(words) for row in state.history],
+            "model": state.model.state_dict(),
             "ema": state.ema.module.state_dict() if state.ema is not None else None,
             "optimizer": state.optimizer.state_dict(), "scaler": state.scaler.state_dict(),
             "position": [position.update, list(position.loss_sums), position.skipped, position.seconds],
@@ -52,7 +54,9 @@ def _keep(folder: Path, name: str, keep: int) -> None:
         old.unlink()
 
 
-def restore_last(folder: Path, state: TrainingState, identity: dict[str, Any], world: World) -> None:
+def restore_last(
+    folder: Path, state: TrainingState, words: Words, identity: dict[str, Any], world: World
+) -> None:  # fmt: skip
     """Load `last.pt` into `state`. InputError where it is of another recipe, other images or another number of processes.
 
     With `train.global_batch` the number of processes may differ, because an update still has the same images.
@@ -83,7 +87,7 @@ def restore_last(folder: Path, state: TrainingState, identity: dict[str, Any], w
         state.ema.module.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.scaler.load_state_dict(content["scaler"])
-    state.history = [EpochMetrics(**row) for row in content["history"]]
+    state.history = [EpochMetrics.from_values(row, words) for row in content["history"]]
     update, loss_sums, skipped, seconds = content["position"]
     state.position = Position(update, tuple(loss_sums), skipped, seconds)
 

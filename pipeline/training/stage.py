@@ -1,4 +1,4 @@
-"""The train stage: train a classifier on a CPU, a GPU or the processes that `torchrun` starts, or take given weights.
+"""The train stage: train a network on a CPU, a GPU or the processes that `torchrun` starts, or take given weights.
 
 An interrupted training resumes with exactly the result it would have had. Augmentation, mixing, optimizer, schedule and
 moving average are timm's; the recipe says which.
@@ -23,11 +23,12 @@ from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.data.dataset import check_train_images, open_dataset
 from pipeline.data.overlap import check_no_overlap
-from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
+from pipeline.tasks.task import task_named
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 from pipeline.training.distributed import World, open_world
 from pipeline.training.epochs import run_epochs
+from pipeline.training.learning.learning import LEARNING, check_augmentation
 from pipeline.training.loader import make_loaders
 from pipeline.training.log import EpochMetrics
 from pipeline.training.network import create_network
@@ -64,7 +65,8 @@ def take_network(recipe: Recipe, folder: Path) -> dict[str, Any]:
             write_checkpoint(checkpoint, folder / "checkpoint.pt")
             print(f"           nothing to train: {path} is a finished network", flush=True)
         world.wait()  # until the files are written
-    return {"top1": None, "epochs": 0, "seconds": 0.0, "images_per_s": None, "weights": "model.onnx"}
+    words = task_named(recipe.data.task).words
+    return {words.score: None, "epochs": 0, "seconds": 0.0, "images_per_s": None, "weights": "model.onnx"}
 
 
 def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
     `folder` exists (on rank 0). Also writes `last.pt`, `metrics.csv` and `tensorboard/` there, and where the recipe asks
     for them `best.pt` and `kept/`. The checkpoint holds the weights of the last epoch: their moving average where
-    `train.ema_decay` is above 0. Returns notes for the manifest: top1 in percent, epochs, seconds, images_per_s (None if
+    `train.ema_decay` is above 0. Returns notes for the manifest: the score in percent, epochs, seconds, images_per_s (None if
     not trained) and which weights.
     """
     torch.set_flush_denormal(True)  # the performer's exponentials make subnormal numbers: 1.3 times slower on a CPU
@@ -83,9 +85,9 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         recipe = _with_fitting_batch(recipe, world)
         if recipe.train.epochs > 0:
             check_train_images(train_split)
-        _check(recipe.train, len(train_split), world)
-        spec = recipe.preprocess_spec()
-        with closing(make_loaders(train_split, val_split, spec, recipe.train, world)) as loaders:
+        _check(recipe, len(train_split), world)
+        spec, learning = recipe.preprocess_spec(), LEARNING[recipe.data.task]
+        with closing(make_loaders(learning, train_split, val_split, spec, recipe.train, world)) as loaders:
             trainer = Trainer(recipe, loaders, len(train_split.classes), world)
             if recipe.train.epochs == 0:
                 model, notes = _take_over(recipe, train_split, trainer)
@@ -94,7 +96,8 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         if world.rank == 0:
             _write(model, recipe, train_split.classes, folder / "checkpoint.pt")
             images = counted(len(val_split), "image")
-            print(f"           top-1 {notes['top1']:.2f} % on {images} ({notes['weights']})", flush=True)
+            score = f"{trainer.words.score_name} {notes[trainer.words.score]:.2f} %"
+            print(f"           {score} on {images} ({notes['weights']})", flush=True)
         world.wait()  # until the checkpoint is written
         return notes | pretrained_notes(recipe.model)
 
@@ -113,10 +116,12 @@ def _with_fitting_batch(recipe: Recipe, world: World) -> Recipe:
     return recipe.model_copy(update={"train": part})
 
 
-def _check(part: TrainPart, images: int, world: World) -> None:
-    """InputError for values that do not fit the number of images, the number of processes or each other."""
+def _check(recipe: Recipe, images: int, world: World) -> None:
+    """InputError for values that do not fit the task, the number of images, the number of processes or each other."""
+    part = recipe.train
     if part.epochs == 0:
         return
+    check_augmentation(recipe.data.task, part)
     share = images // world.size
     if part.batch_size * accumulation(part, world) > share:
         if part.global_batch is not None:
@@ -150,18 +155,24 @@ def _take_over(recipe: Recipe, split: ImageSplit, trainer: Trainer) -> tuple[nn.
     """The weights of `model.checkpoint`, `model.pretrained` or `model.factory`, evaluated but not trained."""
     started = time.monotonic()
     model, weights = _given_weights(recipe, split, trainer.world)
-    (top1,) = trainer.measure([model.to(trainer.world.device)], "evaluating")
+    (score,) = trainer.measure([model.to(trainer.world.device)], "evaluating")
     seconds = time.monotonic() - started
-    return model, {"top1": top1, "epochs": 0, "seconds": seconds, "images_per_s": None, "weights": weights}
+    return model, {
+        trainer.words.score: score,
+        "epochs": 0,
+        "seconds": seconds,
+        "images_per_s": None,
+        "weights": weights,
+    }
 
 
 def _given_weights(recipe: Recipe, split: ImageSplit, world: World) -> tuple[nn.Module, str]:
     if not recipe.model.starts_with_weights:  # then there is a factory: the recipe was checked for that
-        return create_network(recipe.model, len(split.classes)), "model.factory"
+        return create_network(recipe.model, len(split.classes), task=recipe.data.task), "model.factory"
     if recipe.model.pretrained:
         loaded = load_pretrained(recipe.model, split.classes)
     else:
-        loaded = load_checkpoint(recipe.model, split.classes, recipe.preprocess_spec())
+        loaded = load_checkpoint(recipe.model, split.classes, recipe.preprocess_spec(), task=recipe.data.task)
     if world.rank == 0:
         say_loaded(loaded)
     if loaded.fresh_classifier:
@@ -184,20 +195,20 @@ def _train(recipe: Recipe, split: ImageSplit, trainer: Trainer, folder: Path) ->
     run_epochs(trainer, state, training_identity(recipe, split.classes, len(split), world), folder, keep_best)
     rates = [row.images_per_s for row in state.history]
     notes = {
-        "top1": state.history[-1].top1, "epochs": part.epochs,
+        trainer.words.score: state.history[-1].score, "epochs": part.epochs,
         "seconds": sum(row.seconds for row in state.history), "images_per_s": median(rates),
         "weights": "moving average" if state.ema is not None else "last epoch",
     }  # fmt: skip
     if part.keep_best:
-        best = max((row for row in state.history if row.top1 is not None), key=lambda row: (row.top1, -row.epoch))
-        notes |= {"best_top1": best.top1, "best_epoch": best.epoch}
+        best = max((row for row in state.history if row.score is not None), key=lambda row: (row.score, -row.epoch))
+        notes |= {f"best_{trainer.words.score}": best.score, "best_epoch": best.epoch}
     return state.result(), notes
 
 
 def _is_best(history: list[EpochMetrics]) -> bool:
     """Whether the last epoch was evaluated and is better than all before."""
-    *before, last = (row.top1 for row in history)
-    return last is not None and all(top1 is None or top1 < last for top1 in before)
+    *before, last = (row.score for row in history)
+    return last is not None and all(score is None or score < last for score in before)
 
 
 def _write(model: nn.Module, recipe: Recipe, classes: tuple[str, ...], path: Path) -> None:

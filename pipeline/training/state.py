@@ -96,11 +96,11 @@ def _first_weights(recipe: Recipe, classes: tuple[str, ...], world: World) -> nn
     """The network that training starts with: with new weights, those of `model.checkpoint` or timm's pretrained ones."""
     drop_path = recipe.train.drop_path
     if not recipe.model.starts_with_weights:
-        return create_network(recipe.model, len(classes), drop_path)
+        return create_network(recipe.model, len(classes), drop_path, task=recipe.data.task)
     if recipe.model.pretrained:
         start = load_pretrained(recipe.model, classes, drop_path)
     else:
-        start = load_checkpoint(recipe.model, classes, recipe.preprocess_spec(), drop_path)
+        start = load_checkpoint(recipe.model, classes, recipe.preprocess_spec(), drop_path, recipe.data.task)
     if world.rank == 0:
         say_loaded(start)
     return start.model

@@ -7,9 +7,7 @@ from contextlib import nullcontext
 from itertools import islice
 
 import torch
-from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
@@ -18,8 +16,11 @@ from pipeline.console.figures import counted
 from pipeline.console.progress import track
 from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
+from pipeline.tasks.task import task_named
 from pipeline.training.distributed import World
-from pipeline.training.loader import Batch, Loaders, Normalise, device_batches, seed_all
+from pipeline.training.learning.learning import LEARNING
+from pipeline.training.learning.samples import Batch, seed_all
+from pipeline.training.loader import Loaders, Normalise, device_batches
 from pipeline.training.log import EpochMetrics, TrainingLog
 from pipeline.training.not_finite import NotFinite, Watch, finite
 from pipeline.training.state import Position, TrainingState
@@ -66,8 +67,10 @@ class Trainer:
         self.updates = len(loaders.train) // self.accumulate
         self.normalise = Normalise(recipe.preprocess_spec(), world.device)
         self.erase = RandomErasing(part.random_erasing, mode="pixel", device=world.device)
-        self.mix = _mixing(part, classes)
-        self.loss = _loss(part)
+        self.words = task_named(recipe.data.task).words
+        self.learning, self.classes = LEARNING[recipe.data.task], classes
+        self.mix = self.learning.mixing(part, classes)
+        self.loss = self.learning.loss(part)
 
     def run_epoch(
         self, epoch: int, network: nn.Module, state: TrainingState, log: TrainingLog, save: Callable[[], None]
@@ -82,7 +85,7 @@ class Trainer:
             self._train_epoch(epoch, network, state, log, save, started)
             trained = time.monotonic() - started
             models = [state.model] if state.ema is None else [state.model, state.ema.module]
-            top1: list[float] = self.measure(models) if self.part.evaluates_after(epoch) else []
+            scores: list[float] = self.measure(models) if self.part.evaluates_after(epoch) else []
         except (InputError, NotFinite) as error:
             if self.world.rank > 0:  # the command prints only rank 0's errors, and rank 0 does not know of this one
                 print(f"process {self.world.rank} of {self.world.size}: error: {error}", file=sys.stderr, flush=True)
@@ -92,7 +95,7 @@ class Trainer:
         log.add_epoch(EpochMetrics(
             epoch=epoch + 1, lr=max(float(group["lr"]) for group in state.optimizer.param_groups),
             train_loss=end.loss_sum / (self.updates - end.skipped) / self.world.size,
-            val_top1=top1[0] if top1 else None, ema_top1=top1[1] if len(top1) > 1 else None,
+            val_score=scores[0] if scores else None, ema_score=scores[1] if len(scores) > 1 else None,
             images_per_s=images / trained, seconds=first.seconds + time.monotonic() - started, skipped=end.skipped,
         ))  # fmt: skip
         state.position = Position()
@@ -181,7 +184,7 @@ class Trainer:
             return self.compute_loss(network, images, targets)
 
     def compute_loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch: normalised images (N, 3, H, W), labels (N,) or, after mixing, soft targets (N, classes)."""
+        """The loss of a batch: normalised images (N, 3, H, W) and what the task has as targets, mixed labels among them."""
         return self.loss(network(images), targets)
 
     def _all_finite(self, loss: Tensor, state: TrainingState) -> bool:
@@ -202,33 +205,17 @@ class Trainer:
 
     @torch.inference_mode()
     def measure(self, models: list[nn.Module], title: str | None = None) -> list[float]:
-        """Top-1 in percent of each model on all val images, each counted once, in float32 as at the accuracy gate.
+        """The score in percent of each model on all val images, each counted once, in float32 as at the accuracy gate.
 
         Shows its progress where it has a title: not after an epoch, when training shows its own.
         """
         for model in models:
             model.eval()
             self.world.share_buffers(model)
-        # correct images of each model, then all images
-        counts = torch.zeros(len(models) + 1, dtype=torch.int64, device=self.world.device)
+        counts = self.learning.new_counts(len(models), self.classes).to(self.world.device)
         batches = track(self.loaders.val, title) if title else self.loaders.val
         for images, labels in device_batches(batches, self.world.device):
             normalised = self.normalise(images)
             for index, model in enumerate(models):
-                counts[index] += (model(normalised).argmax(1) == labels).sum()
-            counts[-1] += len(labels)
-        *right, total = self.world.total(counts).tolist()
-        return [100 * count / total for count in right]
-
-
-def _mixing(part: TrainPart, classes: int) -> Mixup | None:
-    if part.mixup == 0 and part.cutmix == 0:
-        return None
-    return Mixup(part.mixup, part.cutmix, label_smoothing=part.label_smoothing, num_classes=classes)
-
-
-def _loss(part: TrainPart) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss for the targets: after mixing these are soft and already smoothed."""
-    if part.mixup > 0 or part.cutmix > 0:
-        return SoftTargetCrossEntropy()
-    return LabelSmoothingCrossEntropy(part.label_smoothing) if part.label_smoothing > 0 else nn.CrossEntropyLoss()
+                self.learning.count(counts, index, model(normalised), labels)
+        return self.learning.scores(self.world.total(counts).tolist())

@@ -16,6 +16,7 @@ from calib.preprocess import Preprocess
 from models.zoo import BASELINES, FAMILY
 from pipeline.console.figures import counted
 from pipeline.parts.model import ModelPart
+from pipeline.tasks.words import CLASSIFICATION
 from pipeline.training.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
 from pipeline.training.network import classifier_names, create_network
 
@@ -32,18 +33,20 @@ class Loaded:
     fresh_classifier: bool
 
 
-def build_model(checkpoint: Checkpoint, part: ModelPart) -> nn.Module:
+def build_model(checkpoint: Checkpoint, part: ModelPart, task: str = CLASSIFICATION.task) -> nn.Module:
     """The network of one of our checkpoints, on the CPU, in eval mode, created as `part` says and not as the file says; of a part
     that leaves the size open it is the file's."""
     if part.image_size is None:
         part = part.model_copy(update={"image_size": checkpoint.image_size})
-    model = create_network(part, len(checkpoint.classes))
+    model = create_network(part, len(checkpoint.classes), task=task)
     _check_fit(model, checkpoint.state_dict, f"the checkpoint of {checkpoint.model}", set())
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()
 
 
-def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess, drop_path: float = 0.0) -> Loaded:
+def load_checkpoint(
+    part: ModelPart, classes: tuple[str, ...], spec: Preprocess, drop_path: float = 0.0, task: str = CLASSIFICATION.task
+) -> Loaded:  # fmt: skip
     """The network of `part` with the weights of `part.checkpoint`, on the CPU, in eval mode.
 
     Reads our checkpoints, a plain state dict, or one wrapped as timm, the T2T-ViT authors and others do, with or without
@@ -57,7 +60,7 @@ def load_checkpoint(part: ModelPart, classes: tuple[str, ...], spec: Preprocess,
     if not part.transfer:
         _check_classes(content, path, classes)
         _check_preprocess(content, path, spec)
-    model = create_network(part, len(classes), drop_path)
+    model = create_network(part, len(classes), drop_path, task=task)
     weights = weights_of(content, path)
     notes: tuple[str, ...] = ()
     fresh: set[str] = set()

@@ -28,7 +28,7 @@ def compare(model: T2TViT, spec: Preprocess, split: ImageSplit) -> dict[str, flo
     exact = NormalisedModel(literal(model).double(), spec).double().eval()
     worst, same = [], 0
     with torch.inference_mode():
-        for images, _ in batches(split, spec, 50):
+        for images in batches(split, spec, 50):
             x = torch.from_numpy(images)
             first, second = ours(x).double(), exact(x)
             worst.append((first - second).abs().amax(1).numpy())

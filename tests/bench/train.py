@@ -30,6 +30,7 @@ from pipeline.machine.describe import cpu_name
 from pipeline.machine.peak_memory import own_memory
 from pipeline.recipe import load_recipe
 from pipeline.training.distributed import World, open_world
+from pipeline.training.learning.learning import LEARNING
 from pipeline.training.loader import device_batches, make_loaders
 
 FORMS = ("literal", "ours")
@@ -228,7 +229,7 @@ def pipeline_ceiling(options: argparse.Namespace) -> dict[str, float]:
         for workers in sorted({1, options.workers}):
             values = part.train.model_copy(update={"batch_size": 16, "workers": workers})
             world = World(0, 1, torch.device("cpu"))
-            loaders = make_loaders(train, val, part.preprocess_spec(), values, world)
+            loaders = make_loaders(LEARNING["classification"], train, val, part.preprocess_spec(), values, world)
             for epoch in range(2):  # the first one starts the workers
                 loaders.sampler.start(epoch, 0, len(train))
                 started = time.perf_counter()

@@ -32,6 +32,7 @@ from pipeline.measure.evaluate_stage import failure_reason, fallback
 from pipeline.parts.model import ModelPart
 from pipeline.quantize import export_stage
 from pipeline.report.values.schema import check_report
+from pipeline.tasks.task import task_named
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 
@@ -411,15 +412,21 @@ def test_an_engine_that_miscompiles_is_named() -> None:
     generator = np.random.default_rng(0)
     graph = generator.normal(size=(500, 10)).astype(np.float32)
     wrong = generator.normal(size=(500, 10)).astype(np.float32)
-    assert "does not compute its graph" in failure_reason(wrong, graph, graph, 50.0, 50.0, 0.99)
-    assert "under 99 %" in failure_reason(graph, graph, graph, 49.0, 50.0, 0.99)
-    assert failure_reason(graph, graph, graph, 49.6, 50.0, 0.99) == ""
+    task, right = task_named("classification"), graph.argmax(axis=1)
+
+    def failure(ours: np.ndarray, graph: np.ndarray, reference: np.ndarray) -> str:
+        return failure_reason(task, ours, graph, reference, right, 0.99)
+
+    assert "does not compute its graph" in failure(wrong, graph, graph)
+    worse = {count: np.where(np.arange(500)[:, None] < count, -graph, graph) for count in (4, 10)}
+    assert "under 99 % of FP32's 100.00" in failure(worse[10], worse[10], graph)
+    assert failure(worse[4], worse[4], graph) == ""
     # a lossy graph on which two engines round differently: both as far from the reference, so neither is at fault
     noisy = [graph + generator.normal(size=graph.shape).astype(np.float32) for _ in range(2)]
-    assert failure_reason(noisy[0], noisy[1], graph, 50.0, 50.0, 0.99) == ""
+    assert "does not compute" not in failure(noisy[0], noisy[1], graph)
     broken = graph.copy()
     broken[3, 2] = np.nan
-    assert "NaN or Inf" in failure_reason(broken, graph, graph, 50.0, 50.0, 0.99)
+    assert "NaN or Inf" in failure(broken, graph, graph)
 
 
 def test_an_engine_that_falls_back_to_floating_point_says_so() -> None:

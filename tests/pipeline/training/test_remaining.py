@@ -9,6 +9,7 @@ import torch
 from trainings import PLAIN, folder, recipe, write_images
 
 from pipeline.parts.train import TrainPart
+from pipeline.tasks.words import CLASSIFICATION
 from pipeline.training import epochs as module
 from pipeline.training.distributed import World
 from pipeline.training.log import EpochMetrics, open_log
@@ -129,7 +130,7 @@ def test_only_rank_0_says_it_and_updates_left_out_count(
     """An epoch of three updates that were all left out, and its evaluation: 40 seconds more."""
     clock = Ticking()
     remaining = Remaining(TrainPart(epochs=2), 3, 0, clock, clock.now)
-    with open_log(tmp_path, 2, 3, [], World(rank, 2, torch.device("cpu")), remaining) as log:
+    with open_log(tmp_path, CLASSIFICATION, 2, 3, [], World(rank, 2, torch.device("cpu")), remaining) as log:
         for step in range(3):
             log.show_skipped(0, step, float("nan"))
         log.add_epoch(row(1))

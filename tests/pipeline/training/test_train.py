@@ -32,7 +32,9 @@ from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.distributed import World
-from pipeline.training.loader import EpochSampler, Normalise, TrainImages, device_batches, make_loaders
+from pipeline.training.learning.classes import TrainImages
+from pipeline.training.learning.learning import LEARNING
+from pipeline.training.loader import EpochSampler, Normalise, device_batches, make_loaders
 from pipeline.training.stage import train
 from pipeline.training.state import new_state
 from pipeline.training.weights import build_model
@@ -292,7 +294,9 @@ def test_every_validation_image_is_in_one_process(images: Path) -> None:
     found = []
     for rank in range(2):
         world = World(rank, 2, torch.device("cpu"))
-        loaders = make_loaders(train_split, val_split, spec, TrainPart(batch_size=3, workers=0), world)
+        loaders = make_loaders(
+            LEARNING["classification"], train_split, val_split, spec, TrainPart(batch_size=3, workers=0), world
+        )
         found += [image.numpy().tobytes() for batch, _ in device_batches(loaders.val, world.device) for image in batch]
     images_of_all = load_batch(list(val_split.paths), spec).transpose(0, 3, 1, 2)
     assert sorted(found) == sorted(image.tobytes() for image in images_of_all)
@@ -302,7 +306,7 @@ def test_validation_images_are_the_preprocessed_ones(images: Path) -> None:
     spec = Preprocess(16, 16, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     train_split, val_split = read_split(images, "train"), read_split(images, "val")
     world, part = World(0, 1, torch.device("cpu")), TrainPart(batch_size=3, workers=0)
-    loaders = make_loaders(train_split, val_split, spec, part, world)
+    loaders = make_loaders(LEARNING["classification"], train_split, val_split, spec, part, world)
     found = torch.cat([batch for batch, _ in device_batches(loaders.val, world.device)])
     expected = load_batch(list(val_split.paths), spec)
     assert found.dtype == torch.uint8 and (found.permute(0, 2, 3, 1).numpy() == expected).all()
