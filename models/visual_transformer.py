@@ -158,17 +158,35 @@ class Projector(nn.Module):
         super().__init__()
         self.scale: float = 1.0 if printed else channels**-0.5
         gain = channels**-0.25 if printed else 1.0
-        self.query = pointwise(channels, channels, gain)
+        self.query: nn.Module = pointwise(channels, channels, gain)
         self.key = linear(token_dim, channels, gain)
         self.value = widen(token_dim, channels)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """(B, C, H, W), (B, L, D) → (B, C, H, W)."""
-        query, key = self.query(x).flatten(2).transpose(1, 2), self.key(tokens) * self.scale  # B HW C, B L C
-        attention = torch.softmax(query @ key.transpose(1, 2), dim=-1)  # B HW L
+        attention = torch.softmax(self.logits(x, self.key(tokens) * self.scale), dim=-1)  # B HW L
         update = (attention @ self.value(tokens)).transpose(1, 2).reshape(x.shape)  # B C H W
         return x + self.drop_path(update)
+
+    def logits(self, x: Tensor, key: Tensor) -> Tensor:
+        """(B, C, H, W), scaled keys (B, L, C) → (B, HW, L)."""
+        return self.query(x).flatten(2).transpose(1, 2) @ key.transpose(1, 2)
+
+
+class TokenSideProjector(Projector):
+    """The same function, because (X W_Q) Kᵀ = X (K W_Qᵀ)ᵀ, with W_Q on L tokens instead of HW pixels: for large maps.
+
+    `query.weight` is W_Q itself, (C, C); in `Projector` it is the transpose, a 1×1 convolution.
+    """
+
+    def __init__(self, channels: int, token_dim: int, drop_path: float, printed: bool = False):
+        super().__init__(channels, token_dim, drop_path, printed)
+        self.query: nn.Module = linear(channels, channels, channels**-0.25 if printed else 1.0)
+
+    def logits(self, x: Tensor, key: Tensor) -> Tensor:
+        """(B, C, H, W), scaled keys (B, L, C) → (B, HW, L)."""
+        return x.flatten(2).transpose(1, 2) @ self.query(key).transpose(1, 2)
 
 
 class VisualTransformer(nn.Module):

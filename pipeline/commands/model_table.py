@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import models  # noqa: F401  (registers our models with timm)
+from models import fpn_resnet
 from models.zoo import FAMILY
 from pipeline.console.figures import MISSING
 
@@ -67,7 +68,10 @@ _PUBLISHED = (
     Row("mobilenetv3_large_100", Published("MobileNetV3 (Searched)", "75.2", "5.4", "0.2", f"{T2T}, Table 4")),
 )
 # Networks of the family that no paper prints, and that are not above, come last.
-ROWS = (*_PUBLISHED, *(Row(name, None) for name in FAMILY if name not in {row.model for row in _PUBLISHED}))
+_UNPUBLISHED = tuple(Row(name, None) for name in FAMILY if name not in {row.model for row in _PUBLISHED})
+# Papers count segmentation at sizes of their own: docs/segmentation-networks.md.
+_SEGMENTATION = tuple(Row(name, None, variant.image_size) for name, variant in fpn_resnet.VARIANTS.items())
+ROWS = (*_PUBLISHED, *_UNPUBLISHED, *_SEGMENTATION)
 HEAD = ("model", "px", "params M", "MACs G", "published as", "top-1 %", "params M", "MACs G", "where")
 TEXT_COLUMNS = (0, 4, 8)  # the others hold numbers
 

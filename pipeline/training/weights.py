@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from calib.errors import InputError
 from calib.preprocess import Preprocess
-from models.zoo import BASELINES, FAMILY
+from models.zoo import BASELINES, FAMILY, SEGMENTATION
 from pipeline.console.figures import counted
 from pipeline.parts.model import ModelPart
 from pipeline.tasks.words import CLASSIFICATION
@@ -196,12 +196,14 @@ def _advice(weights: dict[str, Tensor]) -> str:
 
 
 def nearest_model(weights: dict[str, Tensor]) -> tuple[str, float]:
-    """The model most like `weights` among T2T-ViT, VT-ResNet and the baselines, and how like it is, 0–1; 1 fits exactly.
+    """The model most like `weights` among ours and the baselines, and how like it is, 0–1; 1 fits exactly.
 
     That is the share of tensors, of both together, whose name and shape agree. Of tensors whose shape depends on the number
     of classes or the image size only the name counts.
     """
-    return max(((name, _likeness(name, weights)) for name in (*FAMILY, *BASELINES)), key=lambda pair: pair[1])
+    return max(
+        ((name, _likeness(name, weights)) for name in (*FAMILY, *SEGMENTATION, *BASELINES)), key=lambda pair: pair[1]
+    )
 
 
 def _likeness(name: str, weights: dict[str, Tensor]) -> float:
