@@ -92,12 +92,18 @@ def read_class_names(path: Path, key: str = "data.classes") -> tuple[str, ...]:
     """The lines of a file, one class each; InputError where it cannot be read, or where a name is missing, given twice or
     cannot be a folder's. `key` is what names the file to a person."""
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{key} cannot be read", got=f"{path}: {getattr(error, 'strerror', None) or error}",
             allowed="a text file, one class a line, in the order of the network's outputs", next_step=f"correct {key}",
         ) from error  # fmt: skip
+    return class_names_in(text, path)
+
+
+def class_names_in(text: str, path: Path) -> tuple[str, ...]:
+    """The lines of the file `path`, one class each, as `read_class_names` checks them."""
+    names = tuple(line.strip() for line in text.splitlines())
     names = names[:-1] if names and not names[-1] else names
     twice = sorted({name for name in names if names.count(name) > 1})
     unfit = [name for name in names if not name or name.startswith(".") or set(name) & set("/\\\0")]
@@ -128,6 +134,11 @@ def read_split(
     found = tuple(name for name in folders if not is_hidden(name))
     left_out = [f"{name}/" for name in folders if is_hidden(name)]
     refuse_unnameable(folder, found)
+    if found == ("images", "masks") and (root / "classes.txt").is_file():
+        raise InputError(
+            f"{folder} has images with masks", got="the folders images and masks, and classes.txt beside them",
+            allowed=f"{root}/{split}/<class>/*.jpg|png", next_step="set data.task: segmentation in the recipe",
+        )  # fmt: skip
     may_lack = may_lack and classes is not None
     if len(found) < 2 and not may_lack:
         raise InputError(f"{folder} needs at least two class folders", got=list(found), allowed="<class>/*.jpg|png")

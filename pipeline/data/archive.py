@@ -1,4 +1,4 @@
-"""An npz archive of images, written out as image folders."""
+"""An archive of images, written out as folders: an npz of images with classes, or a tar of images with masks (`tar_archive`)."""
 
 import shutil
 import zipfile
@@ -12,18 +12,29 @@ from calib.errors import InputError
 from calib.images import ImageSplit
 from pipeline.console.figures import counted, one_line
 from pipeline.console.progress import track
+from pipeline.data import tar_archive
 from pipeline.data.sources import fits_folder
 
 SPLITS = ("train", "val")
+TAR = ".tar"
 UNREADABLE = (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what NumPy raises
 
 
 def unpack_archive(archive: Path, root: Path) -> None:
-    """Write `archive` out as `root/{train,val}/<class>/<index>.png`, whole or not at all."""
-    import cv2
-
+    """Write `archive` out at `root`, whole or not at all: an npz as `root/{train,val}/<class>/<index>.png`."""
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
+    if archive.suffix == TAR:
+        tar_archive.write_out(archive, partial, root)
+    else:
+        _write_out(archive, partial, root)
+    partial.replace(root)
+
+
+def _write_out(archive: Path, partial: Path, root: Path) -> None:
+    """Write the images of an npz below `partial`, which will be `root`."""
+    import cv2
+
     arrays = _read_archive(archive)
     classes = [str(name) for name in arrays["classes"]]
     for split in SPLITS:
@@ -35,11 +46,12 @@ def unpack_archive(archive: Path, root: Path) -> None:
             image = images[index]
             if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image):
                 raise OSError(f"cannot write {path}")
-    partial.replace(root)
 
 
 def packed_train_split(archive: Path, root: Path) -> ImageSplit:
-    """The train split that `archive` holds, as far as labels tell: its paths are none that can be opened."""
+    """The train split that `archive` holds, as far as labels or names tell: its paths are none that can be opened."""
+    if archive.suffix == TAR:
+        return tar_archive.packed_train_split(archive, root)
     try:
         with np.load(archive, allow_pickle=False) as content:
             classes, labels = [str(name) for name in content["classes"]], content["train_labels"].tolist()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calib.errors import InputError
 from calib.images import ImageSplit
-from pipeline.data.archive import unpack_archive
+from pipeline.data.archive import TAR, unpack_archive
 from pipeline.data.batches import training_split
 from pipeline.data.sources import write_folders
 from pipeline.parts.data import DataPart
@@ -25,7 +25,7 @@ def open_dataset(data: DataPart, *, unpack: bool = True) -> tuple[ImageSplit, Im
 
 
 def make_folders(data: DataPart, *, unpack: bool = True) -> None:
-    """Where `data.root` does not exist, write the images of `<root>.npz` or of `data.source` there; with `unpack=False` that is
+    """Where `data.root` does not exist, write the images of its archive or of `data.source` there; with `unpack=False` that is
     an InputError instead."""
     archive = archive_of(data)
     if not unpack and is_packed(data):
@@ -54,9 +54,10 @@ def check_train_images(train: ImageSplit) -> None:
 
 
 def archive_of(data: DataPart) -> Path:
-    """The npz that `data.root` is written from, where there is one."""
+    """The archive that `data.root` is written from, where there is one: `<root>.npz`, or `<root>.tar` of images with masks."""
     root = data.root if data.root.name else data.root.resolve()  # `.` has no name of its own
-    return Path(f"{root}.npz")
+    tar, npz = Path(f"{root}{TAR}"), Path(f"{root}.npz")
+    return tar if tar.is_file() and not npz.is_file() else npz
 
 
 def is_packed(data: DataPart) -> bool:
