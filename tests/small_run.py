@@ -136,7 +136,7 @@ def _report(folder: Path, recipe: Recipe, done: dict[str, Artifact], spec: Prepr
     benchmark = json.loads(done["benchmark"].path("benchmark.json").read_text())
     report = build_report(
         run=folder.parent.name, model="class means", evaluation=evaluation, benchmark=benchmark,
-        preprocess_sha256=spec.sha256(), min_relative_top1=recipe.gate.min_relative_top1,
+        preprocess_sha256=spec.sha256(), gate_share=recipe.gate.min_relative_top1,
     )  # fmt: skip
     write_report(report, folder, evaluation["reference"], benchmark["mode"])
     return {"recommended": report["recommended"]}

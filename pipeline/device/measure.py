@@ -116,7 +116,7 @@ def report(state: DeviceState) -> dict[str, Any]:
     recipe = state.bundle.recipe
     joined = join_report(
         run=recipe.run, model=recipe.model, evaluation=evaluation, benchmark=speed,
-        preprocess_sha256=state.bundle.spec.sha256(), min_relative_top1=recipe.gate_share,
+        preprocess_sha256=state.bundle.spec.sha256(), gate_share=recipe.gate_share,
     )  # fmt: skip
     page = markdown_page(joined, evaluation["reference"], speed["mode"], DEVICE_COMMANDS, picture=None)
     state.path("report/report.md").write_text(page, encoding="utf-8")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from calib.errors import InputError
 from pipeline.console.figures import megabytes, number
-from pipeline.report.page.comparison import comparison_page
+from pipeline.report.compare_page import comparison_page
 from pipeline.report.tradeoff import draw_comparison
 from pipeline.report.values.compared import Compared, cautions, data_of, machine_name, read_compared
 from pipeline.report.values.format import batch_sizes, drop, latency, rate
 from pipeline.report.values.results import results_table, save_results, write_table
+from pipeline.tasks.words import words_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +85,8 @@ def print_comparison(compared: Sequence[Compared], console: "Console | None" = N
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for heading in ("run", "engine"):
         table.add_column(heading, overflow="fold")
-    for heading in ("top-1", "Δ pp [95 %]", "p50 ms", *(f"img/s\nb{size}" for size in sizes), "MB"):
+    words = words_of(compared[0].report)
+    for heading in (words.score_name, "Δ pp [95 %]", "p50 ms", *(f"img/s\nb{size}" for size in sizes), "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     styles = {"pass": "", "fail": "red", "error": "red", "unavailable": "dim"}
@@ -93,8 +95,8 @@ def print_comparison(compared: Sequence[Compared], console: "Console | None" = N
             cells = [
                 c.label if index == 0 else "",
                 variant["name"],
-                number(variant["top1"]),
-                drop(variant),
+                number(variant[words.score]),
+                drop(variant, words),
                 latency(variant),
             ]
             cells += [*(rate(variant, size) for size in sizes), megabytes(variant["size_bytes"]), variant["status"]]

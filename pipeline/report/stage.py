@@ -17,9 +17,11 @@ from pipeline.report.page.layers import layers_section, read_decisions
 from pipeline.report.page.render import Section
 from pipeline.report.page.search import read_search, search_section
 from pipeline.report.page.sensitivity import read_sensitivity, sensitivity_section
-from pipeline.report.thumbnails import thumbnails
-from pipeline.report.values.details import add_details, flipped, read_comparisons
+from pipeline.report.pictures import PICTURES
+from pipeline.report.values.details import add_details, compare_answers, read_answers
 from pipeline.report.write import build_report, write_report
+from pipeline.tasks.task import task_named
+from pipeline.tasks.words import words_of
 from pipeline.training.checkpoint import read_checkpoint
 
 
@@ -30,17 +32,18 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     spec = Preprocess.from_dict(checkpoint.preprocess)
     split = evaluation_split(recipe, tuple(checkpoint.classes))
+    task = task_named(recipe.data.task)
     report = build_report(
         run=folder.parent.name, model=recipe.model.label, evaluation=evaluation, benchmark=benchmark,
-        preprocess_sha256=spec.sha256(), min_relative_top1=recipe.gate.min_relative_top1,
+        preprocess_sha256=spec.sha256(), gate_share=recipe.gate.share(task.words),
     )  # fmt: skip
-    comparisons = read_comparisons(inputs["export"], inputs["evaluate"], split)
+    answers = read_answers(inputs["export"], inputs["evaluate"], task)
+    comparisons = compare_answers(answers, split, spec, task)
     report = add_details(report, evaluation["reference"], comparisons, benchmark)
-    images = flipped(report, split.root)
-    pictures = dict(zip(images, thumbnails(images.values(), spec), strict=True))
+    changed = PICTURES[task.words.task](report, answers, split, spec)
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
     write_report(
-        report, folder, evaluation["reference"], benchmark["mode"], _sections(report, inputs), pictures, text
+        report, folder, evaluation["reference"], benchmark["mode"], _sections(report, inputs), changed, text
     )  # fmt: skip
     return {"recommended": report["recommended"]}
 
@@ -51,6 +54,6 @@ def _sections(report: dict[str, Any], inputs: Mapping[str, Artifact]) -> list[Se
         layers_section(report["variants"], read_decisions(inputs["quantize"])),
         features_section(read_features(inputs["visualize"]) if "visualize" in inputs else None),
         sensitivity_section(read_sensitivity(inputs["sensitivity"]) if "sensitivity" in inputs else None),
-        search_section(read_search(inputs["search"]) if "search" in inputs else None),
+        search_section(read_search(inputs["search"]) if "search" in inputs else None, words_of(report)),
         calibration_section(read_audit(inputs["calibrate"])),
     ]

@@ -14,6 +14,7 @@ from pipeline.report.values.format import (
     reasons,
     recommendation,
 )
+from pipeline.tasks.words import words_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,11 +54,11 @@ def _terminal_table(report: dict[str, Any], intervals: bool) -> Any:
     from rich.table import Table
     from rich.text import Text as Styled
 
-    sizes = batch_sizes(report)
+    sizes, words = batch_sizes(report), words_of(report)
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
     table.add_column("backend", overflow="fold")
     table.add_column("precision", overflow="fold")
-    for heading in ("top-1", "Δ pp [95 %]" if intervals else "Δ pp", "agree", "p50 ms"):
+    for heading in (words.score_name, "Δ pp [95 %]" if intervals else "Δ pp", "agree", "p50 ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for size in sizes:
         table.add_column(f"img/s\nb{size}", justify="right", no_wrap=True)
@@ -65,8 +66,8 @@ def _terminal_table(report: dict[str, Any], intervals: bool) -> Any:
     table.add_column("status", no_wrap=True)
     for variant in report["variants"]:
         chosen = variant["name"] == (report["recommended"] or {}).get("name")
-        change = drop(variant) if intervals else drop({**variant, "ci95_pp": None})
-        cells = [variant["backend"], _precision_and_target(variant), number(variant["top1"]), change]
+        change = drop(variant if intervals else {**variant, "ci95_pp": None}, words)
+        cells = [variant["backend"], _precision_and_target(variant), number(variant[words.score]), change]
         cells += [number(variant["agreement"], 1), latency(variant), *(rate(variant, size) for size in sizes)]
         cells += [megabytes(variant["size_bytes"]), variant["status"] + (" *" if variant["pareto"] else "")]
         table.add_row(*map(Styled, cells), style="bold green" if chosen else _STYLES[variant["status"]])

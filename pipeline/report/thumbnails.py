@@ -14,7 +14,7 @@ _LARGEST = 96  # pixels of the longer side, about
 
 def thumbnails(paths: Iterable[Path], spec: Preprocess) -> list[bytes]:
     """PNG bytes of each image after resize and crop, made smaller by a whole factor where it is larger than 96 pixels."""
-    return [_encode(shrink(load_batch([path], spec)[0], _LARGEST)) for path in paths]
+    return [encode(shrink(load_batch([path], spec)[0], _LARGEST)) for path in paths]
 
 
 def shrink(image: NDArray[np.uint8], largest: int) -> NDArray[np.uint8]:
@@ -25,7 +25,8 @@ def shrink(image: NDArray[np.uint8], largest: int) -> NDArray[np.uint8]:
     return np.asarray(squares.mean(axis=(1, 3)).round().astype(np.uint8))
 
 
-def _encode(image: NDArray[np.uint8]) -> bytes:
+def encode(image: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) as PNG bytes."""
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()

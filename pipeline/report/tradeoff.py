@@ -1,4 +1,4 @@
-"""The trade-off picture: top-1 against latency, the Pareto front, the gate, and what fails it."""
+"""The trade-off picture: the score against latency, the Pareto front, the gate, and what fails it."""
 
 import io
 import math
@@ -10,6 +10,7 @@ from pipeline.console.figures import counted, percent
 from pipeline.report.tradeoff_labels import Box, Point, place_labels
 from pipeline.report.values.compared import data_of
 from pipeline.tasks.statistics import pareto_front
+from pipeline.tasks.words import Words, words_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,37 +32,40 @@ def draw_tradeoff(report: dict[str, Any], reference: dict[str, Any]) -> bytes:
     squeeze the others together.
     """
     title = f"{report['model']} on {report['dataset']['name']}, {counted(report['dataset']['eval_images'], 'image')}"
-    levels = (reference["name"], reference["top1"], report["gate"]["min_relative_top1"])
-    return _draw(report["variants"], title, levels, {})
+    words = words_of(report)
+    levels = (reference["name"], reference[words.score], report["gate"][words.gate])
+    return _draw(report["variants"], title, levels, {}, words)
 
 
 def draw_comparison(reports: Sequence[dict[str, Any]], labels: Sequence[str], title: str) -> bytes:
-    """PNG bytes (1280 × 800 pixels): the variants of several reports in one picture, a colour for each.
+    """PNG bytes (1280 × 800 pixels): the variants of several reports of one task in one picture, a colour for each.
 
     They have one Pareto front, or none where they were evaluated on different images.
     """
+    words = words_of(reports[0])
     colours = dict(zip(labels, cycle(_RUN_COLOURS), strict=False))
     rows = [
         variant | {"name": f"{label}: {variant['name']}" if len(labels) <= _NAMED_RUNS else variant["name"],
                    "colour": colours[label]}
         for report, label in zip(reports, labels, strict=True)
         for variant in report["variants"]
-        if variant["latency_ms"] and variant["top1"] is not None
+        if variant["latency_ms"] and variant[words.score] is not None
     ]  # fmt: skip
     one_set = len({data_of(report) for report in reports}) == 1
     passing = [row for row in rows if row["status"] == "pass" and one_set]
-    front = {id(passing[i]) for i in pareto_front([(row["latency_ms"]["p50"], row["top1"]) for row in passing])}
-    return _draw([row | {"pareto": id(row) in front} for row in rows], title, None, colours)
+    front = {id(passing[i]) for i in pareto_front([(row["latency_ms"]["p50"], row[words.score]) for row in passing])}
+    return _draw([row | {"pareto": id(row) in front} for row in rows], title, None, colours, words)
 
 
 def _draw(
-    variants: Sequence[dict[str, Any]], title: str, levels: tuple[str, float, float] | None, runs: Mapping[str, str]
-) -> bytes:
-    """The picture; `levels` are the reference's name and top-1 and the gate's share of it, `runs` colours to explain."""
+    variants: Sequence[dict[str, Any]], title: str, levels: tuple[str, float, float] | None, runs: Mapping[str, str],
+    words: Words,
+) -> bytes:  # fmt: skip
+    """The picture; `levels` are the reference's name and score and the gate's share of it, `runs` colours to explain."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [v for v in variants if v["latency_ms"] and v["top1"] is not None]
+    shown = [v | {"score": v[words.score]} for v in variants if v["latency_ms"] and v[words.score] is not None]
     lines = [levels[1], levels[1] * levels[2]] if levels else []
     figure = Figure(figsize=(8, 5), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -69,16 +73,16 @@ def _draw(
     low, high = _accuracy_window(shown, lines)
     axes.set_ylim(low, high)
     _latency_axis(axes, [v["latency_ms"]["p50"] for v in shown])
-    _label_axes(axes, title, len(shown), len(variants))
+    _label_axes(axes, title, words.score_name, len(shown), len(variants))
     if levels:
-        _draw_levels(figure, axes, {"name": levels[0], "top1": levels[1]}, lines[1], percent(levels[2]))
+        _draw_levels(figure, axes, {"name": levels[0], "score": levels[1]}, lines[1], percent(levels[2]))
     front = _draw_front(axes, shown)
-    points = [(v["latency_ms"]["p50"], max(v["top1"], low + 0.02 * (high - low))) for v in shown]
+    points = [(v["latency_ms"]["p50"], max(v["score"], low + 0.02 * (high - low))) for v in shown]
     for variant, point in zip(shown, points, strict=True):
-        _draw_marker(axes, variant, point, below=variant["top1"] < low)
+        _draw_marker(axes, variant, point, below=variant["score"] < low)
     _draw_legend(figure, axes, runs)
     across = [((axes.get_xlim()[0], height), (axes.get_xlim()[1], height)) for height in lines]
-    labels = [(_label(v, below=v["top1"] < low), _colour(v)) for v in shown]
+    labels = [(_label(v, below=v["score"] < low), _colour(v)) for v in shown]
     _draw_labels(figure, axes, points, labels, across + front)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
@@ -91,15 +95,15 @@ def _colour(variant: dict[str, Any]) -> str:
 
 
 def _label(variant: dict[str, Any], below: bool) -> str:
-    return f"{variant['name']} ({variant['top1']:.1f} %)" if below else str(variant["name"])
+    return f"{variant['name']} ({variant['score']:.1f} %)" if below else str(variant["name"])
 
 
 def _accuracy_window(shown: list[dict[str, Any]], lines: list[float]) -> Point:
     """Lower and upper end of the accuracy axis: what passes, the lines, and failures no further than that again."""
-    core = [v["top1"] for v in shown if v["status"] == "pass"] + lines
-    core = core or [v["top1"] for v in shown] or [0.0, 100.0]
+    core = [v["score"] for v in shown if v["status"] == "pass"] + lines
+    core = core or [v["score"] for v in shown] or [0.0, 100.0]
     span = max(max(core) - min(core), 0.5)
-    near = [v["top1"] for v in shown if v["top1"] >= min(core) - 1.5 * span]
+    near = [v["score"] for v in shown if v["score"] >= min(core) - 1.5 * span]
     low, high = min(core + near), max(core + near)
     margin = 0.18 * max(high - low, 0.5)
     return low - margin, high + margin
@@ -123,9 +127,9 @@ def _latency_axis(axes: "Axes", latencies: list[float]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _label_axes(axes: "Axes", title: str, shown: int, count: int) -> None:
+def _label_axes(axes: "Axes", title: str, score: str, shown: int, count: int) -> None:
     axes.set_xlabel("latency p50 at batch 1, ms (less is better)", fontsize=10)
-    axes.set_ylabel("top-1, % (more is better)", fontsize=10)
+    axes.set_ylabel(f"{score}, % (more is better)", fontsize=10)
     axes.set_title(title, fontsize=12, loc="left", pad=22, parse_math=False)
     axes.grid(True, color="#E6E6E6", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -140,14 +144,14 @@ def _label_axes(axes: "Axes", title: str, shown: int, count: int) -> None:
 
 def _draw_levels(figure: "Figure", axes: "Axes", reference: dict[str, Any], gate: float, share: str) -> None:
     """The reference's accuracy and the gate as lines across, each named in the right margin."""
-    top1 = reference["top1"]
-    axes.axhline(top1, color=_REFERENCE, linewidth=1.2)
+    score = reference["score"]
+    axes.axhline(score, color=_REFERENCE, linewidth=1.2)
     axes.axhline(gate, color=_GATE, linewidth=1.2, linestyle=(0, (5, 3)))
     low, high = axes.get_ylim()
     apart = 0.095 * (high - low)  # two lines of text
-    middle, half = (top1 + gate) / 2, max(top1 - gate, apart) / 2
+    middle, half = (score + gate) / 2, max(score - gate, apart) / 2
     names = [
-        (middle + half, f"{reference['name']}\n{top1:.2f} %", _REFERENCE),
+        (middle + half, f"{reference['name']}\n{score:.2f} %", _REFERENCE),
         (middle - half, f"gate, {share} of it\n{gate:.2f} %", _GATE),
     ]
     for height, text, colour in names:
@@ -162,12 +166,12 @@ def _draw_front(axes: "Axes", shown: list[dict[str, Any]]) -> list[tuple[Point, 
 
     Returns its straight pieces.
     """
-    front = sorted((v["latency_ms"]["p50"], v["top1"]) for v in shown if v["pareto"])
+    front = sorted((v["latency_ms"]["p50"], v["score"]) for v in shown if v["pareto"])
     if not front:
         return []
     corners = [front[0]]
-    for latency, top1 in front[1:]:
-        corners += [(latency, corners[-1][1]), (latency, top1)]
+    for latency, score in front[1:]:
+        corners += [(latency, corners[-1][1]), (latency, score)]
     corners.append((axes.get_xlim()[1], front[-1][1]))
     axes.plot(*zip(*corners, strict=True), color=_FRONT, linewidth=2.4, zorder=2)
     return list(pairwise(corners))

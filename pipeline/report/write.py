@@ -1,7 +1,7 @@
 """The report: what evaluation and benchmark measured, as report.json, report.md, report.html and tradeoff.png."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ def build_report(
     evaluation: dict[str, Any],
     benchmark: dict[str, Any],
     preprocess_sha256: str,
-    min_relative_top1: float,
+    gate_share: float,
 ) -> dict[str, Any]:
     """Join the evaluation stage's and the benchmark stage's JSON into what report.json holds; what is missing is null.
 
-    ValueError when the two do not belong together or hold what a report may not (see `check_report`).
+    `gate_share` is the share of FP32's score, 0–1, that an engine must keep; the task is the evaluation's. ValueError when
+    the two do not belong together or hold what a report may not (see `check_report`).
     """
     report = join_report(
         run=run, model=model, evaluation=evaluation, benchmark=benchmark, preprocess_sha256=preprocess_sha256,
-        min_relative_top1=min_relative_top1,
+        gate_share=gate_share,
     )  # fmt: skip
     check_report(report)
     return report
@@ -36,12 +37,12 @@ def build_report(
 
 def write_report(
     report: dict[str, Any], folder: Path, reference: dict[str, Any], mode: dict[str, Any],
-    sections: Sequence[Section | None] = (), thumbnails: Mapping[str, bytes] | None = None, recipe: str = "",
+    sections: Sequence[Section | None] = (), changed: Any = None, recipe: str = "",
 ) -> None:  # fmt: skip
     """Write report.json, report.md, report.html and tradeoff.png into `folder`.
 
-    `reference` is the evaluation's ({"name", "top1", "top5"}), `mode` the benchmark's ({"threads", "warmup", "rounds",
-    "calls"}); `sections`, `thumbnails` and `recipe` are for report.html (see `html_page`). The files are written
+    `reference` is the evaluation's (its name and its two scores), `mode` the benchmark's ({"threads", "warmup", "rounds",
+    "calls"}); `sections`, `changed` and `recipe` are for report.html (see `html_page`). The files are written
     one by one: give a temporary folder to have all or none.
     """
     check_report(report)
@@ -49,7 +50,7 @@ def write_report(
     texts = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": markdown_page(report, reference, mode),
-        "report.html": html_page(report, reference, mode, picture, sections, thumbnails, recipe),
+        "report.html": html_page(report, reference, mode, picture, sections, changed, recipe),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tradeoff.png").write_bytes(picture)

@@ -1,5 +1,6 @@
 """Classification: a label for each image; logits are kept as they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from calib.images import ImageSplit, read_split
 from calib.precision.closeness import LIMITS, compare_logits
 from calib.preprocess import Preprocess
-from pipeline.tasks.comparison import compare
+from pipeline.tasks.comparison import compare, enough_images
 from pipeline.tasks.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
 from pipeline.tasks.words import CLASSIFICATION, Words
 
@@ -58,3 +59,8 @@ class Classification:
         self, ours: Logits, reference: Logits, labels: Labels, classes: tuple[str, ...], images: tuple[str, ...]
     ) -> dict[str, Any]:
         return compare(ours, reference, labels, classes, images)
+
+    def enough_images(
+        self, variants: Sequence[dict[str, Any]], images: int, reference_score: float, share: float
+    ) -> dict[str, Any]:
+        return enough_images(variants, images, reference_score, share)

@@ -51,8 +51,7 @@ def enough_images(
     Asked of every engine that passes or, where none does, of every engine that was compared. `variants` have their
     `comparison`; `share` is the gate's.
     """
-    judged = [variant for variant in variants if "comparison" in variant]
-    chosen = [variant for variant in judged if variant["status"] == "pass"] or judged
+    chosen = engines_to_judge(variants)
     drops = [variant["comparison"]["smallest_drop_pp"] for variant in chosen]
     allowed = reference_top1 * (1 - share)
     changed = max((v["comparison"]["gained"] + v["comparison"]["lost"] for v in chosen), default=0) / images
@@ -66,6 +65,12 @@ def enough_images(
         "images_needed": needed,
         "enough": enough,
     }  # fmt: skip
+
+
+def engines_to_judge(variants: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The engines with a `comparison` that pass or, where none does, all that have one."""
+    judged = [variant for variant in variants if "comparison" in variant]
+    return [variant for variant in judged if variant["status"] == "pass"] or judged
 
 
 def _predicted(logits: Logits) -> Labels:

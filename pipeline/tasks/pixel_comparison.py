@@ -1,11 +1,13 @@
 """How an engine's class maps differ from the reference's: which classes, and in which images most."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from calib.masks import IGNORED
+from pipeline.tasks.comparison import engines_to_judge
 from pipeline.tasks.pixels import NO_CLASS, Map, class_iou, iou_differences, overlap
 
 IMAGES_SHOWN = 6
@@ -35,6 +37,25 @@ def compare_maps(
         "per_class": _per_class(class_iou(mine), class_iou(before), before.truth.sum(axis=0), classes),
         "confusion_moved": _confusion_moved(ours, reference, masks, classes),
         "images": _most_changed(ours, reference, masks, images),
+    }  # fmt: skip
+
+
+def enough_images(
+    variants: Sequence[dict[str, Any]], images: int, reference_miou: float, share: float
+) -> dict[str, Any]:  # fmt: skip
+    """`enough_images` of report.json: whether these images would show a drop as large as the gate allows.
+
+    Asked of the same engines as for classification. The interval's width falls with the root of the number of images, from
+    which follows how many are needed. `share` is the gate's.
+    """
+    drops: list[float] = [variant["comparison"]["smallest_drop_pp"] for variant in engines_to_judge(variants)]
+    allowed = reference_miou * (1 - share)
+    smallest = max(drops) if drops else None
+    needed = math.ceil(images * (smallest / allowed) ** 2) if smallest is not None and allowed > 0 else None
+    return {
+        "images": images, "smallest_drop_pp": smallest, "gate_drop_pp": allowed,
+        "images_needed": None if needed is None else max(1, needed),
+        "enough": smallest is not None and smallest <= allowed,
     }  # fmt: skip
 
 

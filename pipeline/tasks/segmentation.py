@@ -1,5 +1,6 @@
 """Segmentation: a class for each pixel; of the logits the class maps are kept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from calib.images import ImageSplit
 from calib.masks import MaskedSplit, load_masks, read_masked_split
 from calib.precision.closeness import MIN_AGREEMENT
 from calib.preprocess import Preprocess
-from pipeline.tasks.pixel_comparison import compare_maps
+from pipeline.tasks.pixel_comparison import compare_maps, enough_images
 from pipeline.tasks.pixels import (
     Map,
     class_map,
@@ -71,3 +72,8 @@ class Segmentation:
         self, ours: Map, reference: Map, labels: Map, classes: tuple[str, ...], images: tuple[str, ...]
     ) -> dict[str, Any]:
         return compare_maps(ours, reference, labels, classes, images)
+
+    def enough_images(
+        self, variants: Sequence[dict[str, Any]], images: int, reference_score: float, share: float
+    ) -> dict[str, Any]:
+        return enough_images(variants, images, reference_score, share)

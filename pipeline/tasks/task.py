@@ -1,5 +1,6 @@
 """The interface of a task, and its two implementations by name. The half of a task that trains is in `pipeline.training`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,11 @@ class Task(Protocol):
         self, ours: Answers, reference: Answers, labels: Labels, classes: tuple[str, ...], images: tuple[str, ...]
     ) -> dict[str, Any]:
         """`comparison` of a variant of report.json: what an engine changes, class by class and image by image."""
+
+    def enough_images(
+        self, variants: Sequence[dict[str, Any]], images: int, reference_score: float, share: float
+    ) -> dict[str, Any]:
+        """`enough_images` of report.json: whether these images would show a drop as large as the gate allows."""
 
 
 TASKS: dict[str, Task] = {task.words.task: task for task in (Classification(), Segmentation())}

@@ -25,13 +25,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the pictures go; default: %(default)s")
+    parser.add_argument("--scenes", type=Path, help="a segmentation's run, for a strip of its pictures")
     options = parser.parse_args()
     report = (options.runs[0] / "report" / "report.html").resolve()
     with open_browser() as browser:
         draw_report(browser, report, options.docs)
         if len(options.runs) > 1:
             draw_comparison(browser, options.runs, options.docs / "report-compare.png")
+        if options.scenes:
+            draw_strip(browser, options.scenes / "report" / "report.html", options.docs / "report-strip.png")
     print(f"drawn: {options.docs}/report-*.png")
+
+
+def draw_strip(browser: Browser, report: Path, picture: Path) -> None:
+    """The first image of a segmentation's page: photograph, mask, both maps, and where these differ."""
+    with browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme="light") as page:
+        page.goto(report.resolve().as_uri())
+        page.locator(".pictures").first.screenshot(path=picture)
 
 
 def draw_report(browser: Browser, report: Path, docs: Path) -> None:

@@ -7,6 +7,7 @@ from pipeline.console.figures import number, percent
 from pipeline.report.page.render import Section, section
 from pipeline.report.values.format import class_count, drop
 from pipeline.tasks.significance import ALPHA
+from pipeline.tasks.words import CLASSIFICATION
 
 _HEADS = (
     "Engine", "Gained", "Lost", "Δ top-1 pp [95 %]", "McNemar p", "More than chance?", "Smallest drop seen, pp",
@@ -14,14 +15,15 @@ _HEADS = (
 _CLASS_HEADS = ("Class", "Images", "Top‑1 before", "after", "Δ pp", "p")
 
 
-def accuracy_section(report: dict[str, Any], thumbnails: Mapping[str, bytes]) -> Section | None:
+def accuracy_section(report: dict[str, Any], pictures: Mapping[str, bytes] | None) -> Section | None:
     """The test of each engine, and what it changes; None where no variant was compared.
 
-    `thumbnails` are PNGs by the names that the flips have: only flips with a picture are shown.
+    `pictures` are PNGs by the names that the flips have: only flips with a picture are shown.
     """
     compared = [variant for variant in report["variants"] if "comparison" in variant]
     if not compared:
         return None
+    thumbnails = pictures or {}
     changed = [v for v in compared if v["comparison"]["gained"] or v["comparison"]["lost"]]
     return section(
         "What the engines change", "accuracy.html", reference=report["reference"]["name"], heads=_HEADS,
@@ -36,7 +38,7 @@ def _enough(report: dict[str, Any]) -> dict[str, Any]:
     found = report["enough_images"]
     allowed, smallest, images = found["gate_drop_pp"], found["smallest_drop_pp"], found["images"]
     sees = "No drop could be shown" if smallest is None else f"A true drop of {number(smallest)} points is found"
-    gate = f"the gate of {percent(report['gate']['min_relative_top1'])} allows {number(allowed)} points"
+    gate = f"the gate of {percent(report['gate'][CLASSIFICATION.gate])} allows {number(allowed)} points"
     if found["enough"]:
         text = f" {sees} with 80 % chance on these {images:,}; {gate}."
         return {"enough": True, "verdict": "Enough images.", "text": text}
@@ -50,7 +52,7 @@ def _row(variant: dict[str, Any], thumbnails: Mapping[str, bytes]) -> dict[str, 
     found = variant["comparison"]
     widest = max(abs(row["top1"] - row["reference_top1"]) for row in found["per_class"]) or 1.0
     return {
-        "name": variant["name"], "found": found, "drop": drop(variant), "p": p_text(found["mcnemar_p"]),
+        "name": variant["name"], "found": found, "drop": drop(variant, CLASSIFICATION), "p": p_text(found["mcnemar_p"]),
         "verdict": _verdict(found["gained"], found["lost"], found["mcnemar_p"]),
         "flips": [flip for flip in found["flips"] if flip["image"] in thumbnails],
         "classes": [_class(row, widest) for row in found["per_class"]],

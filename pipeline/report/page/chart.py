@@ -7,6 +7,7 @@ from pipeline.console.figures import number, percent
 from pipeline.report.page.render import Section, section
 from pipeline.report.values.compared import data_of
 from pipeline.report.values.format import latency
+from pipeline.tasks.words import Words, words_of
 
 SLOTS = {
     "onnxruntime": 0,
@@ -22,9 +23,9 @@ def chart_data(
 ) -> dict[str, Any]:
     """What the script draws: the variants of one report by backend, or of several by report, named by `labels`.
 
-    `levels` are lines across: (kind, name, top-1), `kind` "reference" or "gate".
+    The reports are of one task. `levels` are lines across: (kind, name, score), `kind` "reference" or "gate".
     """
-    one = len(reports) == 1
+    one, words = len(reports) == 1, words_of(reports[0])
     points = [
         _point(report, variant, variant["backend"] if one else label)
         for report, label in zip(reports, labels, strict=True)
@@ -37,22 +38,24 @@ def chart_data(
         "seriesTitle": "Backend" if one else "Run",
         "series": [{"name": name, "slot": slot} for name, slot in zip(names, slots, strict=True)],
         "batches": sorted({size for point in points for size in point["latency"]}, key=int),
-        "points": points, "levels": [{"kind": kind, "name": name, "top1": top1} for kind, name, top1 in levels],
+        "points": points, "levels": [{"kind": kind, "name": name, words.score: score} for kind, name, score in levels],
     }  # fmt: skip
 
 
 def chart_levels(report: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """The reference's top-1 and the gate."""
-    share = report["gate"]["min_relative_top1"]
+    """The reference's score and the gate."""
+    words = words_of(report)
+    share, score = report["gate"][words.gate], reference[words.score]
     return [
-        ("reference", reference["name"], reference["top1"]),
-        ("gate", f"gate, {percent(share)} of it", share * reference["top1"]),
+        ("reference", reference["name"], score),
+        ("gate", f"gate, {percent(share)} of it", share * score),
     ]
 
 
 def _point(report: dict[str, Any], variant: dict[str, Any], series: str) -> dict[str, Any]:
     """One variant as the script needs it, unrounded; `latency` by batch size and percentile, milliseconds."""
-    keys = ("name", "backend", "precision", "status", "top1", "delta_top1_pp", "ci95_pp", "agreement")
+    words = words_of(report)
+    keys = ("name", "backend", "precision", "status", words.score, words.delta, "ci95_pp", "agreement")
     chosen = (report["recommended"] or {}).get("name") == variant["name"]
     return {key: variant[key] for key in keys} | {
         "series": series, "dataset": data_of(report),
@@ -79,10 +82,10 @@ def chart_section(picture: bytes, text: str) -> Section:
     return section("Accuracy against latency", "chart.html", picture=picture, text=text)
 
 
-def picture_text(variants: Sequence[dict[str, Any]]) -> str:
+def picture_text(variants: Sequence[dict[str, Any]], words: Words) -> str:
     """What the picture says, for those who do not see it."""
     front = [v for v in variants if v["pareto"]]
     if not front:
         return "Accuracy against latency: no engine that passes was measured."
-    parts = (f"{v['name']} ({number(v['top1'])} %, {latency(v)} ms)" for v in front)
+    parts = (f"{v['name']} ({number(v[words.score])} %, {latency(v)} ms)" for v in front)
     return f"Accuracy against latency; on the Pareto front: {', '.join(parts)}."

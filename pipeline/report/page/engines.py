@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline.console.figures import MISSING, megabytes, number, quantity
 from pipeline.report.page.render import Section, section
-from pipeline.report.values.format import batch_sizes, drop, latency, rate
+from pipeline.report.values.format import batch_sizes, drop, headed, latency, rate
+from pipeline.tasks.words import Words
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,29 @@ def engine_rows(report: dict[str, Any]) -> list[EngineRow]:
     return [EngineRow(v, f"{v['backend']} · {v['precision']}", v["name"] == chosen) for v in report["variants"]]
 
 
-def engines_section(rows: Sequence[EngineRow], reference: str) -> Section:
+def engines_section(rows: Sequence[EngineRow], reference: str, words: Words) -> Section:
     """The table, one `tbody` per engine, and what its signs mean; `reference` names what Δ is against."""
-    columns = _columns([row.variant for row in rows])
+    columns = _columns([row.variant for row in rows], words)
     return section(
-        "Engines", "engines.html", rows=rows, columns=columns, reference=reference, ranks=_RANKS, marks=_MARKS
-    )
+        "Engines", "engines.html", rows=rows, columns=columns, reference=reference, score=words.score_name, ranks=_RANKS,
+        marks=_MARKS,
+    )  # fmt: skip
 
 
 _RANKS = {"pass": 0, "fail": 1, "error": 2, "unavailable": 3}
 _MARKS = {"pass": "✓ pass", "fail": "✗ fail", "error": "✗ error", "unavailable": "unavailable"}
 
 
-def _columns(variants: list[dict[str, Any]]) -> list[_Column]:
+def _columns(variants: list[dict[str, Any]], words: Words) -> list[_Column]:
     """The measured columns; memory, energy and layers only where some variant has them."""
     columns = [
-        _Column("Top-1 %", [number(v["top1"]) for v in variants], [v["top1"] for v in variants]),
-        _Column("Top-5 %", [number(v["top5"]) for v in variants], [v["top5"] for v in variants]),
-        _Column("Δ top-1 pp [95 %]", [drop(v) for v in variants], [v["delta_top1_pp"] for v in variants]),
+        *(
+            _Column(f"{headed(name)} %", [number(v[key]) for v in variants], [v[key] for v in variants])
+            for key, name in ((words.score, words.score_name), (words.second, words.second_name))
+        ),
+        _Column(
+            f"Δ {words.score_name} pp [95 %]", [drop(v, words) for v in variants], [v[words.delta] for v in variants]
+        ),
         _Column("Agreement %", [number(v["agreement"]) for v in variants], [v["agreement"] for v in variants]),
     ]
     columns += [

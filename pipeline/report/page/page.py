@@ -1,6 +1,6 @@
 """The report as one HTML file: nothing is loaded from elsewhere; for screens, phones and paper."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.console.figures import number, percent
@@ -10,19 +10,29 @@ from pipeline.report.page.engines import engine_rows, engines_section
 from pipeline.report.page.frame import page
 from pipeline.report.page.gpu import gpu_section
 from pipeline.report.page.latency import latency_section
+from pipeline.report.page.pixels import pixels_section
 from pipeline.report.page.render import Section, render, section
 from pipeline.report.values.format import chance_warning, class_count, data_warnings, how_measured, recommendation
+from pipeline.tasks.words import CLASSIFICATION, SEGMENTATION, words_of
+
+# What the engines change, task by task: of a report and its pictures, or None for these, a section.
+CHANGES: dict[str, Callable[[dict[str, Any], Any], Section | None]] = {
+    CLASSIFICATION.task: accuracy_section,
+    SEGMENTATION.task: pixels_section,
+}
 
 
 def html_page(
     report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any], picture: bytes,
-    sections: Sequence[Section | None] = (), thumbnails: Mapping[str, bytes] | None = None, recipe: str = "",
+    sections: Sequence[Section | None] = (), changed: Any = None, recipe: str = "",
 ) -> str:  # fmt: skip
     """The whole page; `picture` (PNG) is embedded, `sections` come before how it was measured, None is left out.
 
-    `thumbnails` are PNGs of the images that flipped, by name; `recipe` is the text that makes the run again.
+    `changed` are the pictures of what the engines change, as the task's section has them (`CHANGES`); `recipe` is the text
+    that makes the run again.
     """
     conclusion, command = recommendation(report)
+    words = words_of(report)
     header = render(
         "header.html",
         report=report,
@@ -33,9 +43,9 @@ def html_page(
         good=bool(report["recommended"]) and not chance_warning(report),
     )
     parts = [
-        chart_section(picture, picture_text(report["variants"])),
-        engines_section(engine_rows(report), reference["name"]),
-        accuracy_section(report, thumbnails or {}),
+        chart_section(picture, picture_text(report["variants"], words)),
+        engines_section(engine_rows(report), reference["name"], words),
+        CHANGES[words.task](report, changed),
         latency_section(report["variants"]),
         gpu_section(report["variants"]),
         *sections,
@@ -47,7 +57,8 @@ def html_page(
         section("Files", "files.html", files=[variant for variant in report["variants"] if variant["artifact"]]),
     ]  # fmt: skip
     title = f"{report['run']}: {report['model']} on {report['dataset']['name']}"
-    return page(title, header, parts, chart_data([report], [report["run"]], chart_levels(report, reference)))
+    data = chart_data([report], [report["run"]], chart_levels(report, reference))
+    return page(title, header, parts, data, words)
 
 
 def _facts(report: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -55,10 +66,12 @@ def _facts(report: dict[str, Any], reference: dict[str, Any]) -> list[tuple[str,
     counts = dict.fromkeys(("pass", "fail", "error", "unavailable"), 0)
     for variant in report["variants"]:
         counts[variant["status"]] += 1
-    gate = report["gate"]["min_relative_top1"]
+    words = words_of(report)
+    score, gate = reference[words.score], report["gate"][words.gate]
+    second = f"{words.second_name} {number(reference[words.second])} %"
     return [
-        (reference["name"], f"{number(reference['top1'])} %", f"top-1; top-5 {number(reference['top5'])} %"),
-        ("Gate", f"{number(reference['top1'] * gate)} %", f"{percent(gate)} of that top-1"),
+        (reference["name"], f"{number(score)} %", f"{words.score_name}; {second}"),
+        ("Gate", f"{number(score * gate)} %", f"{percent(gate)} of that {words.score_name}"),
         ("Engines", f"{counts['pass']} of {len(report['variants'])} pass", _others(counts)),
         ("Images", f"{report['dataset']['eval_images']:,}", f"{class_count(report)} classes"),
     ]

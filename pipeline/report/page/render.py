@@ -42,7 +42,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": number, "signed": signed, "quantity": quantity, "megabytes": megabytes, "percent": percent,
         "one_line": one_line, "thousands": lambda count: f"{count:,}", "exact": repr, "png": _png,
-        "probability": _probability, "counted": counted,
+        "probability": _probability, "share": _share, "counted": counted,
     }  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     return environment
@@ -51,6 +51,11 @@ def _environment() -> Environment:
 def _probability(probability: float) -> str:
     """0.934 as `93 %`, which no line breaks apart."""
     return f"{100 * probability:.0f}\u00a0%"
+
+
+def _share(share: float) -> str:
+    """93.4 as `93.4 %`, and what rounds to nothing with more digits; no line breaks them apart."""
+    return f"{number(share, 1 if share >= 0.05 else 2)}\u00a0%"
 
 
 def _png(picture: bytes) -> str:

@@ -13,6 +13,7 @@ from pipeline.console.known_runs import near_run, runs_beside
 from pipeline.parts.nearest import did_you_mean
 from pipeline.report.values.results import read_results
 from pipeline.report.values.schema import check_report
+from pipeline.tasks.words import words_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def data_of(report: dict[str, Any]) -> str:
 def read_compared(paths: Sequence[Path]) -> list[Compared]:
     """The reports in run folders (`runs/demo`), report.json files, results files and folders of these; else InputError.
 
-    Named by their run; by run and machine, then with a number too, where that is not enough.
+    All of one task. Named by their run; by run and machine, then with a number too, where that is not enough.
     """
     reports = [report for path in paths for file in _files(path) for report in _read(file)]
     labels = [str(report["run"]) for report in reports]
@@ -62,7 +63,22 @@ def read_compared(paths: Sequence[Path]) -> list[Compared]:
     for index, label in enumerate(labels):
         seen[label] += 1
         labels[index] = label if seen[label] == 1 else f"{label} ({seen[label]})"
-    return [Compared(label, report) for label, report in zip(labels, reports, strict=True)]
+    compared = [Compared(label, report) for label, report in zip(labels, reports, strict=True)]
+    _refuse_several_tasks(compared)
+    return compared
+
+
+def _refuse_several_tasks(compared: Sequence[Compared]) -> None:
+    """InputError where not all reports are of one task: their scores measure different things."""
+    by_task: dict[str, list[str]] = {}
+    for one in compared:
+        by_task.setdefault(words_of(one.report).task, []).append(one.label)
+    if len(by_task) > 1:
+        raise InputError(
+            "runs of different tasks cannot be compared",
+            got="; ".join(f"{task}: {', '.join(labels)}" for task, labels in by_task.items()), allowed="runs of one task",
+            next_step="name the runs of one task: t2t-edge report --compare runs/NAME …",
+        )  # fmt: skip
 
 
 def _files(path: Path) -> list[Path]:
@@ -113,8 +129,8 @@ def cautions(compared: Sequence[Compared]) -> list[str]:
     found = []
     if len(datasets) > 1:
         found.append(
-            "The runs were evaluated on different images, so their top-1 cannot be compared, and there is no common Pareto "
-            f"front: {', '.join(datasets)}."
+            f"The runs were evaluated on different images, so their {words_of(compared[0].report).score_name} cannot be "
+            f"compared, and there is no common Pareto front: {', '.join(datasets)}."
         )
     if len(machines) > 1:
         found.append(f"The runs were measured on different machines: {'; '.join(sorted(machines))}.")

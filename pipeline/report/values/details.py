@@ -1,6 +1,7 @@
 """The optional keys of report.json: what each engine changes image by image, and how its latency is spread."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +9,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.images import ImageSplit
+from calib.preprocess import Preprocess
 from pipeline.artifact import Artifact
 from pipeline.report.values.schema import check_report
-from pipeline.tasks.comparison import compare, enough_images
+from pipeline.tasks.task import Task, task_named
+from pipeline.tasks.words import words_of
 
 
-def read_comparisons(export: Artifact, evaluate: Artifact, split: ImageSplit) -> dict[str, dict[str, Any]]:
-    """`comparison` of every engine that ran, by name, from the stored logits of both; `split` are the images in order."""
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What FP32 and the engines said of the evaluation's images: logits (N, C) float32, or class maps (N, H, W) uint8.
+
+    `labels` are what is right, (N,) or (N, H, W); `engines` by name.
+    """
+
+    reference: NDArray[Any]
+    labels: NDArray[Any]
+    engines: dict[str, NDArray[Any]]
+
+
+def read_answers(export: Artifact, evaluate: Artifact, task: Task) -> Answers:
+    """The stored answers of every engine that ran."""
+    kept = task.words.kept
     with np.load(export.path("reference.npz"), allow_pickle=False) as stored:
-        reference, labels = stored["logits"], stored["labels"]
-    if tuple(labels.tolist()) != split.labels:
-        raise ValueError(f"{split.root} is not what was evaluated: run the evaluate stage again")
-    with np.load(evaluate.path("logits.npz"), allow_pickle=False) as stored:
-        return {
-            name: compare(_rows(stored[name]), reference, labels, split.classes, split.names)
+        reference, labels = stored[kept], stored["labels"]
+    with np.load(evaluate.path(f"{kept}.npz"), allow_pickle=False) as stored:
+        engines = {
+            name: np.asarray(stored[name], dtype=reference.dtype)
             for name in stored.files
             if not name.startswith("graph:")
         }
+    return Answers(reference, labels, engines)
 
 
-def _rows(logits: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(logits, dtype=np.float32)
+def compare_answers(answers: Answers, split: ImageSplit, spec: Preprocess, task: Task) -> dict[str, dict[str, Any]]:
+    """`comparison` of every engine that ran, by name; `split` are the images in order."""
+    if not np.array_equal(answers.labels, task.labels(split, slice(None), spec)):
+        raise ValueError(f"{split.root} is not what was evaluated: run the evaluate stage again")
+    return {
+        name: task.compare(ours, answers.reference, answers.labels, split.classes, split.names)
+        for name, ours in answers.engines.items()
+    }
 
 
 def add_details(
     report: dict[str, Any], reference: dict[str, Any], comparisons: Mapping[str, dict[str, Any]], benchmark: dict[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     """`report` with the optional keys of what is there, checked; `benchmark` is benchmark.json."""
-    variants = []
+    words, variants = words_of(report), []
     for variant in report["variants"]:
         more: dict[str, Any] = {}
-        if variant["name"] in comparisons and variant["top1"] is not None:
+        if variant["name"] in comparisons and variant[words.score] is not None:
             more["comparison"] = comparisons[variant["name"]]
         measured = benchmark["variants"].get(variant["name"], {})
         if measured.get("percentiles_ms"):
@@ -46,10 +67,13 @@ def add_details(
         if gpu := on_gpu(measured):
             more["on_gpu"] = gpu
         variants.append(variant | more)
-    images, share = report["dataset"]["eval_images"], report["gate"]["min_relative_top1"]
-    detailed = report | {"variants": variants, "reference": {key: reference[key] for key in ("name", "top1", "top5")}}
+    images, share = report["dataset"]["eval_images"], report["gate"][words.gate]
+    kept = {key: reference[key] for key in ("name", words.score, words.second)}
+    detailed = report | {"variants": variants, "reference": kept}
     if comparisons:
-        detailed["enough_images"] = enough_images(variants, images, reference["top1"], share)
+        detailed["enough_images"] = task_named(words.task).enough_images(
+            variants, images, reference[words.score], share
+        )
     check_report(detailed)
     return detailed
 

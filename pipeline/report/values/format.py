@@ -1,12 +1,13 @@
 """How a report's values read: shared by the terminal, Markdown and HTML, so that the three never disagree."""
 
-import math
 import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.console.figures import MISSING, counted, number, one_line, percent, quantity, signed, without_images
 from pipeline.report.values.rows import gate_failed
+from pipeline.report.values.task_texts import TEXTS
+from pipeline.tasks.words import Words, words_of
 
 PARETO_NOTE = "* on the Pareto front: no engine in this table is both faster and more accurate"
 
@@ -36,9 +37,14 @@ def host_commands(run: str) -> Commands:
     )  # fmt: skip
 
 
-def drop(variant: dict[str, Any]) -> str:
-    """`−0.12 [−0.30, +0.05]`, percentage points of top-1 against the reference; one digit less from 10 up."""
-    delta, interval = variant["delta_top1_pp"], variant["ci95_pp"]
+def headed(name: str) -> str:
+    """What a score is called at the head of a column: `Top-1`, `Pixel accuracy`, and `mIoU` as it is."""
+    return name if name != name.lower() else name[:1].upper() + name[1:]
+
+
+def drop(variant: dict[str, Any], words: Words) -> str:
+    """`−0.12 [−0.30, +0.05]`, percentage points of the score against the reference; one digit less from 10 up."""
+    delta, interval = variant[words.delta], variant["ci95_pp"]
     if delta is None:
         return MISSING
     digits = 2 if abs(delta) < 9.5 else 1
@@ -84,39 +90,26 @@ def data_warnings(report: dict[str, Any]) -> list[str]:
 
 
 def chance_warning(report: dict[str, Any]) -> str:
-    """Said of a network whose FP32 top-1 could be luck; "" of any other.
-
-    Guessing among C classes has top-1 1/C, with a standard deviation of √(1/C · (1 − 1/C) / N) on N images; up to 1.645 of
-    these above it (one-sided, 95 %) is no better than guessing.
-    """
-    found = [v["top1"] - v["delta_top1_pp"] for v in report["variants"] if v["top1"] is not None]
-    images, classes = report["dataset"]["eval_images"], class_count(report)
-    if not found or images == 0 or classes < 2:
-        return ""
-    chance = 1 / classes
-    if found[0] / 100 > chance + 1.645 * math.sqrt(chance * (1 - chance) / images):
-        return ""
-    return (
-        f"But FP32's top-1 of {number(found[0])} % is no better than guessing among {classes} classes: the network is hardly "
-        "trained, or its classes or its preprocessing are not those of these images"
-    )
+    """Said of a network whose FP32 score could be luck; "" of any other."""
+    return TEXTS[words_of(report).task].luck(report, class_count(report))
 
 
 def recommendation(report: dict[str, Any], commands: Commands | None = None) -> tuple[str, str]:
     """What the report comes to, and the next command to run: a host's unless `commands` says otherwise."""
-    commands, chosen = commands or host_commands(report["run"]), report["recommended"]
+    commands, chosen, words = commands or host_commands(report["run"]), report["recommended"], words_of(report)
     if chosen:
         (variant,) = [v for v in report["variants"] if v["name"] == chosen["name"]]
-        text = f"Recommended: {variant['name']}, {number(variant['top1'])} % top-1, {latency(variant)} ms at batch 1"
+        score = f"{number(variant[words.score])} % {words.score_name}"
+        text = f"Recommended: {variant['name']}, {score}, {latency(variant)} ms at batch 1"
         warning = chance_warning(report)
         return f"{text}. {warning}" if warning else text, commands.predict
     found = {variant["status"] for variant in report["variants"]}
     if "pass" in found:
         return "Recommended: none, because no engine that passes was measured for speed", commands.benchmark
     if gate_failed(report["variants"]):
-        gate = percent(report["gate"]["min_relative_top1"])
+        gate = percent(report["gate"][words.gate])
         return (
-            f"Recommended: none, because no engine keeps {gate} of FP32's top-1. Add fp16 or fp32 to `precisions` "
+            f"Recommended: none, because no engine keeps {gate} of FP32's {words.score_name}. Add fp16 or fp32 to `precisions` "
             "in the recipe, or raise `calibrate.images`, then run it again",
             commands.rerun,
         )
@@ -138,17 +131,17 @@ def how_measured(
     report: dict[str, Any], reference: dict[str, Any], mode: dict[str, Any], commands: Commands | None = None
 ) -> list[str]:
     """Sentences on how accuracy and speed were measured, and how to do it again."""
-    dataset, share = report["dataset"], report["gate"]["min_relative_top1"]
+    words = words_of(report)
+    dataset, share = report["dataset"], report["gate"][words.gate]
     more = {key: value for key, value in mode.items() if key not in ("threads", "warmup", "rounds", "calls")}
     details = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in more.items())
     return [
         *_export_way(report.get("export", {})),
         f"Accuracy: every engine and {reference['name']} saw the same {counted(dataset['eval_images'], 'image')} of "
         f"{dataset['name']}, through one preprocessing (sha256 {report['preprocess_sha256'][:12]}…). The interval is a "
-        "paired bootstrap, 95 %. Agreement is the share of images with the same top-1 class. A NaN or an infinity "
-        "among an image's logits counts as wrong.",
-        f"Gate: top-1 of at least {percent(share)} of {reference['name']}'s, here {number(reference['top1'] * share)} "
-        "%. What fails it is shown, never recommended.",
+        f"paired bootstrap, 95 %. {TEXTS[words.task].counted}",
+        f"Gate: {words.score_name} of at least {percent(share)} of {reference['name']}'s, here "
+        f"{number(reference[words.score] * share)} %. What fails it is shown, never recommended.",
         f"Calibration of the INT8 engines: {counted(dataset['calibration_images'], 'calibration image')}; the calibrate "
         "stage's audit says where they are from.",
         f"Speed: {mode['rounds']} rounds of {mode['calls']} calls for each engine and batch size, engines taking "

@@ -9,18 +9,21 @@ from pipeline.report.values.format import (
     class_count,
     data_warnings,
     drop,
+    headed,
     how_measured,
     latency,
     rate,
     reasons,
     recommendation,
 )
+from pipeline.tasks.words import words_of
 
 
 def markdown_table(report: dict[str, Any]) -> str:
     """The engines as a Markdown table, then the reason of every engine that has one; ends with a line end."""
-    sizes = batch_sizes(report)
-    head = ["Engine", "Backend", "Precision", "Top-1 %", "Δ top-1 pp [95 %]", "Agreement %", "p50 ms"]
+    sizes, words = batch_sizes(report), words_of(report)
+    head = ["Engine", "Backend", "Precision", f"{headed(words.score_name)} %", f"Δ {words.score_name} pp [95 %]"]
+    head += ["Agreement %", "p50 ms"]
     head += [*(f"img/s b{size}" for size in sizes), "Size MB", "Status"]
     lines = [_markdown_row(head), _markdown_row(["---"] * 3 + ["---:"] * (len(head) - 4) + ["---"])]
     for variant in report["variants"]:
@@ -31,7 +34,7 @@ def markdown_table(report: dict[str, Any]) -> str:
             markdown_text(variant["backend"]),
             markdown_text(variant["precision"]),
         ]
-        cells += [number(variant["top1"]), drop(variant), number(variant["agreement"]), latency(variant)]
+        cells += [number(variant[words.score]), drop(variant, words), number(variant["agreement"]), latency(variant)]
         cells += [*(rate(variant, size) for size in sizes), megabytes(variant["size_bytes"]), _markdown_status(variant)]
         lines.append(_markdown_row(cells))
     lines += [""] + [
@@ -71,6 +74,7 @@ def markdown_page(
 ) -> str:  # fmt: skip
     """report.md; `picture` is the name of a file beside it, None without one (a device has no matplotlib)."""
     conclusion, command = recommendation(report, commands)
+    words = words_of(report)
     image = f"![Accuracy against latency]({picture})\n\n" if picture else ""
     machine, dataset = report["machine"], report["dataset"]
     warnings = "".join(f"**Warning:** {markdown_text(text)}.\n\n" for text in data_warnings(report))
@@ -80,9 +84,9 @@ def markdown_page(
 
 **{markdown_text(conclusion)}.** Next: {_code(command)}
 
-{markdown_text(reference["name"])}: {number(reference["top1"])} % top-1, {number(reference["top5"])} % top-5, \
-{seen}. Gate: {percent(report["gate"]["min_relative_top1"])} \
-of its top-1.
+{markdown_text(reference["name"])}: {number(reference[words.score])} % {words.score_name}, \
+{number(reference[words.second])} % {words.second_name}, {seen}. Gate: {percent(report["gate"][words.gate])} \
+of its {words.score_name}.
 
 {warnings}{markdown_table(report)}
 {image}## How this was measured

@@ -9,9 +9,10 @@ from typing import Any
 
 from calib.errors import InputError
 from pipeline.console.figures import MISSING, megabytes, number, quantity
-from pipeline.report.values.format import drop, latency
+from pipeline.report.values.format import drop, headed, latency
 from pipeline.report.values.markdown import markdown_text
 from pipeline.report.values.schema import check_report
+from pipeline.tasks.words import CLASSIFICATION, task_key, words_of
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 _LONG = ("comparison", "percentiles_ms")  # what a page shows of single images and calls, not kept
@@ -27,12 +28,13 @@ def read_results(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def save_results(reports: Sequence[dict[str, Any]], target: Path, machine: str) -> Path:
-    """Add reports to a results file, in place of those with the same run and model; returns the file.
+    """Add reports of one task to a results file, in place of those with the same run and model; returns the file.
 
-    `target` is the file, or a folder, where it is named after the `machine`.
+    `target` is the file, or a folder, where it is named after the `machine` and, where that is not classification, the task.
     """
+    words = words_of(reports[0])
     slug = re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
-    path = target if target.suffix == ".json" else target / f"{slug}.json"
+    path = target if target.suffix == ".json" else target / f"{'-'.join([slug, *task_key(words).values()])}.json"
     kept: list[dict[str, Any]] = []
     if path.is_file():
         try:
@@ -42,6 +44,11 @@ def save_results(reports: Sequence[dict[str, Any]], target: Path, machine: str) 
                 f"{path} is no results file", got=str(error), allowed="what t2t-edge report --save writes",
                 next_step=f"move it away: mv '{path}' '{path}.old'",
             ) from error  # fmt: skip
+    if other := {words_of(report).task for report in kept} - {words.task}:
+        raise InputError(
+            "a results file holds one task", got=f"{path} of {', '.join(other)}, for runs of {words.task}",
+            allowed="another file, or a folder", next_step=f"t2t-edge report --compare … --save {path.parent}",
+        )  # fmt: skip
     rows = {(report["run"], report["model"]): report for report in (*kept, *map(_short, reports))}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema": 1, "runs": [rows[key] for key in sorted(rows)]}, indent=1, ensure_ascii=False)
@@ -60,10 +67,11 @@ def _short(report: dict[str, Any]) -> dict[str, Any]:
 def results_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Markdown: of each report the engines on the Pareto front, and the one with the most images/s that passes.
 
-    The recommended one is in bold; `rows` are (machine, report).
+    The recommended one is in bold; `rows` are (machine, report), of one task.
     """
+    score = headed(words_of(rows[0][1]).score_name) if rows else headed(CLASSIFICATION.score_name)
     lines = [
-        "| Model, data | Machine | Engine | Top-1 % | Δ pp [95 %] | p50 ms | × FP32 | img/s | MB |",
+        f"| Model, data | Machine | Engine | {score} % | Δ pp [95 %] | p50 ms | × FP32 | img/s | MB |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for machine, report in rows:
@@ -76,11 +84,11 @@ def results_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
 
 
 def _line(machine: str, report: dict[str, Any], variant: dict[str, Any], chosen: bool) -> str:
-    name = markdown_text(variant["name"])
+    name, words = markdown_text(variant["name"]), words_of(report)
     cells = [
         markdown_text(f"{report['model']}, {report['dataset']['name']}"), markdown_text(machine),
-        f"**{name}**" if chosen else name, number(variant["top1"]), drop(variant), latency(variant), _speedup(report, variant),
-        _best_rate(variant), megabytes(variant["size_bytes"]),
+        f"**{name}**" if chosen else name, number(variant[words.score]), drop(variant, words), latency(variant),
+        _speedup(report, variant), _best_rate(variant), megabytes(variant["size_bytes"]),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

@@ -4,16 +4,22 @@ from typing import Any
 
 from pipeline.console.figures import quantity
 from pipeline.tasks.statistics import pareto_front
+from pipeline.tasks.words import Words, task_key, words_of
 
 DATASET_KEYS = ("name", "classes", "eval_images", "calibration_images")
 OPTIONAL_DATASET_KEYS = ("classes_without_images",)  # names; only there where evaluation lacks some
 MACHINE_KEYS = ("cpu", "gpu", "versions")
-VARIANT_KEYS = (
-    "name", "precision", "backend", "status", "reason", "top1", "top5", "delta_top1_pp", "ci95_pp", "agreement",
+_ABOUT_KEYS = ("name", "precision", "backend", "status", "reason")
+_MEASURED_KEYS = (
     "latency_ms", "images_per_s", "size_bytes", "peak_memory_bytes", "energy_mj", "layers", "pareto", "artifact", "sha256",
 )  # fmt: skip
 
 _NOISE = 1.05  # by so much medians differ on a busy machine
+
+
+def variant_keys(words: Words) -> tuple[str, ...]:
+    """The keys of a variant, in their order."""
+    return (*_ABOUT_KEYS, words.score, words.second, words.delta, "ci95_pp", "agreement", *_MEASURED_KEYS)
 
 
 def join_report(
@@ -23,12 +29,14 @@ def join_report(
     evaluation: dict[str, Any],
     benchmark: dict[str, Any],
     preprocess_sha256: str,
-    min_relative_top1: float,
+    gate_share: float,
 ) -> dict[str, Any]:
     """Join the evaluation stage's and the benchmark stage's JSON; what is missing is null.
 
-    ValueError when the two do not belong together. `pipeline.report.write.check_report` checks the result where pydantic is.
+    `gate_share` is the share of FP32's score, 0–1, that an engine must keep; the task is the evaluation's. ValueError when the
+    two do not belong together. `pipeline.report.write.check_report` checks the result where pydantic is.
     """
+    words = words_of(evaluation)
     measured: dict[str, Any] = benchmark["variants"]
     names = [variant["name"] for variant in evaluation["variants"]]
     if unknown := sorted(set(measured) - set(names)):
@@ -36,10 +44,10 @@ def join_report(
     sizes = sorted({size for values in measured.values() for size in values["images_per_s"] or {}}, key=int)
     failed: dict[str, str] = benchmark["failed"]
     variants = [
-        _row(_after_benchmark(variant, failed.get(variant["name"])), measured.get(variant["name"]), sizes)
+        _row(_after_benchmark(variant, failed.get(variant["name"])), measured.get(variant["name"]), sizes, words)
         for variant in evaluation["variants"]
     ]
-    front = pareto_names(variants)
+    front = pareto_names(variants, words)
     for variant in variants:
         told = (variant["reason"], _slower_than_fp32(variant, variants))
         variant["reason"] = "; ".join(filter(None, told))
@@ -48,12 +56,13 @@ def join_report(
         "schema": 1,
         "run": run,
         "model": model,
+        **task_key(words),
         "dataset": _dataset(evaluation["dataset"]),
         "machine": {key: benchmark["machine"][key] for key in MACHINE_KEYS},
         "preprocess_sha256": preprocess_sha256,
-        "gate": {"min_relative_top1": min_relative_top1},
+        "gate": {words.gate: gate_share},
         "variants": variants,
-        "recommended": recommended(variants),
+        "recommended": recommended(variants, words),
     }
 
 
@@ -69,7 +78,9 @@ def _after_benchmark(evaluated: dict[str, Any], failure: str | None) -> dict[str
     return evaluated | {"status": "error", "reason": f"it passed the gate and failed in the benchmark: {failure}"}
 
 
-def _row(evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list[str]) -> dict[str, Any]:
+def _row(
+    evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list[str], words: Words
+) -> dict[str, Any]:  # fmt: skip
     """One row of the report; every measured variant has every batch size, null where it was not run at that one."""
     speed = measured or {"latency_ms": None, "images_per_s": None, "peak_memory_bytes": None, "energy_mj": None}
     rates = speed["images_per_s"]
@@ -81,7 +92,7 @@ def _row(evaluated: dict[str, Any], measured: dict[str, Any] | None, sizes: list
         "energy_mj": speed["energy_mj"],
         "pareto": False,  # known once all rows are there
     }
-    return {key: values[key] for key in VARIANT_KEYS}
+    return {key: values[key] for key in variant_keys(words)}
 
 
 def _slower_than_fp32(variant: dict[str, Any], variants: list[dict[str, Any]]) -> str:
@@ -107,22 +118,23 @@ def _comparable(variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [variant for variant in variants if variant["status"] == "pass" and variant["latency_ms"]]
 
 
-def pareto_names(variants: list[dict[str, Any]]) -> set[str]:
-    """The variants on the front of latency (p50 at batch 1) against top-1."""
+def pareto_names(variants: list[dict[str, Any]], words: Words) -> set[str]:
+    """The variants on the front of latency (p50 at batch 1) against the task's score."""
     candidates = _comparable(variants)
-    return {candidates[i]["name"] for i in pareto_front([(v["latency_ms"]["p50"], v["top1"]) for v in candidates])}
+    points = [(v["latency_ms"]["p50"], v[words.score]) for v in candidates]
+    return {candidates[i]["name"] for i in pareto_front(points)}
 
 
 def gate_failed(variants: list[dict[str, Any]]) -> bool:
     """Whether engines were judged and none passed; one that passed and failed in the benchmark did pass."""
-    passed = any(row["status"] == "pass" or (row["status"] == "error" and row["top1"] is not None) for row in variants)
-    return not passed and any(row["status"] == "fail" for row in variants)
+    passed = any(v["status"] == "pass" or (v["status"] == "error" and v["agreement"] is not None) for v in variants)
+    return not passed and any(v["status"] == "fail" for v in variants)
 
 
-def recommended(variants: list[dict[str, Any]]) -> dict[str, str] | None:
+def recommended(variants: list[dict[str, Any]], words: Words) -> dict[str, str] | None:
     """The fastest of those that pass (p50 at batch 1); of equally fast ones the more accurate."""
     candidates = _comparable(variants)
     if not candidates:
         return None
-    best = min(candidates, key=lambda v: (v["latency_ms"]["p50"], -v["top1"]))
+    best = min(candidates, key=lambda v: (v["latency_ms"]["p50"], -v[words.score]))
     return {"name": best["name"], "backend": best["backend"]}

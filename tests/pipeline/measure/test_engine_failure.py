@@ -91,7 +91,7 @@ def test_where_all_fail_the_stage_does(
 def test_the_gate_failed_only_where_it_judged(
     rows: list[tuple[str, float | None]], failed: bool, text: str
 ) -> None:  # fmt: skip
-    variants = [{"status": status, "top1": top1} for status, top1 in rows]
+    variants = [{"status": status, "agreement": agreement} for status, agreement in rows]
     assert gate_failed(variants) is failed
     report = {"run": "x", "variants": variants, "recommended": None, "gate": {"min_relative_top1": 0.99}}
     assert text in recommendation(report)[0]

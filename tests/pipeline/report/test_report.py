@@ -19,8 +19,11 @@ from pipeline.report.tradeoff_labels import place_labels
 from pipeline.report.values import rows as report_rows
 from pipeline.report.values.format import recommendation
 from pipeline.report.values.markdown import markdown_table
-from pipeline.report.values.schema import _Dataset, _Machine, _Variant, check_report
+from pipeline.report.values.schema import check_report
+from pipeline.report.values.schema_common import Dataset, Machine
+from pipeline.report.values.schema_tasks import SCHEMAS, VARIANTS
 from pipeline.report.write import write_report
+from pipeline.tasks.words import WORDS, Words
 
 # What DESIGN promises to others, written out again on purpose: a change of report.json must fail here.
 TOP_KEYS = {"schema", "run", "model", "dataset", "machine", "preprocess_sha256", "gate", "variants", "recommended"}
@@ -394,11 +397,14 @@ def test_classes_without_evaluation_images_are_said_everywhere(tmp_path: Path) -
         check_report(report | {"dataset": report["dataset"] | {"classes_without_images": []}})
 
 
-def test_a_device_writes_the_keys_of_the_schema() -> None:
+@pytest.mark.parametrize("words", WORDS.values(), ids=list(WORDS))
+def test_a_device_writes_the_keys_of_the_schema(words: Words) -> None:
     """`report_rows` has no pydantic, so it lists them again."""
-    assert set(report_rows.VARIANT_KEYS) | {"comparison", "percentiles_ms", "on_gpu"} == set(_Variant.model_fields)
-    assert set(report_rows.DATASET_KEYS) | set(report_rows.OPTIONAL_DATASET_KEYS) == set(_Dataset.model_fields)
-    assert set(report_rows.MACHINE_KEYS) == set(_Machine.model_fields)
+    keys = set(report_rows.variant_keys(words))
+    assert keys | {"comparison", "percentiles_ms", "on_gpu"} == set(VARIANTS[words.task].model_fields)
+    assert set(report_rows.DATASET_KEYS) | set(report_rows.OPTIONAL_DATASET_KEYS) == set(Dataset.model_fields)
+    assert set(report_rows.MACHINE_KEYS) == set(Machine.model_fields)
+    assert set(SCHEMAS) == set(VARIANTS) == set(WORDS)
 
 
 def test_a_network_at_chance_level_is_not_simply_recommended(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from pipeline.quantize.search.images import draw_search_split
 from pipeline.quantize.search.trials import Timing, Trials, timing
 from pipeline.recipe import Recipe
 from pipeline.report.page.search import read_search, search_section
+from pipeline.tasks.words import CLASSIFICATION, SEGMENTATION
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -280,11 +281,14 @@ def test_a_noisy_clock_is_told(
 
 def test_the_report_shows_the_path(finished: Artifact) -> None:
     found = read_search(finished)
-    section = search_section(found)
+    section = search_section(found, CLASSIFICATION)
     assert section is not None
     html = section.body
     assert html.count("<tr") == len(found["path"]) + 1 and html.count("chosen, within the limits") == 1
-    assert "24 training images decided" in html and search_section(None) is None
+    assert "24 training images decided" in html and search_section(None, CLASSIFICATION) is None
     found["path"][0]["label"] = "<script>"
-    again = search_section(found)
+    again = search_section(found, CLASSIFICATION)
     assert again is not None and "<script>" not in again.body
+    of_maps = json.loads(json.dumps(found).replace("top1", "miou"))
+    other = search_section(of_maps, SEGMENTATION)
+    assert other is not None and "<th scope=col>mIoU %</th>" in other.body and "of FP32&#39;s mIoU) held" in other.body

@@ -11,12 +11,14 @@ from pipeline.report.page.latency import latency_section
 from pipeline.report.page.page import machine_rows
 from pipeline.report.page.render import render, section
 from pipeline.report.values.compared import Compared, cautions, machine_name
-from pipeline.report.values.format import drop, latency
+from pipeline.report.values.format import drop, headed, latency
+from pipeline.tasks.words import Words, words_of
 
 
 def comparison_page(compared: Sequence[Compared], picture: bytes) -> str:
     """The HTML page, of the same parts as a report's; `picture` (PNG) is for readers without a script."""
     reports, labels = [c.report for c in compared], [c.label for c in compared]
+    words = words_of(reports[0])
     rows = [
         EngineRow(variant, f"{c.label} · {variant['backend']} · {variant['precision']}", variant is c.chosen)
         for c in compared
@@ -31,14 +33,15 @@ def comparison_page(compared: Sequence[Compared], picture: bytes) -> str:
     runs = [{"label": c.label, "cells": run_cells(c)} for c in compared]
     machines = [(c.label, machine_rows(c.report)) for c in compared]
     sections = [
-        section("Runs", "runs.html", cautions=cautions(compared), heads=_HEADS, words=_WORDS, rows=runs),
-        chart_section(picture, picture_text(timed)),
-        engines_section(rows, "each run's FP32"),
+        section("Runs", "runs.html", cautions=cautions(compared), heads=_heads(words), words=_WORDS, rows=runs),
+        chart_section(picture, picture_text(timed, words)),
+        engines_section(rows, "each run's FP32", words),
         latency_section(timed),
         section("Machines", "machine.html", machines=machines),
     ]
     header = render("comparison_header.html", count=len(compared))
-    return page(f"Comparison of {', '.join(labels)}", header, sections, chart_data(reports, labels, _levels(reports)))
+    title, data = f"Comparison of {', '.join(labels)}", chart_data(reports, labels, _levels(reports))
+    return page(title, header, sections, data, words)
 
 
 def _levels(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:
@@ -47,23 +50,27 @@ def _levels(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:
     return found[0] if len(found) == len(reports) and all(levels == found[0] for levels in found) else []
 
 
-_HEADS = ("Run", "Model", "Data", "Machine", "FP32 %", "Recommended", "Top-1 %", "Δ pp [95 %]", "p50 ms", "MB")
 _WORDS = ("Model", "Data", "Machine", "Recommended")
 
 
+def _heads(words: Words) -> tuple[str, ...]:
+    score = f"{headed(words.score_name)} %"
+    return ("Run", "Model", "Data", "Machine", "FP32 %", "Recommended", score, "Δ pp [95 %]", "p50 ms", "MB")
+
+
 def run_cells(c: Compared) -> list[str]:
-    """What a run comes to: model, data, machine, FP32's top-1, and the recommended engine with its figures."""
-    report, chosen = c.report, c.chosen
+    """What a run comes to: model, data, machine, FP32's score, and the recommended engine with its figures."""
+    report, chosen, words = c.report, c.chosen, words_of(c.report)
     dataset, reference = report["dataset"], report.get("reference")
     cells = [report["model"], f"{dataset['name']}, {dataset['eval_images']:,}", machine_name(report)]
-    cells.append(number(reference["top1"] if reference else None))
+    cells.append(number(reference[words.score] if reference else None))
     if chosen is None:
         return [*cells, "none", MISSING, MISSING, MISSING, MISSING]
     return [
         *cells,
         chosen["name"],
-        number(chosen["top1"]),
-        drop(chosen),
+        number(chosen[words.score]),
+        drop(chosen, words),
         latency(chosen),
         megabytes(chosen["size_bytes"]),
     ]
