@@ -16,6 +16,7 @@ from calib.precision.channels import find_layout, largest_grid
 from export.graph.layers import read_layers, tensor_types
 
 TOKENIZER = "Tokenizer"  # what the class of a module that makes visual tokens ends with
+_ATTENTION = " (attention)"
 
 Parts = tuple[str, ...]
 
@@ -41,6 +42,11 @@ class TokenAttention:
     tap: Tap
     pixel_axis: int
     grid: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The module that makes the tokens. The tap has another name: what this module hands on may be tapped as well."""
+        return self.tap.name.removesuffix(_ATTENTION)
 
     @property
     def tokens(self) -> int:
@@ -138,7 +144,7 @@ def find_token_attention(proto: onnx.ModelProto) -> list[TokenAttention]:
         over = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1) % 3
         pixels = next((axis for axis in (over, 3 - over) if axis in (1, 2) and _is_map(shape[axis - 1], aspect)), None)
         if pixels is not None:
-            tap = Tap(layer.module, node.name, 0, shape, aspect)
+            tap = Tap(f"{layer.module}{_ATTENTION}", node.name, 0, shape, aspect)
             found.append(TokenAttention(tap, pixels, largest_grid(shape[pixels - 1], aspect)))
     return found
 

@@ -47,6 +47,7 @@ def read_layout(folder: Path) -> Layout:
             allowed="a folder of <class>/*.jpg|png, or of train/<class>/ and val/<class>/", next_step="check the path",
         )  # fmt: skip
     names = _folders(folder)
+    _refuse_masks(folder, names)
     train = _first(folder, names, TRAIN)
     known = [name for wanted in VAL for name in names if name.lower() == wanted]
     if train is None:
@@ -74,6 +75,19 @@ def read_layout(folder: Path) -> Layout:
         and not _nested(folder / val, evaluated)
     )
     return Layout(folder, classes, evaluated, (train, val), ready, tuple(remarks + more))
+
+
+def _refuse_masks(folder: Path, names: list[str]) -> None:
+    """InputError where the images have masks beside them: the folders of those are no classes."""
+    masked = [
+        place for place in (folder, *(folder / name for name in names)) if {"images", "masks"} <= set(_folders(place))
+    ]
+    if masked:
+        raise InputError(
+            f"{masked[0]} has images with masks, and init writes recipes for classes of images alone",
+            got=f"{masked[0] / 'images'} and {masked[0] / 'masks'}", allowed="a folder for each class",
+            next_step="copy recipes/segmentation.yaml, set data.root, and read docs/segmentation.md",
+        )  # fmt: skip
 
 
 def _first(folder: Path, names: list[str], wanted: tuple[str, ...]) -> str | None:

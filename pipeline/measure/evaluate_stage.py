@@ -60,7 +60,7 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
         "dataset": {
             "name": recipe.data.name, "classes": len(split.classes), "eval_images": len(labels),
             "calibration_images": inputs["calibrate"].notes["images"],
-        } | ({"classes_without_images": list(empty)} if (empty := split.without_images()) else {}),
+        } | ({"classes_without_images": list(empty)} if (empty := task.absent(split, labels)) else {}),
         "variants": variants,
     }  # fmt: skip
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=1), encoding="utf-8")

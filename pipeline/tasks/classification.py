@@ -33,6 +33,9 @@ class Classification:
     def labels(self, split: ImageSplit, chosen: slice, spec: Preprocess) -> Labels:
         return np.asarray(split.labels[chosen], dtype=np.int64)
 
+    def absent(self, split: ImageSplit, labels: Labels) -> tuple[str, ...]:
+        return split.without_images()
+
     def output_shape(self, classes: int, height_width: tuple[int, int]) -> tuple[int, ...]:
         return (classes,)
 

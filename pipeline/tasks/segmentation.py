@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.images import ImageSplit
-from calib.masks import MaskedSplit, load_masks, read_masked_split
+from calib.masks import MaskedSplit, load_masks, missing_classes, read_masked_split
 from calib.precision.closeness import MIN_AGREEMENT
 from calib.preprocess import Preprocess
 from pipeline.tasks.pixel_comparison import compare_maps, enough_images
@@ -40,6 +40,9 @@ class Segmentation:
     def labels(self, split: ImageSplit, chosen: slice, spec: Preprocess) -> Map:
         assert isinstance(split, MaskedSplit), "read_split gives no other"
         return load_masks(split, range(len(split))[chosen], spec)
+
+    def absent(self, split: ImageSplit, labels: Map) -> tuple[str, ...]:
+        return missing_classes(labels, split.classes)
 
     def output_shape(self, classes: int, height_width: tuple[int, int]) -> tuple[int, ...]:
         return (classes, *height_width)

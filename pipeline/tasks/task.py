@@ -31,6 +31,9 @@ class Task(Protocol):
     def labels(self, split: ImageSplit, chosen: slice, spec: Preprocess) -> Labels:
         """What is right for the chosen images, (n,) or (n, H, W)."""
 
+    def absent(self, split: ImageSplit, labels: Labels) -> tuple[str, ...]:
+        """The classes that none of the labels, of all images of the split, is of."""
+
     def output_shape(self, classes: int, height_width: tuple[int, int]) -> tuple[int, ...]:
         """Of one image's logits."""
 

@@ -99,7 +99,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
         "thresholds": {"dead_share": DEAD_SHARE, "exploding_times": EXPLODING_TIMES, "setter_share": SETTER_SHARE},
         "blocks": [summarise_block(tap, chosen[tap.name], *measures[tap.name]) for tap in taps],
         "not_shown": [tap.name for tap in found if tap not in taps], "skipped": skipped,
-        "attention": [{"name": one.tap.name, "tokens": one.tokens, "grid": list(one.grid)} for one in attention],
+        "attention": [{"name": one.name, "tokens": one.tokens, "grid": list(one.grid)} for one in attention],
     }  # fmt: skip
     (folder / "channels.json").write_text(json.dumps(summary, allow_nan=False), encoding="utf-8")
     if taps:
@@ -132,7 +132,13 @@ def _load_picked(split: ImageSplit, index: int, spec: Preprocess) -> Image:
 
 
 def _describe_image(split: ImageSplit, index: int) -> dict[str, Any]:
-    return {"index": index, "path": split.names[index], "class": split.classes[split.labels[index]]}
+    """Of an image with a mask, not with a class of its own, the file's name stands for that."""
+    label = split.labels[index]
+    return {
+        "index": index,
+        "path": split.names[index],
+        "class": split.classes[label] if label >= 0 else split.names[index],
+    }
 
 
 def _open_reference(

@@ -250,13 +250,13 @@ def test_token_attention_is_found_whatever_its_axis(
 ) -> None:
     """9 tokens over 16 pixels: both are squares, the softmax's axis says which is which."""
     found = find_token_attention(onnx.load(graph))
-    assert [(maps.tap.name, maps.pixel_axis, maps.grid, maps.tokens) for maps in found] == [
+    assert [(maps.name, maps.pixel_axis, maps.grid, maps.tokens) for maps in found] == [
         ("first", 1, (4, 4), 9), ("second", 2, (4, 4), 9),
     ]  # fmt: skip
     outputs = write_tapped(graph, tmp_path / "tapped.onnx", [maps.tap for maps in found])
     results, expected = run(tmp_path / "tapped.onnx", images), hooked(network, spec, images, ["first", "second"])
     for maps in found:
         tensor = results[outputs[maps.tap.name]]
-        difference = np.abs(tensor - expected[maps.tap.name])
+        difference = np.abs(tensor - expected[maps.name])
         assert difference.max() < 1e-5, f"max {difference.max():.2e}, mean {difference.mean():.2e}"
         assert tensor.sum(axis=maps.pixel_axis) == pytest.approx(1, abs=1e-5)

@@ -322,10 +322,16 @@ def splits_without_classes(folder: Path) -> None:
     loose(folder / "val")
 
 
+def masks(folder: Path) -> None:
+    loose(folder / "train" / "images")
+    loose(folder / "train" / "masks")
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
         (lambda folder: None, ("there is no such folder of images",)),
+        (masks, ("photos/train has images with masks", "recipes/segmentation.yaml")),
         (lambda folder: folder.mkdir(), ("photos has no images",)),
         (loose, ("photos has no images by class", "20 images in no class folder")),
         (one_class, ("photos has only one class", "all: 20 images", "t2t-edge init 'photos/all'")),
