@@ -2,6 +2,7 @@
 
 from pipeline.device.contents import Recipe
 from pipeline.predict.output import OUTPUTS
+from pipeline.report.values.format import headed
 from pipeline.tasks.words import WORDS
 
 
@@ -9,7 +10,7 @@ def readme(recipe: Recipe) -> str:
     """The text for one bundle."""
     words, predicts = WORDS[recipe.task], OUTPUTS[recipe.task]
     about = f"{predicts.ABOUT}\n\n" if predicts.ABOUT else ""
-    name = words.score_name[0].upper() + words.score_name[1:]
+    name = headed(words.score_name)
     engines = "\n".join(
         f"| {name} | {', '.join(dict.fromkeys(precision for plan in plans for precision in plan.precisions))} |"
         for name, plans in recipe.engines.items()

@@ -34,6 +34,8 @@ def _draw_legend(picture: NDArray[np.uint8], legend: Sequence[tuple[int, str]]) 
     """Into the upper left corner of a BGR picture: in the order of the classes, so that a video's legend stays in place."""
     import cv2
 
+    if not legend:
+        return
     height, width = picture.shape[:2]
     line = max(12, round(_LINE * min(height, width)))
     room = max(2, int(_TALLEST * height / line))
