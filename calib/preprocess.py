@@ -159,10 +159,30 @@ def preprocess_mask(mask: Mask, spec: Preprocess) -> Mask:
     return _crop(resize_mask(mask, *_resized(mask, spec)), spec)
 
 
+def restore_mask(mask: Mask, height: int, width: int, spec: Preprocess, outside: int) -> Mask:
+    """A mask of what `preprocess` made of an image (spec.height, spec.width), on the image itself (height, width).
+
+    Each of the image's pixels takes the index that its centre was seen as; what the crop cut off is `outside`.
+    """
+    resized = _resized_to(height, width, spec)
+    rows, columns = (
+        (2 * np.arange(before) + 1) * after // (2 * before) - (after - kept) // 2
+        for before, after, kept in zip((height, width), resized, (spec.height, spec.width), strict=True)
+    )
+    seen_rows, seen_columns = (rows >= 0) & (rows < spec.height), (columns >= 0) & (columns < spec.width)
+    restored = np.full((height, width), outside, dtype=np.uint8)
+    restored[np.ix_(seen_rows, seen_columns)] = mask[np.ix_(rows[seen_rows], columns[seen_columns])]
+    return restored
+
+
 def _resized(image: NDArray[np.uint8], spec: Preprocess) -> tuple[int, int]:
     """Height and width before the crop."""
-    scale = max(spec.height / spec.crop_pct / image.shape[0], spec.width / spec.crop_pct / image.shape[1])
-    return max(spec.height, round(image.shape[0] * scale)), max(spec.width, round(image.shape[1] * scale))
+    return _resized_to(image.shape[0], image.shape[1], spec)
+
+
+def _resized_to(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
+    scale = max(spec.height / spec.crop_pct / height, spec.width / spec.crop_pct / width)
+    return max(spec.height, round(height * scale)), max(spec.width, round(width * scale))
 
 
 def _crop(image: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """PyTorch → ONNX: uint8 NHWC RGB in, normalisation in the graph, logits out, batch free, every node named.
 
-The graph carries what a later stage must not guess: the preprocessing spec, the class names, and on every node the
-module it came from (`MODULE_KEY`, `CLASS_KEY` in its metadata).
+The graph carries what a later stage must not guess: the preprocessing spec, the class names, the task where it is not
+classification, and on every node the module it came from (`MODULE_KEY`, `CLASS_KEY` in its metadata).
 """
 
 import json
@@ -18,6 +18,7 @@ from calib.errors import InputError
 from calib.preprocess import LUMA, Preprocess
 from export.explain import find_culprit
 from export.quiet import quiet
+from export.runner import DEFAULT_TASK as DEFAULT_TASK
 from export.runner import FP32_TENSORS as FP32_TENSORS
 from export.runner import INPUT as INPUT
 from export.runner import OUTPUT as OUTPUT
@@ -25,7 +26,7 @@ from export.unfold import replace_unfolds
 from export.ways import SAYS, Exported, NoWay, write_graph
 
 MODULE_KEY, CLASS_KEY = "t2t_edge.module", "t2t_edge.class"
-PREPROCESS_KEY, CLASSES_KEY = "t2t_edge.preprocess", "t2t_edge.classes"
+PREPROCESS_KEY, CLASSES_KEY, TASK_KEY = "t2t_edge.preprocess", "t2t_edge.classes", "t2t_edge.task"
 
 
 class NormalisedModel(nn.Module):
@@ -54,7 +55,9 @@ class NormalisedModel(nn.Module):
         return self.model((x - self.mean) * self.inverse_std)
 
 
-def export_onnx(model: nn.Module, spec: Preprocess, classes: Sequence[str], path: Path, *, opset: int = 20) -> Exported:
+def export_onnx(
+    model: nn.Module, spec: Preprocess, classes: Sequence[str], path: Path, *, opset: int = 20, task: str = DEFAULT_TASK
+) -> Exported:  # fmt: skip
     """Write `model` (normalised NCHW float → logits) to `path`; returns the way taken and the `nn.Unfold`s replaced."""
     model = model.eval()
     example = torch.zeros(2, spec.channels, spec.height, spec.width)
@@ -67,7 +70,7 @@ def export_onnx(model: nn.Module, spec: Preprocess, classes: Sequence[str], path
     if proto.opset_import[0].version != opset:
         raise RuntimeError(f"the exporter wrote opset {proto.opset_import[0].version}, {opset} was asked for")
     name_nodes(proto)
-    set_metadata(proto, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(list(classes))})
+    describe(proto, spec, classes, task)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
     return replace(exported, unfolds=tuple(replaced))
@@ -120,10 +123,21 @@ def set_metadata(proto: onnx.ModelProto, values: dict[str, str]) -> None:
         proto.metadata_props.add(key=key, value=value)
 
 
+def describe(proto: onnx.ModelProto, spec: Preprocess, classes: Sequence[str], task: str) -> None:
+    """Put in what `read_metadata` and `read_task` read."""
+    values = {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(list(classes))}
+    set_metadata(proto, values if task == DEFAULT_TASK else values | {TASK_KEY: task})
+
+
 def read_metadata(proto: onnx.ModelProto) -> tuple[Preprocess, list[str]]:
     """The preprocessing spec and the class names that `export_onnx` put in."""
     values = {prop.key: prop.value for prop in proto.metadata_props}
     return Preprocess.from_dict(json.loads(values[PREPROCESS_KEY])), json.loads(values[CLASSES_KEY])
+
+
+def read_task(proto: onnx.ModelProto) -> str:
+    """What the network is for, as the recipe's `data.task` says it."""
+    return next((prop.value for prop in proto.metadata_props if prop.key == TASK_KEY), DEFAULT_TASK)
 
 
 def _as_list(text: str) -> list[str]:

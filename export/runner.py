@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
-INPUT, OUTPUT = "images", "logits"  # of every network: uint8 (N, H, W, 3) in, float (N, classes) out
+INPUT, OUTPUT = "images", "logits"  # of every network: uint8 (N, H, W, 3) in, float (N, classes[, H, W]) out
+DEFAULT_TASK = "classification"  # of a graph or an engine whose file names none
 # Metadata of a graph for engines in BF16: the tensors that they compute in FP32, a list in JSON.
 FP32_TENSORS = "t2t_edge.fp32_tensors"
 

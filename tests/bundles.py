@@ -1,6 +1,9 @@
-"""A bundle of a small finished run, for the tests of what is written and of what a device does with it."""
+"""A bundle of a small finished run, for tests of what is written and of what a device does with it, and the device's Python."""
 
 import json
+import subprocess
+import venv
+from importlib import metadata
 from pathlib import Path
 
 from small_run import write_run
@@ -12,6 +15,7 @@ from pipeline.cli import main
 from pipeline.console.exit_status import DONE
 from pipeline.device.contents import MANIFEST
 
+BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them
 RECIPE = {
     "schema": 1,
     "model": {"name": "t2t_vit_mini", "image_size": 32},
@@ -46,3 +50,23 @@ def reseal(bundle_folder: Path) -> None:
     manifest = json.loads((bundle_folder / MANIFEST).read_text())
     manifest["files"] = {name: sha256_of(bundle_folder / name) for name in manifest["files"]}
     write_json(bundle_folder / MANIFEST, manifest)
+
+
+def make_bare_python(folder: Path) -> None:
+    """`bin/python` of a new environment in `folder`, whose packages are links to just three of this one's: no network, no pip.
+
+    An environment of its own, not this one with names blocked, so that nothing is found that nobody thought of blocking.
+    """
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in BARE:
+        files = metadata.distribution(name).files
+        assert files is not None
+        for top in {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__")}:
+            (packages / top).symlink_to(Path(str(metadata.distribution(name).locate_file(top))).resolve())
+
+
+def on_device(python: Path, bundle_folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`./t2t …` with an empty environment, from the bundle's folder."""
+    command = [str(python), "t2t", *arguments]
+    return subprocess.run(command, cwd=bundle_folder, env={}, capture_output=True, text=True, timeout=120)

@@ -8,7 +8,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # two workers on two cores, and all processes that they start
 
 # What they make takes many seconds; a test that asks for one of them is no test for while one edits.
-SLOW_FIXTURES = {"tiny_run", "small_onnx", "chain", "ready", "networks", "whole", "predict_run", "finished", "place"}
+SLOW_FIXTURES = {
+    "tiny_run", "small_onnx", "chain", "ready", "networks", "whole", "predict_run", "finished", "place", "segmentation_run",
+}  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

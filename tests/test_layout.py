@@ -83,7 +83,7 @@ SEES: dict[str, set[str]] = {
         "calib", "export.engines", "export.engines.tensorrt", "export.runner", "pipeline.console", "pipeline.data",
         "pipeline.machine", "pipeline.parts", "pipeline.recipe",
     },
-    "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console"},
+    "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console", "pipeline.tasks"},
     "pipeline.device": {
         "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
         "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts", "pipeline.predict",
@@ -122,6 +122,7 @@ OWNERS = {
         "pipeline/training/loader.py",
         "pipeline/predict/sources.py",
         "pipeline/predict/annotate.py",
+        "pipeline/predict/overlay.py",
         "pipeline/predict/writers.py",
     },
     "onnxsim": {"export/simplify.py"},

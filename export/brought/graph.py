@@ -1,6 +1,5 @@
 """A brought network as `export.onnx_export` would have written it: uint8 NHWC in, normalisation in the graph, logits out."""
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,14 +11,13 @@ from calib.preprocess import LUMA, Preprocess
 from export.brought.interface import Interface
 from export.onnx_export import (
     CLASS_KEY,
-    CLASSES_KEY,
+    DEFAULT_TASK,
     INPUT,
     MODULE_KEY,
     OUTPUT,
-    PREPROCESS_KEY,
     NormalisedModel,
+    describe,
     name_nodes,
-    set_metadata,
 )
 
 LATEST_OPSET = 22  # that a recipe can ask for
@@ -28,8 +26,8 @@ _PREFIX = "network/"  # of the brought network's tensors, so that none is called
 
 
 def with_our_input(
-    proto: onnx.ModelProto, of: Interface, spec: Preprocess, classes: Sequence[str], opset: int
-) -> onnx.ModelProto:
+    proto: onnx.ModelProto, of: Interface, spec: Preprocess, classes: Sequence[str], opset: int, task: str = DEFAULT_TASK
+) -> onnx.ModelProto:  # fmt: skip
     """A graph that computes `of.logits` from uint8 images (N, H, W, 3), its nodes named, its metadata as every stage reads it.
 
     A network of an older opset than `opset` is converted. InputError where that fails, or its opset is newer than any here.
@@ -57,7 +55,7 @@ def with_our_input(
     made.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, len(classes))))
     made.ir_version = _IR_VERSION
     del made.metadata_props[:]
-    set_metadata(made, {PREPROCESS_KEY: json.dumps(spec.to_dict()), CLASSES_KEY: json.dumps(list(classes))})
+    describe(made, spec, classes, task)
     name_nodes(made)
     onnx.checker.check_model(made, full_check=True)
     return made

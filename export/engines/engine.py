@@ -22,7 +22,7 @@ from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.engines.tensorrt.options import BuildOptions
 from export.engines.tensorrt.progress import Progress
-from export.runner import Engine, Runner, RunOptions, Unavailable
+from export.runner import DEFAULT_TASK, Engine, Runner, RunOptions, Unavailable
 
 WEIGHTS = "weights.onnx"  # beside a weight-stripped engine
 _PLAN = "engine.plan"
@@ -79,7 +79,7 @@ def backend_version(backend: str) -> str | None:
 
 def build_engine(
     spec: EngineSpec, onnx_path: Path, folder: Path, preprocess: Preprocess, classes: list[str],
-    progress: Progress | None = None,
+    progress: Progress | None = None, task: str = DEFAULT_TASK,
 ) -> Sidecar:  # fmt: skip
     """Build `onnx_path` into `folder` and write its sidecar. Unavailable where the backend is not here."""
     folder.mkdir(parents=True)
@@ -100,7 +100,7 @@ def build_engine(
         {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         None if options is None else spec.batch_sizes[2], sha256_of(onnx_path),
         preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, _built_for(spec),
-        None if options is None else asdict(options), None if options is None else spec.batch_sizes,
+        None if options is None else asdict(options), None if options is None else spec.batch_sizes, task,
     )  # fmt: skip
     write_sidecar(sidecar, folder)
     return sidecar

@@ -16,6 +16,7 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.engines.spec import BACKENDS
 from export.engines.tensorrt.options import BuildOptions
+from export.runner import DEFAULT_TASK
 
 SIDECAR = "engine.json"
 RECIPE_PATH = "recipe.path"  # in a run's folder: the recipe it was made from
@@ -28,7 +29,7 @@ class Sidecar:
 
     `backend` is the flavour, `machine` operating system and architecture. `compute_capability` is that of the GPU it
     was built for, `options` and `batch_sizes` (smallest, typical, largest) those a TensorRT engine was built with; all
-    None of other backends.
+    None of other backends. `task` is the recipe's `data.task`.
     """
 
     backend: str
@@ -47,6 +48,11 @@ class Sidecar:
     compute_capability: str | None = None
     options: dict[str, Any] | None = None
     batch_sizes: tuple[int, int, int] | None = None
+    task: str = DEFAULT_TASK
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the task only where it is not the default."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("task", DEFAULT_TASK)}
 
     def build_options(self) -> BuildOptions | None:
         """The options a TensorRT engine was built with, None of other backends."""
@@ -73,7 +79,7 @@ NOTHING = Expected()
 def write_sidecar(sidecar: Sidecar, folder: Path) -> None:
     """Write it into the engine's folder, whole or not at all."""
     partial = folder / f"{SIDECAR}.partial"
-    partial.write_text(json.dumps(asdict(sidecar), indent=1), encoding="utf-8")
+    partial.write_text(json.dumps(sidecar.to_dict(), indent=1), encoding="utf-8")
     os.replace(partial, folder / SIDECAR)
 
 
@@ -129,7 +135,8 @@ def _parse_sidecar(values: Any) -> Sidecar:
     for name, value in (values.get("options") or {}).items():
         if type(value) is not type(defaults[name]):
             raise TypeError(f"options.{name}: {value!r}")
-    return Sidecar(**values | {"classes": tuple(values["classes"]), "batch_sizes": sizes})
+    task = values.get("task") or DEFAULT_TASK
+    return Sidecar(**values | {"classes": tuple(values["classes"]), "batch_sizes": sizes, "task": task})
 
 
 _KINDS: dict[str, type] = {
@@ -138,6 +145,7 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 _OPTIONAL_KINDS: dict[str, type] = {
     "target": str, "max_batch": int, "layers": dict, "compute_capability": str, "options": dict, "batch_sizes": list,
+    "task": str,
 }  # fmt: skip
 
 

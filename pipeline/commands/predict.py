@@ -1,4 +1,4 @@
-"""`t2t-edge predict`: classes of images, videos and streams, with the engine that a run's report recommends."""
+"""`t2t-edge predict`: classes of images, videos and streams, or of their pixels, with the engine that a report recommends."""
 
 import argparse
 import shlex
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def register(commands: "Commands") -> None:
     """Add the command; its --json is of its own kind, an object a line."""
     command = add_command(
-        commands, "predict", "class and probability of images, videos and streams, with a run's recommended engine", _predict,
+        commands, "predict", "classes of images, videos and streams, or of their pixels, with the recommended engine", _predict,
         (
             "t2t-edge predict --run demo photo.jpg",
             "t2t-edge predict --run demo --top 3 --csv classes.csv photos/",

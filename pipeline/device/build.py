@@ -78,7 +78,7 @@ def _keep_or_build(bundle: Bundle, state: DeviceState, spec: EngineSpec) -> dict
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        row = build_row(spec, bundle.graph(spec.graph), scratch, bundle.spec, list(bundle.classes))
+        row = build_row(spec, bundle.graph(spec.graph), scratch, bundle.spec, list(bundle.classes), bundle.recipe.task)
         if row["status"] == "built":
             swap_folder(scratch / spec.name, folder)
         else:

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--engine", action="append", default=[], help="only this engine; may be repeated")
         if name in ("run", "evaluate", "benchmark"):
             command.add_argument("--threads", type=int, help="threads of CPU engines; default: as on the host")
-    command = commands.add_parser("predict", help="class and probability of images, with the recommended engine")
+    command = commands.add_parser("predict", help="classes of images, or of their pixels, with the recommended engine")
     add_predict_options(command)
     _add_work(command)
     command = commands.add_parser("doctor", help="what is here, what is missing and how to fix it")

@@ -2,7 +2,7 @@
 """The command `t2t` of a bundle: checks the bundle's own code against its manifest, then runs it.
 
     ./t2t run              build → evaluate → benchmark → report
-    ./t2t predict IMAGE    class and probability
+    ./t2t predict IMAGE    what is in it
     ./t2t --help
 
 Needs Python 3.10 or later, numpy, OpenCV, and TensorRT or ONNX Runtime; nothing of ours is installed.

@@ -1,13 +1,16 @@
 """README.md of a bundle: what it is and its commands, for somebody who has only the bundle."""
 
 from pipeline.device.contents import Recipe
+from pipeline.predict.output import OUTPUTS
+from pipeline.report.values.format import headed
 from pipeline.tasks.words import WORDS
 
 
 def readme(recipe: Recipe) -> str:
     """The text for one bundle."""
-    words = WORDS[recipe.task]
-    name = words.score_name[0].upper() + words.score_name[1:]
+    words, predicts = WORDS[recipe.task], OUTPUTS[recipe.task]
+    about = f"{predicts.ABOUT}\n\n" if predicts.ABOUT else ""
+    name = headed(words.score_name)
     engines = "\n".join(
         f"| {name} | {', '.join(dict.fromkeys(precision for plan in plans for precision in plan.precisions))} |"
         for name, plans in recipe.engines.items()
@@ -32,7 +35,7 @@ Runtime. It installs nothing and changes nothing outside this folder.
 ```
 ./t2t doctor           # what is here, what is missing and how to fix it
 ./t2t run              # build → evaluate → benchmark → report; exit status 3 where no engine passes the gate
-./t2t predict IMAGE    # class and probability, with the engine that the report recommends
+./t2t predict IMAGE    # {predicts.SAYS}, with the engine that the report recommends
 ./t2t check            # compare every file with the manifest
 ```
 
@@ -40,6 +43,7 @@ Runtime. It installs nothing and changes nothing outside this folder.
 `device/` (or `--work DIR`): the report is `device/report/report.md` and `report.json`. After an interruption, `build`
 keeps the engines that are finished.
 
+{about}\
 | Backend | Engines |
 | --- | --- |
 {engines}
@@ -57,6 +61,6 @@ host measured on these images with ONNX Runtime:
 {triton}
 `report` also writes `device/triton/` with the engine that it recommends, if the server can run it.
 
-Files: `graphs/` (ONNX), `evaluation/` (images and FP32 logits), `samples/` (a few image files), `labels.txt`,
+Files: `graphs/` (ONNX), `evaluation/` (images and FP32 {words.kept}), `samples/` (a few image files), `labels.txt`,
 `preprocess.json`, `recipe.json`, `lib/` (the code), `manifest.json` (sha256 of each file).
 """

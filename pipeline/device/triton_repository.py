@@ -22,7 +22,7 @@ _SHARE_OF_BATCH = 0.5  # longest wait in the queue over the time that the batch 
 
 @dataclass(frozen=True)
 class TritonModel:
-    """A network for the server: uint8 images (N, H, W, 3) in, FP32 logits (N, classes) out.
+    """A network for the server: uint8 images (N, H, W, 3) in, FP32 logits (N, *output) out; `output` is (classes,) where empty.
 
     With a `fixed_batch` the server takes requests of exactly so many images, and gathers none. `images_per_s` is the report's:
     the rate by batch size, None where it was not measured; empty where none was.

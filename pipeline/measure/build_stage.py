@@ -12,7 +12,7 @@ from export.engines.engine import build_engine
 from export.engines.sidecar import Sidecar
 from export.engines.spec import EngineSpec
 from export.engines.tensorrt.options import BuildOptions
-from export.runner import Unavailable
+from export.runner import DEFAULT_TASK, Unavailable
 from pipeline.artifact import Artifact
 from pipeline.console.figures import one_line
 from pipeline.console.progress import show_build
@@ -38,14 +38,15 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
     """
     import onnx
 
-    from export.onnx_export import read_metadata
+    from export.onnx_export import read_metadata, read_task
     from pipeline.measure.right_graph import checked_images, make_right
 
-    spec, classes = read_metadata(onnx.load(inputs["quantize"].path("fp32.onnx")))
+    proto = onnx.load(inputs["quantize"].path("fp32.onnx"))
+    spec, classes = read_metadata(proto)
     images = checked_images(inputs, spec)
     rows = []
     for engine in engine_specs(recipe):
-        build = partial(build_row, engine, folder=folder, spec=spec, classes=classes)
+        build = partial(build_row, engine, folder=folder, spec=spec, classes=classes, task=read_task(proto))
         graph = inputs["quantize"].path(f"{engine.graph}.onnx")
         row = make_right(engine, build(graph), graph, folder, images, build)
         detail = row["reason"] or ", ".join(f"{count} {name}" for name, count in (row["layers"] or {}).items() if count)
@@ -57,8 +58,8 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 
 
 def build_row(
-    engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, classes: list[str]
-) -> dict[str, Any]:
+    engine: EngineSpec, onnx_path: Path, folder: Path, spec: Preprocess, classes: list[str], task: str = DEFAULT_TASK
+) -> dict[str, Any]:  # fmt: skip
     """Build into `folder/<engine>`; the row describes the engine, or has the reason why there is none."""
     row: dict[str, Any] = {
         "name": engine.name, "backend": engine.backend, "precision": engine.precision, "target": engine.target,
@@ -67,7 +68,7 @@ def build_row(
     }  # fmt: skip
     try:
         with show_build(f"building {engine.name}") as progress:
-            sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes, progress)
+            sidecar = build_engine(engine, onnx_path, folder / engine.name, spec, classes, progress, task)
     except Unavailable as reason:
         return row | {"status": "unavailable", "reason": str(reason)}
     except (RuntimeError, InputError) as error:

@@ -17,9 +17,20 @@ from types import FrameType
 
 from export.engines.sidecar import Expected
 from pipeline.console.exit_status import DONE, FAILED
-from pipeline.predict.predict import Prediction, Predictor
+from pipeline.predict.predict import Predictor
+from pipeline.predict.prediction import Prediction
 from pipeline.predict.sources import Source, Video, open_sources, shown
-from pipeline.predict.writers import AnnotatedCopies, CsvFile, JsonLines, TextLines, Window, Writer, refuse_originals
+from pipeline.predict.writers import (
+    AnnotatedCopies,
+    CsvFile,
+    JsonLines,
+    TextLines,
+    Window,
+    Writer,
+    check_window,
+    names_beside,
+    refuse_originals,
+)
 
 
 class Interruption:
@@ -85,22 +96,27 @@ def predict_command(options: argparse.Namespace, load: Callable[[], Predictor], 
     """
     with ExitStack() as stack:
         stack.enter_context(escaping_stdout())
-        window = _closed(stack, Window()) if options.show else None
+        if options.show:
+            check_window()
         sources = open_sources(options.paths)
         for source in sources:
             stack.callback(source.close)
         if options.save is not None:
-            refuse_originals(options.save, sources)
+            refuse_originals(options.save, (target for source in sources for target in source.targets), sources)
         predictor = load()
         stack.enter_context(predictor)
-        writers: list[Writer] = [JsonLines() if options.json else TextLines()]
+        output = predictor.output
+        beside = names_beside(sources, output.BESIDE)
+        if options.save is not None:
+            refuse_originals(options.save, (name for names in beside.values() for name in names), sources)
+        writers: list[Writer] = [JsonLines(output) if options.json else TextLines(output)]
         if options.csv is not None:
-            writers.append(_closed(stack, CsvFile(options.csv, min(options.top, len(predictor.classes)))))
+            writers.append(_closed(stack, CsvFile(options.csv, output)))
         if options.save is not None:
             fps = {source.target: source.fps for source in sources if isinstance(source, Video)}
-            writers.append(_closed(stack, AnnotatedCopies(options.save, fps)))
-        if window is not None:
-            writers.append(window)
+            writers.append(_closed(stack, AnnotatedCopies(options.save, output, fps, beside)))
+        if options.show:
+            writers.append(_closed(stack, Window(output)))
         return _write_all(options, predictor, sources, writers, program)
 
 

@@ -13,7 +13,10 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument("--engine", help="another engine of the run, by its name in the report; it must have passed")
     command.add_argument(
-        "--top", type=int, default=1, metavar="K", help="the K likeliest classes; default: %(default)s"
+        "--top",
+        type=int,
+        metavar="K",
+        help="the K likeliest classes, or the K largest of a segmentation; default: 1, or 5",
     )
     command.add_argument("--json", action="store_true", help="one JSON object per line on stdout instead of text")
     command.add_argument(

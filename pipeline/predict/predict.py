@@ -8,7 +8,7 @@ for prediction in Predictor("runs/demo").stream("photos/"):
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -21,66 +21,29 @@ from export.engines.engine import load_engine
 from export.engines.sidecar import SIDECAR, Expected
 from export.runner import INPUT, OUTPUT, Unavailable
 from pipeline.predict.find import load_of_run
+from pipeline.predict.output import output_of
+from pipeline.predict.prediction import Prediction
 from pipeline.predict.sources import Frame, Source, open_sources, read_frame
 from pipeline.predict.stream import Pipeline
 
 BATCH = 8  # images at a time; 1 where a source is live, for low latency
-NOT_FINITE = "the engine gives NaN or Inf for it"
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A class and its softmax probability, 0–1."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The likeliest classes of one image or frame, best first, or the `problem` for which there are none.
-
-    `frame` counts from 0 and `seconds` is the time in the video; both are None for an image. `image` is the RGB original
-    (H, W, 3) where it was asked for, `target` the name of an annotated copy.
-    """
-
-    source: str
-    top: tuple[Guess, ...] = ()
-    frame: int | None = None
-    seconds: float | None = None
-    problem: str | None = None
-    target: str = ""
-    image: Image | None = None
-
-    @property
-    def label(self) -> str | None:
-        """The likeliest class, None where there is a problem."""
-        return self.top[0].label if self.top else None
-
-    @property
-    def probability(self) -> float | None:
-        """Probability of the likeliest class, 0–1, None where there is a problem."""
-        return self.top[0].probability if self.top else None
-
-    @property
-    def name(self) -> str:
-        """`photo.jpg`, or `video.avi frame 12`."""
-        return self.source if self.frame is None else f"{self.source} frame {self.frame}"
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A batch before inference: predictions without classes, and preprocessed images (n, H, W, 3) of those without a problem."""
+    """A batch before inference: predictions without answers, and preprocessed images (n, H, W, 3) of those without a problem."""
 
     blank: list[Prediction]
     images: NDArray[np.uint8] | None
 
 
 class Predictor:
-    """A loaded engine that classifies images. Use it from one thread at a time; as a context manager it frees the engine.
+    """A loaded engine that classifies images, or their pixels. Use it from one thread at a time; as a context manager it frees
+    the engine.
 
     `folder` is a run (`runs/demo`), whose engine `engine`, or else the recommended one, is loaded; or an engine's own
     folder. `expected` is what the files of an engine given by its folder must be; for a run its report says that.
+    `top` is the number of classes of each image that are given; of a segmentation, that are written.
     `threads` is for an engine on a CPU, `workers` is the number of threads that decode and preprocess; the default of both
     is the number of cores. InputError where there is no such engine, it did not pass the accuracy gate, or it cannot run on
     this machine.
@@ -91,7 +54,7 @@ class Predictor:
         folder: str | os.PathLike[str],
         *,
         engine: str | None = None,
-        top: int = 1,
+        top: int | None = None,
         batch: int | None = None,
         threads: int | None = None,
         workers: int | None = None,
@@ -113,22 +76,21 @@ class Predictor:
         self.classes = self._sidecar.classes
         self.dropped = 0  # frames of live sources dropped in the latest stream, because the engine was busy
         self.preprocess = self._sidecar.preprocess_spec()
-        self._top, self._batch, self._workers = top, batch, workers or cores
-        most = self._sidecar.max_batch
-        if most is not None and batch is not None and batch > most:
+        self._batch, self._workers = batch, workers or cores
+        try:
+            self.output = output_of(self._sidecar.task, self.classes, top, self.preprocess)
+            _check_batch(batch, self._sidecar.max_batch)
+        except InputError:
             self.close()
-            raise InputError(
-                "the batch is larger than the engine's largest", got=batch, allowed=f"1 to {most}",
-                next_step="lower --batch, or raise build.batch_sizes in the recipe and build again",
-            )  # fmt: skip
+            raise
 
     def predict(self, image: Image) -> Prediction:
-        """Classify one RGB uint8 image (H, W, 3)."""
+        """Predict one RGB uint8 image (H, W, 3)."""
         blank = [Prediction("array")]
-        return self._classify(_Loaded(blank, preprocess(image, self.preprocess)[np.newaxis]))[0]
+        return self._answer(_Loaded(blank, preprocess(image, self.preprocess)[np.newaxis]))[0]
 
     def stream(self, *sources: str | os.PathLike[str]) -> Iterator[Prediction]:
-        """Classify every image and frame of `sources` (see `pipeline.predict.sources.ALLOWED`) in order.
+        """Predict every image and frame of `sources` (see `pipeline.predict.sources.ALLOWED`) in order.
 
         An image that cannot be read is a Prediction with a problem; the others follow. InputError, before the first image,
         for a source that does not exist.
@@ -141,7 +103,7 @@ class Predictor:
         """`stream` for sources from `open_sources`, which it closes; `keep_images` keeps the originals in the predictions."""
         live = any(source.live for source in sources)
         pipeline = Pipeline(
-            _frames(sources), self._batch_size(live), lambda frames: self._load(frames, keep_images), self._classify,
+            _frames(sources), self._batch_size(live), lambda frames: self._load(frames, keep_images), self._answer,
             workers=self._workers, may_drop=lambda frame: frame.live,
         )  # fmt: skip
         with closing(pipeline.results()) as batches:  # ends the threads with this generator, not at garbage collection
@@ -180,26 +142,12 @@ class Predictor:
             blank.append(Prediction(frame.source, (), frame.index, frame.seconds, problem, frame.target, kept))
         return _Loaded(blank, np.stack(images) if images else None)
 
-    def _classify(self, loaded: _Loaded) -> list[Prediction]:
-        """Fill in the classes of a batch."""
+    def _answer(self, loaded: _Loaded) -> list[Prediction]:
+        """Fill in what is predicted of a batch."""
         if loaded.images is None:
             return loaded.blank
-        logits = self.runner.infer({INPUT: loaded.images})[OUTPUT].astype(np.float64)
-        with np.errstate(invalid="ignore"):  # NaN and Inf become a problem in `_filled`
-            probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probabilities /= probabilities.sum(axis=1, keepdims=True)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top]
-        rows = iter(range(len(logits)))
-        return [
-            blank if blank.problem is not None else self._filled(blank, probabilities[row], best[row])
-            for blank in loaded.blank
-            for row in ([next(rows)] if blank.problem is None else [-1])
-        ]
-
-    def _filled(self, blank: Prediction, probabilities: NDArray[np.float64], best: NDArray[np.int64]) -> Prediction:
-        if not np.isfinite(probabilities).all():
-            return replace(blank, problem=NOT_FINITE)
-        return replace(blank, top=tuple(Guess(self.classes[index], float(probabilities[index])) for index in best))
+        logits = iter(self.runner.infer({INPUT: loaded.images})[OUTPUT])
+        return [blank if blank.problem is not None else self.output.read(blank, next(logits)) for blank in loaded.blank]
 
 
 def _frames(sources: Sequence[Source]) -> Generator[Frame, None, None]:
@@ -209,6 +157,14 @@ def _frames(sources: Sequence[Source]) -> Generator[Frame, None, None]:
     finally:
         for source in sources:
             source.close()
+
+
+def _check_batch(batch: int | None, most: int | None) -> None:
+    if most is not None and batch is not None and batch > most:
+        raise InputError(
+            "the batch is larger than the engine's largest", got=batch, allowed=f"1 to {most}",
+            next_step="lower --batch, or raise build.batch_sizes in the recipe and build again",
+        )  # fmt: skip
 
 
 def _check_counts(counts: dict[str, int | None]) -> None:

@@ -169,7 +169,7 @@ def open_sources(arguments: Sequence[str | os.PathLike[str]]) -> list[Source]:
                     sources += [ImageFiles(tuple(images)), _video(str(path), taken)]
                     images = []
                 else:
-                    images.append((path, _unused(_writable(target), taken)))
+                    images.append((path, unused(_writable(target), taken)))
             sources.append(ImageFiles(tuple(images)))
     except InputError:
         for source in sources:
@@ -210,10 +210,10 @@ def _is_video(path: Path) -> bool:
 
 
 def _video(name: str, taken: set[str]) -> Video:
-    return Video(name, _unused(f"{_plain_name(name)}.avi", taken))
+    return Video(name, unused(f"{_plain_name(name)}.avi", taken))
 
 
-def _unused(target: str, taken: set[str]) -> str:
+def unused(target: str, taken: set[str]) -> str:
     """`target`, with -2, -3 … after its stem where an earlier image has that name."""
     path, name, number = Path(target), target, 2
     while name in taken:

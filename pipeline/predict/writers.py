@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.images import escaped, is_utf8
-from pipeline.predict.annotate import annotate
-from pipeline.predict.predict import Prediction
-from pipeline.predict.sources import Source
+from pipeline.predict.output import Output
+from pipeline.predict.prediction import Prediction
+from pipeline.predict.sources import ImageFiles, Source, unused
 
 
 class Writer(Protocol):
@@ -30,10 +30,12 @@ class Writer(Protocol):
 class TextLines:
     """`photo.jpg  shirt  91.3 %` to stdout; further classes follow on the same line."""
 
+    def __init__(self, output: Output):
+        self._output = output
+
     def write(self, prediction: Prediction) -> bool:
-        guesses = ", ".join(f"{guess.label}  {100 * guess.probability:.1f} %" for guess in prediction.top)
         time = f" ({prediction.seconds:.2f} s)" if prediction.seconds is not None else ""
-        print(f"{prediction.name}{time}  {guesses}", flush=True)
+        print(f"{prediction.name}{time}  {self._output.text(prediction)}", flush=True)
         return True
 
     def close(self) -> None:
@@ -41,10 +43,14 @@ class TextLines:
 
 
 class JsonLines:
-    """One JSON object per line to stdout."""
+    """One JSON object per line to stdout: `source`, `frame` and `seconds` (null for an image), and what the task has."""
+
+    def __init__(self, output: Output):
+        self._output = output
 
     def write(self, prediction: Prediction) -> bool:
-        print(_json_line(to_json(prediction)), flush=True)
+        place = {"source": prediction.source, "frame": prediction.frame, "seconds": prediction.seconds}
+        print(_json_line(place | self._output.to_json(prediction)), flush=True)
         return True
 
     def close(self) -> None:
@@ -61,29 +67,17 @@ def _json_line(values: dict[str, Any]) -> str:
     return text
 
 
-def to_json(prediction: Prediction) -> dict[str, Any]:
-    """`source`, `frame` and `seconds` (null for an image), `label`, `probability`, and `top`, best first."""
-    return {
-        "source": prediction.source, "frame": prediction.frame, "seconds": prediction.seconds,
-        "label": prediction.label, "probability": prediction.probability,
-        "top": [{"label": guess.label, "probability": guess.probability} for guess in prediction.top],
-    }  # fmt: skip
-
-
 class CsvFile:
-    """Columns source, frame, seconds, then label and probability of each class; every row is written at once."""
+    """Columns source, frame, seconds, then label and probability, or share, of each class; every row is written at once."""
 
-    def __init__(self, path: Path, top: int):
-        self._file = open_for_writing(path)
+    def __init__(self, path: Path, output: Output):
+        self._file, self._output = open_for_writing(path), output
         self._rows = csv.writer(self._file, lineterminator="\n")
-        suffixes = ["", *(f"_{place}" for place in range(2, top + 1))]
-        names = [f"{name}{suffix}" for suffix in suffixes for name in ("label", "probability")]
-        self._rows.writerow(["source", "frame", "seconds", *names])
+        self._rows.writerow(["source", "frame", "seconds", *output.columns()])
 
     def write(self, prediction: Prediction) -> bool:
-        guesses = [value for guess in prediction.top for value in (guess.label, f"{guess.probability:.6f}")]
         place = ["" if value is None else value for value in (prediction.frame, prediction.seconds)]
-        self._rows.writerow([prediction.source, *place, *guesses])
+        self._rows.writerow([prediction.source, *place, *self._output.cells(prediction)])
         self._file.flush()
         return True
 
@@ -105,9 +99,21 @@ def open_for_writing(path: Path) -> Any:
         raise InputError("this file cannot be written", got=f"{path}: {error.strerror}", next_step=next_step) from error
 
 
-def refuse_originals(folder: Path, sources: Sequence[Source]) -> None:
-    """InputError where an annotated copy in `folder` would replace a source's own file, also through a link."""
-    targets = [folder / target for source in sources for target in source.targets]
+def names_beside(sources: Sequence[Source], endings: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The names of the files beside each image's annotated copy, by its target: an ending each in place of its suffix.
+
+    Where an image's copy has that name, or another's file, they are numbered as targets are.
+    """
+    taken = {target for source in sources for target in source.targets}
+    images = [target for source in sources if isinstance(source, ImageFiles) for target in source.targets]
+    return {
+        target: tuple(unused(Path(target).with_suffix(ending).as_posix(), taken) for ending in endings) for target in images
+    }  # fmt: skip
+
+
+def refuse_originals(folder: Path, names: Iterable[str], sources: Sequence[Source]) -> None:
+    """InputError where one of the files `names` in `folder` would replace a source's own file, also through a link."""
+    targets = [folder / name for name in names]
     there = {identity: target for target in targets if (identity := _identity(target)) is not None}
     if not there:  # the usual case, a new folder: originals need not be looked at
         return
@@ -131,14 +137,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 class AnnotatedCopies:
-    """Images and videos with the classes written on them, in `folder`; videos are Motion JPEG, which every player reads.
+    """Images and videos with the classes written or painted on them, in `folder`; videos are Motion JPEG, which every player
+    reads.
 
-    `fps` is the frame rate of each video, by its target. Motion JPEG plays even where the file was not closed. OSError with
-    the system's reason for what cannot be written. Existing files are replaced: call `refuse_originals` first.
+    `fps` is the frame rate of each video, `beside` the names of the files beside each image, both by its target. Motion JPEG
+    plays even where the file was not closed. OSError with the system's reason for what cannot be written. Existing files are
+    replaced: call `refuse_originals` first.
     """
 
-    def __init__(self, folder: Path, fps: Mapping[str, float]):
-        self._folder, self._fps = folder, fps
+    def __init__(
+        self, folder: Path, output: Output, fps: Mapping[str, float], beside: Mapping[str, Sequence[str]]
+    ):  # fmt: skip
+        self._folder, self._output, self._fps, self._beside = folder, output, fps, beside
         self._videos: dict[str, tuple[Any, tuple[int, int]]] = {}  # writer, (width, height)
         if fps and not is_utf8(folder):  # with such a name OpenCV's writer ends the program, without an exception
             raise InputError(
@@ -156,11 +166,12 @@ class AnnotatedCopies:
             ) from error
 
     def write(self, prediction: Prediction) -> bool:
-        assert prediction.image is not None
-        path = self._folder / prediction.target
-        picture = annotate(prediction.image, prediction.top)
+        path, picture = self._folder / prediction.target, self._output.picture(prediction)
         if prediction.frame is None:
             self._save_image(path, picture)
+            names = self._beside.get(prediction.target, ())
+            for name, further in zip(names, self._output.beside(prediction), strict=True):
+                self._save_image(self._folder / name, further)
         else:
             self._add_frame(prediction.target, path, picture)
         return True
@@ -196,7 +207,7 @@ class AnnotatedCopies:
 
 
 def _encode(path: Path, picture: NDArray[np.uint8]) -> bytes:
-    """A BGR picture (H, W, 3) in the format of the path's suffix; RuntimeError where it is too large for that format."""
+    """A picture, BGR (H, W, 3) or grey (H, W), in the format of the path's suffix; RuntimeError where it is too large."""
     import cv2
 
     reason = f"no {path.suffix} of {picture.shape[1]} × {picture.shape[0]} pixels"
@@ -216,33 +227,37 @@ def _check_space(path: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
+def check_window() -> None:
+    """InputError where no window can be shown here."""
+    import cv2
+
+    built = "GUI:                           NONE" not in cv2.getBuildInformation()
+    screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if not built or not screen:
+        raise InputError(
+            "no window can be shown here",
+            got="OpenCV without windows (opencv-python-headless)" if not built else "no display: DISPLAY is not set",
+            allowed="opencv-python on a machine with a display",
+            next_step="--save FOLDER writes annotated copies instead"
+            + ("" if built else "; or: pip uninstall opencv-python-headless && pip install opencv-python"),
+        )
+
+
 class Window:
     """Annotated frames on the screen; q or Escape ends. An image is shown for one second."""
 
     TITLE = "t2t-edge predict (q ends)"
 
-    def __init__(self) -> None:
+    def __init__(self, output: Output) -> None:
         import cv2
 
-        built = "GUI:                           NONE" not in cv2.getBuildInformation()
-        screen = sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-        if not built or not screen:
-            raise InputError(
-                "no window can be shown here",
-                got="OpenCV without windows (opencv-python-headless)"
-                if not built
-                else "no display: DISPLAY is not set",
-                allowed="opencv-python on a machine with a display",
-                next_step="--save FOLDER writes annotated copies instead"
-                + ("" if built else "; or: pip uninstall opencv-python-headless && pip install opencv-python"),
-            )
+        self._output = output
         cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
 
     def write(self, prediction: Prediction) -> bool:
         import cv2
 
-        assert prediction.image is not None
-        cv2.imshow(self.TITLE, annotate(prediction.image, prediction.top))
+        cv2.imshow(self.TITLE, self._output.picture(prediction))
         return (cv2.waitKey(1000 if prediction.frame is None else 1) & 0xFF) not in (ord("q"), 27)
 
     def close(self) -> None:

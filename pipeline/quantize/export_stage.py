@@ -60,7 +60,7 @@ def _exported(
         source = train.path(NETWORK)
         proto = onnx.load(source)
         of = read_interface(proto, source, spec, len(classes), recipe.model.output)
-        onnx.save(with_our_input(proto, of, spec, classes, recipe.export.opset), path)
+        onnx.save(with_our_input(proto, of, spec, classes, recipe.export.opset, recipe.data.task), path)
         say_batch(of.batch)
         with open_reference(proto, of, spec, torch.get_num_threads()) as logits:
             yield (
@@ -69,7 +69,7 @@ def _exported(
             )
         return
     model = build_model(checkpoint, recipe.model, recipe.data.task)
-    exported = export_onnx(model, spec, classes, path, opset=recipe.export.opset)
+    exported = export_onnx(model, spec, classes, path, opset=recipe.export.opset, task=recipe.data.task)
     say_way(exported)
     say_batch(exported.fixed_batch)
     network = NormalisedModel(model, spec).eval()

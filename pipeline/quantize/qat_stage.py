@@ -144,7 +144,7 @@ def _export(
     folder: Path,
 ) -> None:
     """Write `fp32.onnx` as the export stage does."""
-    export_onnx(model, spec, classes, folder / "raw.onnx", opset=recipe.export.opset)
+    export_onnx(model, spec, classes, folder / "raw.onnx", opset=recipe.export.opset, task=recipe.data.task)
     if recipe.export.simplify:
         simplify_onnx(folder / "raw.onnx", folder / "fp32.onnx", calibration.first(COMPARED_IMAGES))
         (folder / "raw.onnx").unlink()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calib.errors import InputError
-from calib.preprocess import Preprocess, load_image, preprocess, resize
+from calib.preprocess import Preprocess, load_image, preprocess, preprocess_mask, resize, restore_mask
 
 SPEC = Preprocess(32, 32, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
@@ -107,3 +107,34 @@ def test_hash_follows_every_field() -> None:
     assert Preprocess.from_dict(SPEC.to_dict()) == SPEC
     with pytest.raises(InputError):
         Preprocess.from_dict(SPEC.to_dict() | {"gamma": 2})
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (300, 200), (20, 30), (64, 96), (33, 500), (7, 5), (97, 61)])
+@pytest.mark.parametrize("crop", [1.0, 0.8])
+def test_a_mask_goes_back_to_where_it_was_seen(shape: tuple[int, int], crop: float) -> None:
+    """Against each pixel's centre followed through the resize and the crop, in plain floats."""
+    spec = Preprocess(24, 40, crop, "bilinear", (0.5,) * 3, (0.2,) * 3)
+    mask = np.arange(24 * 40, dtype=np.int64).reshape(24, 40) % 251
+    found = restore_mask(mask.astype(np.uint8), *shape, spec, outside=255)
+    scale = max(24 / crop / shape[0], 40 / crop / shape[1])
+    resized = max(24, round(shape[0] * scale)), max(40, round(shape[1] * scale))
+    first = (resized[0] - 24) // 2, (resized[1] - 40) // 2
+    for row, column in np.ndindex(*shape):
+        at = [
+            int((place + 0.5) * resized[side] / shape[side] + 1e-9) - first[side]
+            for side, place in enumerate((row, column))
+        ]
+        seen = 0 <= at[0] < 24 and 0 <= at[1] < 40
+        assert found[row, column] == (mask[at[0], at[1]] if seen else 255), (row, column)
+    assert (found == 255).any() == (resized != (24, 40) and found.size >= 24 * 40) or crop < 1 or min(shape) < 24
+
+
+def test_there_and_back_is_the_same_mask() -> None:
+    """Where nothing is shrunk: each pixel of the network's image lies in one of the original's."""
+    spec = Preprocess(64, 64, 0.8, "bilinear", (0.5,) * 3, (0.2,) * 3)
+    mask = np.random.default_rng(0).integers(0, 9, (16, 24), dtype=np.uint8)
+    seen = preprocess_mask(mask, spec)
+    back = restore_mask(seen, 16, 24, spec, outside=255)
+    assert (back[back != 255] == mask[back != 255]).all()
+    assert (back != 255).sum() == 12 * 12 and (back[:2] == 255).all() and (back[:, :6] == 255).all()
+    assert (restore_mask(preprocess_mask(back, spec), 16, 24, spec, outside=255) == back).all()

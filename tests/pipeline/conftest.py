@@ -9,10 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bundles import write_bundle_of_run
+from bundles import make_bare_python, write_bundle_of_run
 from chain_run import make_chain
 from once import Once
 from pipeline_cameras import NetworkCamera
+from segmentation_run import make_segmentation_run, write_engine
 
 from calib.preprocess import Preprocess
 from export.engines.engine import build_engine
@@ -44,6 +45,24 @@ def predict_run(tmp_path_factory: pytest.TempPathFactory, small_onnx: Path, spec
     (run / "report").mkdir()
     (run / "report" / "report.json").write_text(json.dumps(report))
     return run
+
+
+@pytest.fixture(scope="session")
+def pixel_run(once: Once) -> Path:
+    """`runs/small` as `predict_run`, of a network that classifies pixels: see `segmentation_run.Brightest`."""
+    return once("pixel_run", lambda folder: write_engine(folder / "runs" / "small")) / "runs" / "small"
+
+
+@pytest.fixture(scope="session")
+def segmentation_run(once: Once) -> Path:
+    """A folder with `images/`, `recipe.yaml`, a finished segmentation `runs/shapes` of every stage, and its bundle."""
+    return once("segmentation", make_segmentation_run)
+
+
+@pytest.fixture(scope="session")
+def bare_python(once: Once) -> Path:
+    """The Python of an environment with numpy, OpenCV and ONNX Runtime alone."""
+    return once("bare", make_bare_python) / "bin" / "python"
 
 
 @pytest.fixture(scope="session")

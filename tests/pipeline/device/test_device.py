@@ -9,14 +9,13 @@ import subprocess
 import time
 import venv
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from bundles import reseal
+from bundles import on_device, reseal
 from failing import OUT_OF_MEMORY, fail_engine
 from onnx import numpy_helper
 
@@ -34,31 +33,6 @@ from pipeline.device.contents import MANIFEST, open_bundle
 from pipeline.device.state import DeviceState
 from pipeline.device.triton_repository import VERSION_COMPATIBLE
 from pipeline.report.values.schema import check_report
-
-BARE = ("numpy", "opencv-python-headless", "onnxruntime")  # distributions, and what they bring along with them
-
-
-@pytest.fixture(scope="module")
-def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment whose packages are links to just three of this one's: no network, no pip.
-
-    An environment of its own, not this one with names blocked, so that nothing is found that nobody thought of blocking.
-    """
-    folder = tmp_path_factory.mktemp("bare")
-    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    for name in BARE:
-        files = metadata.distribution(name).files
-        assert files is not None
-        for top in {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__")}:
-            (packages / top).symlink_to(Path(str(metadata.distribution(name).locate_file(top))).resolve())
-    return folder / "bin" / "python"
-
-
-def on_device(python: Path, bundle_folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """`./t2t …` with an empty environment, from the bundle's folder."""
-    command = [str(python), "t2t", *arguments]
-    return subprocess.run(command, cwd=bundle_folder, env={}, capture_output=True, text=True, timeout=120)
 
 
 def without_weights(path: Path) -> None:

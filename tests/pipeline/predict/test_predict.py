@@ -23,7 +23,9 @@ from pipeline.cli import main
 from pipeline.console.exit_status import DONE, FAILED, WRONG_INPUT
 from pipeline.predict import predict as predict_module
 from pipeline.predict.find import find_engine
-from pipeline.predict.predict import NOT_FINITE, Prediction, Predictor
+from pipeline.predict.output import output_of
+from pipeline.predict.predict import Predictor
+from pipeline.predict.prediction import NOT_FINITE, Prediction
 from pipeline.predict.writers import AnnotatedCopies
 
 ROOT = Path(__file__).parents[3]
@@ -284,9 +286,9 @@ def test_a_copy_of_a_video_that_cannot_be_written_says_why(
     assert "the disk is full" in capsys.readouterr().err
 
 
-def test_a_copy_with_more_pixels_than_its_format_takes(tmp_path: Path) -> None:
+def test_a_copy_with_more_pixels_than_its_format_takes(tmp_path: Path, spec: Preprocess) -> None:
     with pytest.raises(RuntimeError, match=r"a\.jpg cannot be written"):
-        AnnotatedCopies(tmp_path, {}).write(
+        AnnotatedCopies(tmp_path, output_of("classification", ("a",), None, spec), {}, {}).write(
             Prediction("a.jpg", (), target="a.jpg", image=np.zeros((300, 70000, 3), np.uint8))
         )
 
