@@ -65,7 +65,7 @@ SEES: dict[str, set[str]] = {
     "pipeline.quantize.search": {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",
         "export.quantize", "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.measure",
-        "pipeline.parts", "pipeline.quantize", "pipeline.recipe", "pipeline.training",
+        "pipeline.parts", "pipeline.quantize", "pipeline.recipe", "pipeline.tasks", "pipeline.training",
     },
     "pipeline.visualize": {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",

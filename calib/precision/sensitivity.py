@@ -34,7 +34,7 @@ class Effect:
 
 
 def measure_effect(reference: Logits, logits: Logits) -> Effect:
-    """Compare quantized `logits` (images, classes) with FP32's `reference`.
+    """Compare quantized `logits` (images, classes) with FP32's `reference`; of (images, classes, H, W) every pixel is an image.
 
     KL is that of softmax(reference) from softmax(logits), the mean over images; the signal of the SNR is the mean square
     of `reference`; agreement counts images with the same largest logit. ValueError where shapes differ.

@@ -3,6 +3,7 @@
 A layer computes X·W, with X (rows, channels) and W (channels, columns). docs/smoothquant.md says where s goes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ Floats = NDArray[np.floating]
 # so does a weight after multiplication. The scales of real networks are between about 0.05 and 100.
 SMALLEST, LARGEST = 1e-3, 1e3
 INT8_MAX = 127
+PIXELS_AT_ONCE = 2**18  # logits of pixels in float64: what a CPU's cache holds
 
 
 def smoothing_scale(activation: Floats, weight: Floats, alpha: float) -> NDArray[np.float64]:
@@ -73,16 +75,28 @@ def logits_distance(reference: Floats, logits: Floats) -> Distance:
     """
     if reference.shape != logits.shape or 0 in reference.shape:
         raise ValueError(f"logits have shapes {reference.shape} and {logits.shape}, wanted the same images and classes")
-    first, second = (class_rows(values).astype(np.float64) for values in (reference, logits))
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+    if not (np.isfinite(reference).all() and np.isfinite(logits).all()):
         return Distance(np.inf, np.inf, -np.inf)
-    mse = float(np.mean(np.square(first - second)))
-    p, q = _log_softmax(first), _log_softmax(second)
-    kl = float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))
-    signal = float(np.mean(np.square(first)))
+    squares = divergence = power = 0.0
+    for rows in _portions(reference):
+        first, second = (values[rows].astype(np.float64) for values in (reference, logits))
+        squares += float(np.sum(np.square(first - second)))
+        p, q = _log_softmax(first), _log_softmax(second)
+        divergence += float(np.sum(np.sum(np.exp(p) * (p - q), axis=1)))
+        power += float(np.sum(np.square(first)))
+    mse, signal = squares / reference.size, power / reference.size
+    kl = divergence / (reference.size // reference.shape[1])
     if mse == 0 or signal == 0:
         return Distance(mse, kl, np.inf if mse == 0 else -np.inf)
     return Distance(mse, kl, 10 * float(np.log10(signal / mse)))
+
+
+def _portions(logits: Floats) -> Iterator[slice]:
+    """All images at once; with a class for each pixel, so many as are `PIXELS_AT_ONCE`. ValueError for another shape."""
+    if logits.ndim not in (2, 4):
+        raise ValueError(f"logits have shape {logits.shape}, wanted (images, classes) or (images, classes, H, W)")
+    step = len(logits) if logits.ndim == 2 else max(1, PIXELS_AT_ONCE // logits[0].size)
+    return (slice(start, start + step) for start in range(0, len(logits), step))
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from calib.images import ImageSplit, read_split
 from calib.precision.closeness import LIMITS, compare_logits
+from calib.precision.search_limits import Limits
 from calib.preprocess import Preprocess
 from pipeline.tasks.comparison import compare, enough_images
+from pipeline.tasks.image_drop import ImageDrop, image_drop, images_needed
 from pipeline.tasks.statistics import accuracy, agreement, correct_rows, finite_fraction, paired_interval
 from pipeline.tasks.words import CLASSIFICATION, Words
 
@@ -67,3 +69,12 @@ class Classification:
         self, variants: Sequence[dict[str, Any]], images: int, reference_score: float, share: float
     ) -> dict[str, Any]:
         return enough_images(variants, images, reference_score, share)
+
+    def drop(self, ours: Logits, reference: Logits, labels: Labels) -> ImageDrop:
+        return image_drop(ours, reference, labels)
+
+    def images_needed(self, reference_score: float, limits: Limits) -> int | None:
+        return images_needed(reference_score, limits)
+
+    def labels_hash(self, labels: Labels) -> str:
+        return ""  # the label of an image is the folder it is in

@@ -1,5 +1,6 @@
 """Segmentation: a class for each pixel; of the logits the class maps are kept."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from calib.images import ImageSplit
 from calib.masks import MaskedSplit, load_masks, missing_classes, read_masked_split
 from calib.precision.closeness import MIN_AGREEMENT
+from calib.precision.search_limits import Limits
 from calib.preprocess import Preprocess
 from pipeline.tasks.pixel_comparison import compare_maps, enough_images
+from pipeline.tasks.pixel_drop import PixelDrop, pixel_drop, pixel_images_needed
 from pipeline.tasks.pixels import (
     Map,
     class_map,
@@ -80,3 +83,12 @@ class Segmentation:
         self, variants: Sequence[dict[str, Any]], images: int, reference_score: float, share: float
     ) -> dict[str, Any]:
         return enough_images(variants, images, reference_score, share)
+
+    def drop(self, ours: Map, reference: Map, labels: Map) -> PixelDrop:
+        return pixel_drop(ours, reference, labels)
+
+    def images_needed(self, reference_score: float, limits: Limits) -> int | None:
+        return pixel_images_needed(reference_score, limits)
+
+    def labels_hash(self, labels: Map) -> str:
+        return hashlib.sha256(labels.tobytes()).hexdigest()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.images import ImageSplit
+from calib.precision.search_limits import Drop, Limits
 from calib.preprocess import Preprocess
 from pipeline.tasks.classification import Classification
 from pipeline.tasks.segmentation import Segmentation
@@ -64,6 +65,15 @@ class Task(Protocol):
         self, variants: Sequence[dict[str, Any]], images: int, reference_score: float, share: float
     ) -> dict[str, Any]:
         """`enough_images` of report.json: whether these images would show a drop as large as the gate allows."""
+
+    def drop(self, ours: Answers, reference: Answers, labels: Labels) -> Drop:
+        """What the search for `auto` judges a mix of precisions by; RuntimeError where the reference is not finite."""
+
+    def images_needed(self, reference_score: float, limits: Limits) -> int | None:
+        """How many images that search needs at least; None where no number of them is enough. `reference_score` in percent."""
+
+    def labels_hash(self, labels: Labels) -> str:
+        """Changes where the labels do but neither the images nor their order; "" where that cannot be."""
 
 
 TASKS: dict[str, Task] = {task.words.task: task for task in (Classification(), Segmentation())}

@@ -30,6 +30,10 @@ class Words:
         """The key of the share of FP32's score that an engine must keep."""
         return f"min_relative_{self.score}"
 
+    def things_of(self, images: str) -> str:
+        """`images`, or "pixels of the" these: what agreement counts."""
+        return images if images.endswith(self.things) else f"{self.things} of the {images}"
+
 
 CLASSIFICATION = Words(
     task="classification", score="top1", score_name="top-1", second="top5", second_name="top-5", things="images",

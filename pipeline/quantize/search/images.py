@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib.calibration import CHUNK, CalibrationSet
 from calib.errors import InputError
@@ -13,23 +12,25 @@ from calib.leak import find_leak
 from calib.pixels import PixelMeter, pixel_hashes
 from calib.preprocess import Image, Preprocess, load_batch
 from pipeline.console.progress import track
+from pipeline.tasks.task import Labels, Task
 
 
 @dataclass(frozen=True, eq=False)
 class SearchSplit:
-    """Preprocessed images (N, H, W, 3) uint8 in memory (150 KB each at 224 px), labels (N,), and their files."""
+    """Preprocessed images (N, H, W, 3) uint8 in memory (150 KB each at 224 px), the task's labels, (N,) or (N, H, W), and their
+    files."""
 
     images: Image
-    labels: NDArray[np.int64]
+    labels: Labels
     paths: tuple[Path, ...]
     fingerprint: str
     left_out: int  # images that were drawn and left out again, because another set has their content
 
 
 def draw_search_split(
-    train: ImageSplit, evaluation: ImageSplit, calibration: CalibrationSet, spec: Preprocess, count: int, seed: int
-) -> SearchSplit:
-    """Draw `count` images class-balanced from `train`; the same seed draws the same images.
+    task: Task, train: ImageSplit, evaluation: ImageSplit, calibration: CalibrationSet, spec: Preprocess, count: int, seed: int
+) -> SearchSplit:  # fmt: skip
+    """Draw `count` images from `train`, equally many of each of its groups; the same seed draws the same images.
 
     Left out are the calibration images, images whose preprocessed pixels equal those of a calibration image or equal or
     nearly equal those of an evaluation image (`calib.leak`), and duplicates. InputError where too few are left.
@@ -56,7 +57,7 @@ def draw_search_split(
         leak = find_leak(names, paths, pixels, evaluation, spec, track)
         bad |= {Path(name) for name, _ in leak.same + leak.near}
         if not bad:
-            labels = np.asarray([left.labels[index] for index in chosen], dtype=np.int64)
+            labels = task.labels(left.take(chosen), slice(None), spec)
             return SearchSplit(images, labels, tuple(paths), meter.fingerprint(), len(refused))
         refused |= bad
 

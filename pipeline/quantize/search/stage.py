@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import onnx
 
 from calib.calibration import load_calibration_set
 from calib.errors import InputError
 from calib.precision.policy import NO_RULES, Decision, Layer, PolicyName, Rules, choose, complete
 from calib.precision.search import Outcome, Trial, Unit, search_budget, search_fastest
-from calib.precision.search_limits import Limits, compare, images_needed
+from calib.precision.search_limits import Limits
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.engines.engine import backend_version, unavailable
@@ -25,13 +24,14 @@ from pipeline.artifact import Artifact, hash_of
 from pipeline.console.figures import counted, number, quantity
 from pipeline.console.progress import track
 from pipeline.data.batches import evaluation_split, training_split
-from pipeline.measure.evaluate_stage import infer_in_chunks
 from pipeline.parts.quantize import QuantizePart, SearchPart
 from pipeline.quantize.graphs import quantize_options
 from pipeline.quantize.search.images import SearchSplit, draw_search_split
 from pipeline.quantize.search.path import PathFile, Row, heading, line
-from pipeline.quantize.search.trials import Logits, Material, Trials, candidates, noise_floor
+from pipeline.quantize.search.trials import Material, Trials, candidates, infer_answers, noise_floor
 from pipeline.recipe import Recipe, keys_of
+from pipeline.tasks.task import Answers, Task, task_named
+from pipeline.tasks.words import Words
 from pipeline.training.checkpoint import read_checkpoint
 
 READS = (  # parts of the recipe; of `build` only what `narrow` keeps
@@ -52,7 +52,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     _check_backend(recipe.search.backend)
     material = _gather(recipe, inputs)
     units = _units(material, inputs["sensitivity"])
-    path = PathFile(folder, _settings(recipe, inputs, material.split))
+    path = PathFile(folder, _settings(recipe, inputs, material), material.task.words)
     _say_start(recipe, material, units, path.kept)
     with Trials(recipe, material, folder / "engines") as trials:
         outcome, rows = _search(recipe, units, material.best, trials, path)
@@ -86,18 +86,19 @@ def _check_backend(wanted: str) -> None:
 
 
 def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
-    """The FP32 graph, its candidate layers with their ranges, the search split, and FP32's logits on it."""
+    """The FP32 graph, its candidate layers with their ranges, the search split, and FP32's answers on it."""
+    task = task_named(recipe.data.task)
     checkpoint = read_checkpoint(inputs["train"].path("checkpoint.pt"))
     spec, classes = Preprocess.from_dict(checkpoint.preprocess), tuple(checkpoint.classes)
     calibration = load_calibration_set(inputs["calibrate"].path("calibration.npz"), spec)
     split = draw_search_split(
-        training_split(recipe.data, classes), evaluation_split(recipe, classes), calibration, spec,
+        task, training_split(recipe.data, classes), evaluation_split(recipe, classes), calibration, spec,
         recipe.search.images, recipe.search.seed,
     )  # fmt: skip
     source = inputs["export"].path("fp32.onnx")
-    limits = Limits(recipe.gate.min_relative_top1, recipe.search.max_drop_pp)
-    fp32 = _infer_fp32(recipe, source, split)
-    _check_images(fp32, split, limits)
+    limits = Limits(recipe.gate.share(task.words), recipe.search.max_drop_pp)
+    fp32 = _infer_fp32(task, recipe, source, split)
+    _check_images(task, fp32, split, limits)
     dialect = DIALECTS[recipe.search.backend]
     exported = onnx.load(source)
     proto = dialect.form(exported)
@@ -107,7 +108,7 @@ def _gather(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Material:
     found = find_ranges(proto, complete(decisions, dialect.rules), calibration, options, track, dialect)
     best = _choose_more(layers, "best", recipe.quantize, decisions, dialect.rules, others)
     names = frozenset(decision.layer.name for decision in best if decision.int8)
-    return Material(source, proto, spec, classes, decisions, names, found, split, fp32, limits)
+    return Material(task, source, proto, spec, classes, decisions, names, found, split, fp32, limits)
 
 
 def candidate_decisions(
@@ -136,20 +137,20 @@ def _choose_more(
         return weights
 
 
-def _infer_fp32(recipe: Recipe, source: Path, split: SearchSplit) -> Logits:
+def _infer_fp32(task: Task, recipe: Recipe, source: Path, split: SearchSplit) -> Answers:
     with onnxruntime_backend.load(source, recipe.benchmark.threads) as runner:
-        return np.concatenate(infer_in_chunks(runner, split.images, recipe.evaluate.batch_size))
+        return infer_answers(task, runner, split.images, recipe.evaluate.batch_size)
 
 
-def _check_images(fp32: Logits, split: SearchSplit, limits: Limits) -> None:
+def _check_images(task: Task, fp32: Answers, split: SearchSplit, limits: Limits) -> None:
     """InputError where there are too few images to show that the gate holds, even for a mix as good as FP32."""
-    needed = images_needed(compare(fp32, fp32, split.labels), limits)
+    words, needed = task.words, task.images_needed(task.drop(fp32, fp32, split.labels).fp32_score, limits)
     if needed is None or needed > len(split.labels):
         raise InputError(
             "the search split is too small to be sure of the gate", got=f"search.images: {len(split.labels)}",
-            allowed=f"at least {needed}: the gate ({limits.min_relative_top1:g} of FP32's top-1) must hold with 95 %"
-            if needed else "gate.min_relative_top1 below 1 and a network that is right on some training images",
-            next_step="raise search.images in the recipe" if needed else "lower gate.min_relative_top1 in the recipe",
+            allowed=f"at least {needed}: the gate ({limits.min_relative:g} of FP32's {words.score_name}) must hold with 95 %"
+            if needed else f"gate.{words.gate} below 1 and a network that is right on some training images",
+            next_step="raise search.images in the recipe" if needed else f"lower gate.{words.gate} in the recipe",
         )  # fmt: skip
 
 
@@ -171,14 +172,16 @@ def _units(material: Material, sensitivity: Artifact) -> list[Unit]:
     return units
 
 
-def _settings(recipe: Recipe, inputs: Mapping[str, Artifact], split: SearchSplit) -> str:
+def _settings(recipe: Recipe, inputs: Mapping[str, Artifact], material: Material) -> str:
     """Hash of everything that a row depends on: of the images their content, not their place."""
+    labels = material.task.labels_hash(material.split.labels)
     files = {"export": "fp32.onnx", "calibrate": "calibration.npz", "sensitivity": "sensitivity.json"}
     read = narrow(keys_of(recipe.model_dump(mode="json"), READS))
     return hash_of({
         "recipe": {name: part for name, part in read.items() if name != "data"},
         "inputs": [inputs[stage].outputs[name] for stage, name in files.items()],
-        "images": split.fingerprint, "backend": backend_version(recipe.search.backend),
+        "images": material.split.fingerprint, "backend": backend_version(recipe.search.backend),
+        **({"labels": labels} if labels else {}),
     })  # fmt: skip
 
 
@@ -208,22 +211,22 @@ def _say_start(recipe: Recipe, material: Material, units: list[Unit], kept: int)
     goal = "the fastest mix within the limits"
     if recipe.search.budget_ms is not None:
         goal = f"the most accurate mix under {recipe.search.budget_ms:g} ms"
-    limits = material.limits
+    limits, words = material.limits, material.task.words
     print(
         f"{_INDENT}{goal} on {recipe.search.backend}: {counted(len(units), 'layer')} in "
         f"{counted(len({unit.group for unit in units}), 'group')} may be INT8. On "
-        f"{counted(len(material.split.labels), 'training image')} top-1 may drop by {limits.max_drop_pp:g} points, and the "
-        f"gate ({limits.min_relative_top1:g} of FP32's) must hold with 95 % confidence"
+        f"{counted(len(material.split.labels), 'training image')} {words.score_name} may drop by {limits.max_drop_pp:g} "
+        f"points, and the gate ({limits.min_relative:g} of FP32's) must hold with 95 % confidence"
     )
     if kept:
         print(f"{_INDENT}reused from an interrupted search: {counted(kept, 'trial')}")
-    print(f"{_INDENT}{heading()}")
+    print(f"{_INDENT}{heading(words)}")
 
 
 def _summary(
     recipe: Recipe, material: Material, units: list[Unit], outcome: Outcome, chosen: Row, rows: list[Row]
 ) -> dict[str, Any]:
-    part, limits = recipe.search, material.limits
+    part, limits, words = recipe.search, material.limits, material.task.words
     decisions = [decision for decision in material.candidates if decision.layer.name in outcome.chosen.units]
     if not outcome.met:
         raise InputError(
@@ -233,14 +236,14 @@ def _summary(
         )  # fmt: skip
     return {
         "schema": 1, "backend": part.backend, "threads": recipe.benchmark.threads, "images": len(material.split.labels),
-        "budget_ms": part.budget_ms, "max_drop_pp": limits.max_drop_pp, "min_relative_top1": limits.min_relative_top1,
-        "fp32": rows[0].to_dict(), "chosen": chosen.to_dict(), "complete": outcome.complete,
+        "budget_ms": part.budget_ms, "max_drop_pp": limits.max_drop_pp, words.gate: limits.min_relative,
+        "fp32": rows[0].to_dict(words), "chosen": chosen.to_dict(words), "complete": outcome.complete,
         "candidates": len(units), "groups": _groups(units, outcome.chosen.units),
-        "conclusion": _conclusion(recipe, units, outcome, chosen, rows),
+        "conclusion": _conclusion(recipe, words, units, outcome, chosen, rows),
         "int8": [
             {"node": of.layer.name, "inputs": list(of.inputs), "output": of.output} for of in decisions
         ],
-        "path": [row.to_dict() for row in rows],
+        "path": [row.to_dict(words) for row in rows],
     }  # fmt: skip
 
 
@@ -252,7 +255,9 @@ def _groups(units: list[Unit], chosen: frozenset[str]) -> list[dict[str, Any]]:
     return [{"group": key, "layers": len(of), "int8": len(chosen & set(of))} for key, of in names.items()]
 
 
-def _conclusion(recipe: Recipe, units: list[Unit], outcome: Outcome, chosen: Row, rows: list[Row]) -> str:
+def _conclusion(
+    recipe: Recipe, words: Words, units: list[Unit], outcome: Outcome, chosen: Row, rows: list[Row]
+) -> str:  # fmt: skip
     """The result in one to three sentences."""
     backend, fp32 = recipe.search.backend, rows[0]
     noise = noise_floor(fp32)
@@ -275,6 +280,6 @@ def _conclusion(recipe: Recipe, units: list[Unit], outcome: Outcome, chosen: Row
     warning = f" It does not hold the limits: {chosen.refused}." if chosen.refused else ""
     return (
         f"auto has {len(chosen.nodes)} of {len(units)} layers in INT8: {1 / chosen.ratio:.2f} × the speed of FP32 on "
-        f"{backend} ({quantity(chosen.latency_ms)} ms), {number(chosen.drop_pp)} points less top-1 than FP32 and the same "
-        f"answer on {number(chosen.agreement, 1)} % of the search images.{warning}{end}"
+        f"{backend} ({quantity(chosen.latency_ms)} ms), {number(chosen.drop_pp)} points less {words.score_name} than FP32 "
+        f"and the same answer on {number(chosen.agreement, 1)} % of the {words.things_of('search images')}.{warning}{end}"
     )

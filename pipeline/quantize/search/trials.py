@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calib.calibration import spread
 from calib.errors import InputError
 from calib.precision.policy import Decision, Rules, complete
-from calib.precision.search_limits import Comparison, Limits, compare, highest_drop_pp, hopeless, refusal
+from calib.precision.search_limits import Drop, Limits, hopeless, refusal
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
 from export.engines.engine import build_engine, load_engine
@@ -24,11 +24,13 @@ from export.graph.layers import count_precisions
 from export.quantize.int8 import Quantized, write_quantized
 from export.runner import Runner
 from pipeline.console.figures import one_line
+from pipeline.data.batches import fitting
 from pipeline.measure.benchmark_stage import measure
 from pipeline.measure.evaluate_stage import infer_in_chunks
 from pipeline.quantize.search.images import SearchSplit
 from pipeline.quantize.search.path import Row
 from pipeline.recipe import Recipe
+from pipeline.tasks.task import Answers, Task
 
 SCREEN_IMAGES = (
     64  # images on which ONNX Runtime runs a graph, so that no engine is built of one that is clearly too bad
@@ -39,15 +41,14 @@ _LEAST_CALLS = 3
 _ERROR_OF_MEDIAN = 1.2533  # standard error of the median over that of the mean, for a normal distribution
 _STD_OF_MAD = 1.4826  # standard deviation over the median absolute deviation, for a normal distribution
 
-Logits = NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What every trial needs. `fp32` are ONNX Runtime's logits of `source`, the FP32 graph; `proto` is that in the form that the
-    backend reads. `candidates` has a decision for each of its layers, `found` the same with what the backend's dialect asks
+    """What every trial needs. `fp32` are ONNX Runtime's answers with `source`, the FP32 graph; `proto` is that in the form that
+    the backend reads. `candidates` has a decision for each of its layers, `found` the same with what the backend's dialect asks
     besides, and all ranges. `best` are the names of the layers that the dialect's policy `best` quantizes."""
 
+    task: Task
     source: Path
     proto: onnx.ModelProto
     spec: Preprocess
@@ -56,7 +57,7 @@ class Material:
     best: frozenset[str]
     found: Quantized
     split: SearchSplit
-    fp32: Logits
+    fp32: Answers
     limits: Limits
 
 
@@ -102,7 +103,7 @@ class Trials:
         if refused:
             raise RuntimeError(
                 f"{self._recipe.search.backend} does not compute the FP32 graph as ONNX Runtime does: {refused}; "
-                f"it agrees on {found.agreement:.1f} % of the search images"
+                f"it agrees on {found.agreement:.1f} % of the {self._material.task.words.things_of('search images')}"
             )
         _, again = self._load(self._folder / "fp32")
         with again:
@@ -131,14 +132,14 @@ class Trials:
         return self._row(label, names, products, sidecar, found, timing, refusal(found, self._material.limits))
 
     def _row(
-        self, label: str, names: frozenset[str], products: int, sidecar: Sidecar | None, found: Comparison | None,
+        self, label: str, names: frozenset[str], products: int, sidecar: Sidecar | None, found: Drop | None,
         timing: Timing | None, refused: str,
     ) -> Row:  # fmt: skip
         return Row(
             label, tuple(sorted(names)), products,
             None if sidecar is None or sidecar.layers is None else sidecar.layers["int8"],
-            0 if found is None else found.images, None if found is None else found.top1,
-            None if found is None else found.drop_pp, None if found is None else highest_drop_pp(found),
+            0 if found is None else found.images, None if found is None else found.score,
+            None if found is None else found.drop_pp, None if found is None else found.highest_drop_pp,
             None if found is None else found.agreement, None if timing is None else timing.latency_ms,
             None if timing is None else timing.ratio, 0.0 if timing is None else max(timing.noise, self._floor), refused,
         )  # fmt: skip
@@ -150,7 +151,7 @@ class Trials:
             weight_bits=self._recipe.quantize.weight_bits,
         )  # fmt: skip
 
-    def _screen(self, path: Path) -> Comparison | None:
+    def _screen(self, path: Path) -> Drop | None:
         """Accuracy of the graph, computed as written by ONNX Runtime, on a few images.
 
         None where the backend is ONNX Runtime itself, and where there is a latency budget: then the best mix must be found
@@ -161,15 +162,16 @@ class Trials:
         split, rows = self._material.split, spread(len(self._material.split.labels), SCREEN_IMAGES)
         with onnxruntime_backend.load(path, self._recipe.benchmark.threads, literal=True) as runner:
             ours = self._infer(runner, split.images[rows], None)
-        return compare(ours, self._material.fp32[rows], split.labels[rows])
+        return self._material.task.drop(ours, self._material.fp32[rows], split.labels[rows])
 
-    def _compare(self, runner: Runner, sidecar: Sidecar) -> Comparison:
+    def _compare(self, runner: Runner, sidecar: Sidecar) -> Drop:
         split = self._material.split
-        return compare(self._infer(runner, split.images, sidecar.max_batch), self._material.fp32, split.labels)
+        ours = self._infer(runner, split.images, sidecar.max_batch)
+        return self._material.task.drop(ours, self._material.fp32, split.labels)
 
-    def _infer(self, runner: Runner, images: NDArray[np.uint8], max_batch: int | None) -> Logits:
+    def _infer(self, runner: Runner, images: NDArray[np.uint8], max_batch: int | None) -> Answers:
         size = self._recipe.evaluate.batch_size
-        return np.concatenate(infer_in_chunks(runner, images, min(size, max_batch or size)))
+        return infer_answers(self._material.task, runner, images, min(size, max_batch or size))
 
     def _open_fp32(self) -> tuple[Runner, Sidecar]:
         if self._fp32 is None:
@@ -201,6 +203,13 @@ class Trials:
         mode = part.model_copy(update={"batch_sizes": (1,), "calls": calls, "warmup_ms": 0})  # both are warm already
         seconds = measure(pair, image, mode, limits)
         return timing(seconds["mix"][1], seconds["fp32"][1], part.rounds)
+
+
+def infer_answers(task: Task, runner: Runner, images: NDArray[np.uint8], batch: int) -> Answers:
+    """What `task` keeps of the logits of `images` (N, H, W, 3), at most `batch` of which are in memory at a time."""
+    size = fitting(batch, *images.shape[1:3])
+    chunks = (infer_in_chunks(runner, images[start : start + size], size) for start in range(0, len(images), size))
+    return np.concatenate([task.answers(logits) for chunk in chunks for logits in chunk])
 
 
 def timing(ours: list[float], fp32: list[float], rounds: int) -> Timing:

@@ -14,16 +14,6 @@ from calib.precision.search import (
     search_budget,
     search_fastest,
 )
-from calib.precision.search_limits import (
-    Comparison,
-    Limits,
-    compare,
-    highest_drop_pp,
-    hopeless,
-    images_needed,
-    lowest_drop_pp,
-    refusal,
-)
 
 FP32_MS = 40.0
 
@@ -184,65 +174,6 @@ def test_faster_counts_the_noise_of_both() -> None:
     assert (
         faster(trial(0.9), trial(0.95)) and not faster(trial(0.92), trial(0.96)) and not faster(trial(None), trial(1.0))
     )
-
-
-def logits(answers: list[int]) -> np.ndarray:
-    return np.eye(3, dtype=np.float32)[answers]
-
-
-def test_comparison_counts_images() -> None:
-    labels = np.array([0, 1, 2, 0, 1])
-    fp32, ours = logits([0, 1, 0, 1, 1]), logits([1, 1, 2, 2, 1])  # lost, same, gained, still wrong, broken
-    ours[4] = np.nan
-    found = compare(ours, fp32, labels)
-    assert found == Comparison(images=5, right=3, lost=2, gained=1, differing=4, broken=1)
-    assert (found.fp32_top1, found.top1, found.drop_pp, found.agreement) == pytest.approx((60, 40, 20, 20))
-    with pytest.raises(RuntimeError, match="FP32 network makes NaN"):
-        compare(fp32, ours, labels)
-
-
-LIMITS = Limits(0.99, 0.3)
-
-
-@pytest.mark.parametrize(
-    ("found", "reason"),
-    [
-        (Comparison(512, 512, 0, 0, 0, 0), ""),
-        (Comparison(512, 512, 1, 0, 1, 0), ""),
-        (Comparison(512, 512, 2, 0, 2, 0), "drop 0.39 points, at most 0.3"),
-        (Comparison(512, 512, 1, 0, 1, 1), "NaN or Inf on 1 of 512"),
-        (Comparison(512, 400, 8, 8, 20, 0), "the gate allows 0.78"),  # no drop here, yet it might be one elsewhere
-        (Comparison(4096, 3200, 8, 8, 20, 0), ""),  # … and with more images it is sure that it is none
-        (Comparison(100, 100, 0, 0, 0, 0), "the gate allows 1.00"),
-    ],
-)
-def test_refusals(found: Comparison, reason: str) -> None:
-    assert reason in refusal(found, LIMITS) and bool(reason) == bool(refusal(found, LIMITS))
-
-
-def test_too_few_images_are_known_beforehand() -> None:
-    needed = images_needed(Comparison(512, 512, 0, 0, 0, 0), LIMITS)
-    assert needed == 163
-    assert not refusal(Comparison(needed, needed, 0, 0, 0, 0), LIMITS)
-    assert refusal(Comparison(needed - 1, needed - 1, 0, 0, 0, 0), LIMITS)
-    assert images_needed(Comparison(512, 512, 0, 0, 0, 0), Limits(1.0, 0.3)) is None
-
-
-def test_the_interval_covers_the_drop_95_times_of_100() -> None:
-    rng, images, lost, gained = np.random.default_rng(0), 512, 0.02, 0.012
-    above = below = 0
-    for _ in range(2000):
-        counts = rng.multinomial(images, [lost, gained, 1 - lost - gained])
-        found = Comparison(images, 400, int(counts[0]), int(counts[1]), int(counts[0] + counts[1]), 0)
-        above += highest_drop_pp(found) >= 100 * (lost - gained)
-        below += lowest_drop_pp(found) <= 100 * (lost - gained)
-    assert 0.94 <= above / 2000 <= 0.98 and 0.94 <= below / 2000 <= 0.98
-
-
-def test_hopeless_is_said_only_when_it_is() -> None:
-    assert hopeless(Comparison(64, 64, 2, 0, 2, 0), LIMITS) == ""
-    assert "drop at least" in hopeless(Comparison(64, 64, 6, 0, 6, 0), LIMITS)
-    assert "NaN" in hopeless(Comparison(64, 64, 1, 0, 1, 1), LIMITS)
 
 
 @pytest.mark.parametrize(("groups", "taken"), [(("a", "b"), True), (("a", "c"), False)])

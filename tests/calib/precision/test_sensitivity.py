@@ -7,6 +7,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from calib.precision import smoothing
 from calib.precision.policy import Decision, Layer
 from calib.precision.sensitivity import (
     NOT_FINITE,
@@ -18,6 +19,7 @@ from calib.precision.sensitivity import (
     measure_effect,
     summarise,
 )
+from calib.precision.smoothing import class_rows
 
 
 def layer(name: str, module: str = "", role: str = "", skip: int = 0) -> Layer:
@@ -48,6 +50,21 @@ def test_kl_has_a_direction_and_does_not_see_a_common_shift() -> None:
     assert there == pytest.approx(math.log(2) - entropy(softmax([4.0, 0.0]))) and back != pytest.approx(there)
     shifted = measure_effect(reference, reference + 2)
     assert shifted.kl == pytest.approx(0, abs=1e-12) and shifted.snr_db is not None and shifted.agreement == 100
+
+
+def test_of_a_class_for_each_pixel_every_pixel_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rows of pixels, all at once; in portions of few images, because float64 of all of them would be gigabytes."""
+    generator = np.random.default_rng(3)
+    reference = generator.normal(0, 3, (7, 4, 6, 5)).astype(np.float32)
+    logits = (reference + generator.normal(0, 0.5, reference.shape)).astype(np.float32)
+    monkeypatch.setattr(smoothing, "PIXELS_AT_ONCE", 2 * reference[0].size)
+    effect, rows = measure_effect(reference, logits), measure_effect(class_rows(reference), class_rows(logits))
+    assert (effect.kl, effect.snr_db) == pytest.approx((rows.kl, rows.snr_db), rel=1e-12)
+    assert effect.agreement == rows.agreement < 100
+    logits[6, 1, 2, 3] = np.inf
+    assert measure_effect(reference, logits).kl is None
+    with pytest.raises(ValueError, match="wanted"):
+        measure_effect(reference[..., 0], logits[..., 0])
 
 
 def test_equal_and_broken_logits() -> None:

@@ -27,12 +27,14 @@ from pipeline.quantize.search.images import draw_search_split
 from pipeline.quantize.search.trials import Timing, Trials, timing
 from pipeline.recipe import Recipe
 from pipeline.report.page.search import read_search, search_section
+from pipeline.tasks.task import task_named
 from pipeline.tasks.words import CLASSIFICATION, SEGMENTATION
 from pipeline.training.checkpoint import Checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
 CLASSES = ("class_0", "class_1", "class_2")
+CLASSES_OF_IMAGES = task_named("classification")
 
 
 def make_recipe(root: Path, **search: Any) -> Recipe:
@@ -216,7 +218,7 @@ def test_the_split_shares_no_image_with_other_sets(image_root: Path, spec: Prepr
     image = cv2.imread(str(root / "val" / "class_1" / "003.png"))
     cv2.imwrite(str(leaked.with_suffix(".jpg")), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     train, evaluation = read_split(root, "train"), read_split(root, "val")
-    split = draw_search_split(train, evaluation, calibration, spec, 27, 0)
+    split = draw_search_split(CLASSES_OF_IMAGES, train, evaluation, calibration, spec, 27, 0)
     names = {path.relative_to(root / "train").as_posix() for path in split.paths}
     assert len(names) == 27 and not names & set(calibration.names)
     assert copied not in split.paths and leaked.with_suffix(".jpg") not in split.paths
@@ -224,15 +226,23 @@ def test_the_split_shares_no_image_with_other_sets(image_root: Path, spec: Prepr
     assert len(ours) == 27 and not ours & {image.tobytes() for image in calibration.images}
     assert not ours & {image.tobytes() for image in load_batch(list(evaluation.paths), spec)}
     assert np.bincount(split.labels).tolist() == [9, 9, 9]
-    assert draw_search_split(train, evaluation, calibration, spec, 27, 0).fingerprint == split.fingerprint
-    assert draw_search_split(train, evaluation, calibration, spec, 27, 1).fingerprint != split.fingerprint
+    assert (
+        draw_search_split(CLASSES_OF_IMAGES, train, evaluation, calibration, spec, 27, 0).fingerprint
+        == split.fingerprint
+    )
+    assert (
+        draw_search_split(CLASSES_OF_IMAGES, train, evaluation, calibration, spec, 27, 1).fingerprint
+        != split.fingerprint
+    )
     with pytest.raises(InputError, match=r"too few training images[\s\S]*next: set search.images: [1-9]"):
-        draw_search_split(train, evaluation, calibration, spec, 31, 0)
+        draw_search_split(CLASSES_OF_IMAGES, train, evaluation, calibration, spec, 31, 0)
     everything = make_calibration_set(train, spec, len(train), 0, tmp_path / "everything.npz")
     with pytest.raises(
         InputError, match=rf"next: in the recipe lower calibrate\.images, or add images to {train.root}"
     ):
-        draw_search_split(train, evaluation, everything, spec, 16, 0)  # search.images: 0 is no recipe
+        draw_search_split(
+            CLASSES_OF_IMAGES, train, evaluation, everything, spec, 16, 0
+        )  # search.images: 0 is no recipe
 
 
 def test_a_backend_that_is_not_here_is_refused_with_those_that_are(
