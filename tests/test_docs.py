@@ -109,7 +109,7 @@ def only_parsed(command: Command) -> str | None:
 
 @pytest.fixture(scope="module")
 def place(tiny_run: Path, video_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the docs' commands find what they name: recipes, runs demo, mine, photos and scenes, photos/, photo.jpg, clip.avi."""
+    """A folder in which the docs' commands find what they name: recipes, runs, photos/, photo.jpg, clip.avi."""
     folder = copy_run(tiny_run, tmp_path_factory.mktemp("docs") / "checkout")
     shutil.copyfile(folder / "recipes" / "demo.yaml", folder / "my.yaml")
     shutil.copyfile(folder / "recipes" / "demo.yaml", folder / "photos.yaml")
