@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from export.padding import keep_padding
 from export.runner import INPUT, OUTPUT
 from export.same_logits import compute
 
@@ -33,6 +34,7 @@ def export_torchscript(network: nn.Module, images: Tensor, opset: int) -> onnx.M
         )  # fmt: skip
         proto = onnx.load(path)
     _constants_to_initializers(proto)
+    keep_padding(proto)
     _settle_shapes(proto, network, tuple(images.shape[1:]))
     for node in proto.graph.node:
         scopes, classes = find_scopes(node.name, network)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from export.explain import first_lines, is_data_dependent
+from export.padding import keep_padding
 from export.quiet import quiet
 from export.runner import INPUT, OUTPUT
 from export.same_logits import compute
@@ -95,6 +96,7 @@ def _export(network: nn.Module, images: Tensor, opset: int, free: dict[int, Any]
     assert program is not None
     proto = program.model_proto
     _name_folded_convolutions(proto, network)
+    keep_padding(proto)
     return proto
 
 

@@ -16,6 +16,7 @@ FOLDERS = ("models", "calib", "export", "pipeline")
 MOST_FILES = 14  # in a room, its __init__.py apart
 # Every room and the rooms that its files import, from the bottom up: a room sees only rooms that stand above it in this table.
 SEES: dict[str, set[str]] = {
+    "export.padding": set(),
     "models": set(),
     "calib": set(),
     "calib.precision": {"calib"},
@@ -24,14 +25,16 @@ SEES: dict[str, set[str]] = {
     "export.unfold": set(),
     "export.runner": set(),
     "export.same_logits": {"calib.precision", "export.runner"},
-    "export.torchscript": {"export.runner", "export.same_logits"},
-    "export.ways": {"export.explain", "export.quiet", "export.runner", "export.same_logits", "export.torchscript"},
+    "export.torchscript": {"export.padding", "export.runner", "export.same_logits"},
+    "export.ways": {
+        "export.explain", "export.padding", "export.quiet", "export.runner", "export.same_logits", "export.torchscript",
+    },
     "export.onnx_export": {"calib", "export.explain", "export.quiet", "export.runner", "export.unfold", "export.ways"},
     "export.simplify": {"calib.precision", "export.onnx_export"},
     "export.graph": {"calib.precision", "export.onnx_export"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
     "export.engines": {"calib", "export.engines.tensorrt", "export.runner"},
-    "export.brought": {"calib", "export.engines", "export.onnx_export"},
+    "export.brought": {"calib", "export.engines", "export.onnx_export", "export.padding"},
     "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export"},
     "export.quantize": {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",

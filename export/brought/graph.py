@@ -19,6 +19,7 @@ from export.onnx_export import (
     describe,
     name_nodes,
 )
+from export.padding import keep_padding
 
 LATEST_OPSET = 22  # that a recipe can ask for
 _IR_VERSION = 10  # which ONNX Runtime, OpenVINO and TensorRT of the time of opset 20 read
@@ -57,6 +58,7 @@ def with_our_input(
     del made.metadata_props[:]
     describe(made, spec, classes, task)
     name_nodes(made)
+    keep_padding(made)
     onnx.checker.check_model(made, full_check=True)
     return made
 
