@@ -28,6 +28,8 @@ from pipeline.quantize.qat_ranges import write_ranges
 from pipeline.quantize.qat_training import QUANTIZE_KEYS, train_student
 from pipeline.recipe import Recipe
 from pipeline.tasks.statistics import agreement
+from pipeline.tasks.task import task_named
+from pipeline.tasks.words import Words
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.training.distributed import open_world
 from pipeline.training.loader import Normalise
@@ -132,7 +134,8 @@ def write_student(
     quantized = write_quantized(proto, found, weight_bits=student.weight_bits, weight_amax=amax)
     onnx.save(quantized, folder / "int8.onnx")
     write_ranges(folder / "ranges.json", found, amax, student.weight_bits)
-    return {"snapped_weights": snapped} | compare(student, folder / "int8.onnx", images, spec)
+    words = task_named(recipe.data.task).words
+    return {"snapped_weights": snapped} | compare(student, folder / "int8.onnx", images, spec, words)
 
 
 def _export(
@@ -168,8 +171,10 @@ def _check_same_graph(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
 
 @torch.inference_mode()
-def compare(student: FakeQuantized, graph: Path, images: NDArray[np.uint8], spec: Preprocess) -> dict[str, Any]:
-    """How far the written graph is from the student on `images`: top-1 agreement in percent, mean difference of the logits.
+def compare(
+    student: FakeQuantized, graph: Path, images: NDArray[np.uint8], spec: Preprocess, words: Words
+) -> dict[str, Any]:  # fmt: skip
+    """How far the written graph is from the student on `images`: agreement in percent, mean difference of the logits.
 
     The graph is computed as written (`literal`), without the saturation of INT8 kernels on CPUs without INT8 instructions.
     """
@@ -178,7 +183,7 @@ def compare(student: FakeQuantized, graph: Path, images: NDArray[np.uint8], spec
         theirs = runner.infer({INPUT: images})[OUTPUT]
     same, difference = agreement(class_rows(ours), class_rows(theirs)), float(np.abs(ours - theirs).mean())
     print(
-        f"           the graph with Q/DQ against the trained network: same top-1 on {same:.2f} % of "
-        f"{counted(len(images), 'image')}"
+        f"           the graph with Q/DQ against the trained network: same {words.answer} on {same:.2f} % of "
+        f"{words.things_of(counted(len(images), 'image'))}"
     )
     return {"graph_agreement": same, "graph_difference_mean": difference, "graph_compared_images": len(images)}

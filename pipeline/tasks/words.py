@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Words:
     """`score` is the key of what the gate is about, `second` of what stands beside it; both are percentages.
 
-    `things` is what agreement counts, `same` what these have in common with FP32's; `kept` is the name of an engine's answers
+    `things` is what agreement counts, `same` what these have in common with FP32's, `answer` the same in one word; `kept` is the name of an engine's answers
     in files, `labels` of what is right.
     """
 
@@ -18,6 +18,7 @@ class Words:
     second_name: str
     things: str
     same: str
+    answer: str
     kept: str
 
     @property
@@ -31,17 +32,17 @@ class Words:
         return f"min_relative_{self.score}"
 
     def things_of(self, images: str) -> str:
-        """`images`, or "pixels of the" these: what agreement counts."""
-        return images if images.endswith(self.things) else f"{self.things} of the {images}"
+        """`images`, or "the pixels of" these: what agreement counts."""
+        return images if self.things == "images" else f"the {self.things} of {images}"
 
 
 CLASSIFICATION = Words(
     task="classification", score="top1", score_name="top-1", second="top5", second_name="top-5", things="images",
-    same="the same top-1 class", kept="logits",
+    same="the same top-1 class", answer="top-1", kept="logits",
 )  # fmt: skip
 SEGMENTATION = Words(
     task="segmentation", score="miou", score_name="mIoU", second="pixel_accuracy", second_name="pixel accuracy",
-    things="pixels", same="the same class", kept="maps",
+    things="pixels", same="the same class", answer="class", kept="maps",
 )  # fmt: skip
 WORDS = {words.task: words for words in (CLASSIFICATION, SEGMENTATION)}
 

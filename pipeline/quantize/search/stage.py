@@ -281,5 +281,5 @@ def _conclusion(
     return (
         f"auto has {len(chosen.nodes)} of {len(units)} layers in INT8: {1 / chosen.ratio:.2f} × the speed of FP32 on "
         f"{backend} ({quantity(chosen.latency_ms)} ms), {number(chosen.drop_pp)} points less {words.score_name} than FP32 "
-        f"and the same answer on {number(chosen.agreement, 1)} % of the {words.things_of('search images')}.{warning}{end}"
+        f"and the same answer on {number(chosen.agreement, 1)} % of {words.things_of('the search images')}.{warning}{end}"
     )

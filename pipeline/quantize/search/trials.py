@@ -103,7 +103,7 @@ class Trials:
         if refused:
             raise RuntimeError(
                 f"{self._recipe.search.backend} does not compute the FP32 graph as ONNX Runtime does: {refused}; "
-                f"it agrees on {found.agreement:.1f} % of the {self._material.task.words.things_of('search images')}"
+                f"it agrees on {found.agreement:.1f} % of {self._material.task.words.things_of('the search images')}"
             )
         _, again = self._load(self._folder / "fp32")
         with again:

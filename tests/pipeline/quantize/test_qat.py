@@ -223,9 +223,9 @@ def finished(ready: Ready, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """The stage with 4-bit weights, whole."""
     folder = tmp_path_factory.mktemp("qat")
 
-    def compare(student: Any, graph: Path, images: np.ndarray, spec: Any) -> dict[str, Any]:
+    def compare(student: Any, graph: Path, images: np.ndarray, *more: Any) -> dict[str, Any]:
         np.save(folder / "compared.npy", images)
-        return real(student, graph, images, spec)
+        return real(student, graph, images, *more)
 
     real = qat_stage.compare
     with pytest.MonkeyPatch.context() as patch:
