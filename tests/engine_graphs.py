@@ -4,8 +4,8 @@ Weights are random: which kernels an engine has does not depend on their values,
 dropped, so vectors get noise. Images are the embedded photographs enlarged.
 """
 
-import dataclasses
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,27 @@ from torch import nn
 
 import models  # noqa: F401  (registers the models)
 from calib.calibration import CalibrationSet
-from calib.precision.policy import TOKEN_ATTENTIONS, PolicyName
+from calib.precision.policy import TOKEN_ATTENTIONS, WEIGHT_OPERATORS, PolicyName
 from calib.preprocess import Preprocess
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
-from export.graph.layers import read_layers, tensor_shapes
+from export.engines.tensorrt.layers import EngineGraph
+from export.graph.layers import count_precisions, read_layers, tensor_shapes
+from export.graph.roles import QDQ, attention_products
 from export.onnx_export import CLASS_KEY, MODULE_KEY, export_onnx, node_metadata
 from export.quantize.cast_fp16 import cast_fp16
 from export.quantize.gpu_graph import write_gpu_graph
 from export.quantize.int8 import QuantizeOptions, apply_policy, write_quantized
 from export.quantize.qdq import to_fp8
 from export.simplify import simplify_onnx
+from models import fpn_resnet
 from models.t2t_vit import VARIANTS, T2TViT
-from models.zoo import FAMILY
+from models.zoo import FAMILY, SEGMENTATION
 
 POLICY: dict[str, PolicyName] = {"int8": "weights", "int8+attention": "+attention", "fp8": "weights"}
+QUANTIZED = ("int8", "fp8")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 QKV = "attn.qkv.weight"
+FUSED_HEAD_DIMS = range(9, 257)  # of TensorRT-RTX 1.7.1 in FP16
 BY_ITSELF = "LayerNormalization"  # whose statistics engines keep in FP32 between two kernels
 
 
@@ -42,8 +47,8 @@ def build_network(name: str, depth: int | None = None) -> nn.Module:
     """A model with random weights, no zeros among its vectors and attentions that prefer some tokens (softmax over 0.008:
     anything fainter is not quantized); `depth` leaves out blocks at the end."""
     torch.manual_seed(0)
-    size = {"img_size": image_size(name)} if name in FAMILY else {}
-    model = timm.create_model(name, num_classes=1000, **size).eval()
+    size = {"img_size": image_size(name)} if name in (*FAMILY, *SEGMENTATION) else {}
+    model = timm.create_model(name, num_classes=count_classes(name), **size).eval()
     if depth is not None:
         model.blocks = model.blocks[:depth]
     with torch.no_grad():
@@ -57,7 +62,14 @@ def build_network(name: str, depth: int | None = None) -> nn.Module:
 
 def image_size(name: str) -> int:
     """Pixels per side: 224, and what the demo's networks take."""
+    if name in fpn_resnet.VARIANTS:
+        return min(fpn_resnet.VARIANTS[name].image_size, 224)
     return VARIANTS[name].image_size if name in VARIANTS else 224
+
+
+def count_classes(name: str) -> int:
+    """ImageNet's, and Pascal VOC's 20 objects and background where every pixel has its logits: 1000 would be 200 MB an image."""
+    return 21 if name in SEGMENTATION else 1000
 
 
 def photographs(path: Path, size: int, count: int = 4) -> CalibrationSet:
@@ -71,7 +83,8 @@ def photographs(path: Path, size: int, count: int = 4) -> CalibrationSet:
 def export_network(model: nn.Module, path: Path, calibration: CalibrationSet) -> onnx.ModelProto:
     """The FP32 graph, simplified, as the export stage writes it."""
     height, width = calibration.images.shape[1:3]
-    export_onnx(model, Preprocess(height, width, 0.9, "bicubic", *IMAGENET), [f"c{i}" for i in range(1000)], path)
+    classes = [f"c{i}" for i in range(model.num_classes)]
+    export_onnx(model, Preprocess(height, width, 0.9, "bicubic", *IMAGENET), classes, path)
     result = simplify_onnx(path, path, calibration.first(2))
     assert result.accepted, result.reason
     return onnx.load(path)
@@ -104,15 +117,17 @@ def count_attentions(proto: onnx.ModelProto) -> int:
 
 
 def count_fusable(proto: onnx.ModelProto) -> int:
-    """Those of them that TensorRT has a fused kernel for: heads, of a dimension up to 256.
+    """Those of them that TensorRT has a fused kernel for: an axis of heads, keys of `FUSED_HEAD_DIMS`, values as wide.
 
-    The token attentions of VT-ResNets have one head, of 256 to 1024, and no axis for it.
+    How many queries and keys there are does not matter. The token attentions of VT-ResNets and VT-FPNs have no axis of heads: at
+    batch 1 none is fused, and with a free batch, which is then the axis, it is for the builder to choose.
     """
     shapes = tensor_shapes(proto)
-    outputs = {node.name: node.output[0] for node in proto.graph.node}
     return sum(
-        layer.role == "scores" and 0 < layer.head_dim <= 256 and len(shapes.get(outputs[layer.name], ())) == 4
-        for layer in read_layers(proto)
+        len(shapes.get(scores.output[0], ())) == 4
+        and shapes.get(scores.input[0], (0,))[-1] in FUSED_HEAD_DIMS
+        and shapes[scores.input[0]][-1] == shapes.get(context.input[1], (0,))[-1]
+        for scores, context in attention_products(proto)
     )
 
 
@@ -129,12 +144,30 @@ def build_row(path: Path, target: str, batch_sizes: tuple[int, int, int]) -> dic
     graph = engine.notes["graph"]
     assert graph is not None and engine.layers is not None, "the layer report was not understood"
     proto = onnx.load(path)
-    row = dataclasses.asdict(graph) | {"products": engine.layers}
-    row["fp32"] = len(graph.fp32)
+    row: dict[str, Any] = {"entries": graph.entries, "kernels": graph.kernels, "attentions": graph.attentions}
+    row |= {"fp32": len(graph.fp32), "products": engine.layers, "products_in_graph": count_precisions(proto)}
+    row |= {"scaling": count_scaling(proto, graph), "resizes": count_resizes(proto, graph)}
     row["islands"] = find_islands(proto, graph.fp32)
     row |= {"seconds": round(seconds, 1), "megabytes": round(plan.stat().st_size / 1e6, 2)}
     plan.unlink()
     return row
+
+
+def count_scaling(proto: onnx.ModelProto, graph: EngineGraph) -> int:
+    """The kernels that Q/DQ cost: between products, and they only scale, quantize and add a bias."""
+    kinds = {node.name: node.op_type for node in proto.graph.node}
+    found = [{kinds[name] for name in names if name in kinds} for names in graph.generated]
+    return sum(bool(kind & set(QDQ)) and kind <= {*QDQ, *WEIGHT_OPERATORS} for kind in found)
+
+
+def count_resizes(proto: onnx.ModelProto, graph: EngineGraph) -> dict[str, int]:
+    """Up-samplings that are a kernel of their own (`alone`, which may cast, too), and those inside another (`fused`)."""
+    kinds = {node.name: node.op_type for node in proto.graph.node}
+    found = [[kinds[name] for name in names if name in kinds] for names in graph.nodes]
+    counts = Counter({"alone": 0, "fused": 0})
+    for kind in found:
+        counts["alone" if set(kind) <= {"Resize", "Cast"} else "fused"] += kind.count("Resize")
+    return dict(counts)
 
 
 def find_islands(proto: onnx.ModelProto, fp32: tuple[tuple[str, ...], ...]) -> list[str]:
@@ -155,6 +188,9 @@ def broken_promises(row: dict[str, Any], precision: str) -> list[str]:
     kind = precision.removesuffix("+attention")
     if not row["products"].get(kind):
         broken.append(f"no product in {kind}")
+    asked = row.get("products_in_graph", {}).get(kind, 0)  # rows of before do not have it
+    if kind in QUANTIZED and row["products"].get(kind, 0) < asked:
+        broken.append(f"{row['products'].get(kind, 0)} of {asked} products in {kind}")
     if sum(row["attentions"].values()) < row["attentions_fusable"]:
         broken.append(f"{sum(row['attentions'].values())} of {row['attentions_fusable']} attentions fused")
     if row["islands"]:

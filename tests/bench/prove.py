@@ -43,10 +43,10 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from models.zoo import BASELINES, FAMILY
+    from models.zoo import BASELINES, FAMILY, SEGMENTATION
 
     torch.set_num_threads(options.threads)
-    for name in [] if options.tables else options.models or [*FAMILY, *BASELINES]:
+    for name in [] if options.tables else options.models or [*FAMILY, *BASELINES, *SEGMENTATION]:
         if options.again:
             write_rows({key: row for key, row in read_rows().items() if row["model"] != name})
         prove_model(name)
@@ -175,10 +175,10 @@ def write_page(rows: Rows) -> None:
 
 
 def order(key: tuple[str, str, str]) -> tuple[int, int, str]:
-    from models.zoo import BASELINES, FAMILY
+    from models.zoo import BASELINES, FAMILY, SEGMENTATION
 
     model, precision, batch = key
-    names, precisions = (*FAMILY, *BASELINES), (LITERAL, *PRECISIONS)
+    names, precisions = (*FAMILY, *BASELINES, *SEGMENTATION), (LITERAL, *PRECISIONS)
     return names.index(model) if model in names else len(names), precisions.index(precision), batch
 
 

@@ -119,13 +119,16 @@ class EngineGraph:
 
     `entries` are the lines of its report, `kernels` those that run on the GPU; `attentions` counts the fused ones by the
     precision of Q, K and V. `fp32` has the ONNX nodes of each kernel that takes FP32 activations; the sums that an INT8 or
-    FP8 product hands to the kernel behind it are none.
+    FP8 product hands to the kernel behind it are none. `nodes` has those of every kernel, `generated` of the kernels that the
+    builder wrote for this network.
     """
 
     entries: int
     kernels: int
     attentions: dict[str, int]
     fp32: tuple[tuple[str, ...], ...]
+    nodes: tuple[tuple[str, ...], ...]
+    generated: tuple[tuple[str, ...], ...]
 
 
 def describe_graph(reports: list[str]) -> EngineGraph | None:
@@ -136,7 +139,10 @@ def describe_graph(reports: list[str]) -> EngineGraph | None:
     attentions = Counter(layer.inputs[0] for layer in layers if layer.attention and layer.inputs)
     sums = {name for layer in layers if layer.hands_over_sums for name in layer.writes}
     fp32 = tuple(tuple(sorted(layer.nodes)) for layer in layers if layer.reads_fp32 - sums)
-    return EngineGraph(len(layers), sum(_is_kernel(layer) for layer in layers), dict(attentions), fp32)
+    kernels = [layer for layer in layers if _is_kernel(layer)]
+    nodes = tuple(tuple(sorted(layer.nodes)) for layer in kernels)
+    generated = tuple(tuple(sorted(layer.nodes)) for layer in kernels if layer.kind == _GENERATED)
+    return EngineGraph(len(layers), len(kernels), dict(attentions), fp32, nodes, generated)
 
 
 def _is_kernel(layer: EngineLayer) -> bool:
