@@ -79,6 +79,13 @@ def _infer_all(
         runners, spec, classes = _load_all(stack, recipe.benchmark.threads, inputs, rows, missing)
         split = evaluation_split(recipe, classes)
         answers = _run_all(recipe, task, runners, split, spec, missing)
+    for graph, engine in _same_as_graphs(rows, runners).items():
+        if engine in answers:
+            answers[graph] = answers[engine]
+        elif any(row["name"] in answers and f"{GRAPH}{row['graph']}" == graph for row in rows):
+            raise RuntimeError(
+                f"ONNX Runtime cannot compute {graph.removeprefix(GRAPH)}.onnx: {missing[engine].reason}"
+            )
     if all(name.startswith(GRAPH) for name in answers):
         raise _none_ran(missing)
     return answers, missing, split
@@ -102,7 +109,10 @@ def _load_all(
             stack.callback(close_engine, row["name"], runner, missing)
             runners[row["name"]] = _Loaded(runner, sidecar.max_batch, row["backend"] in CPU_BACKENDS)
             sidecars.append(sidecar)
+    same = _same_as_graphs(rows, runners)
     for row in {row["graph"]: row for row in rows if row["name"] in runners}.values():
+        if f"{GRAPH}{row['graph']}" in same:
+            continue
         made, name = graph_of_row(row, inputs)
         # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
         graph = onnxruntime_backend.load(made.path(name), threads, literal=name.startswith("fp8"))
@@ -132,6 +142,14 @@ def _run_all(
                 if not runners[name].on_cpu:
                     infer(images, name)
     return {name: np.concatenate(parts) for name, parts in collected.items() if name not in missing}
+
+
+def _same_as_graphs(rows: list[dict[str, Any]], runners: Mapping[str, _Loaded]) -> dict[str, str]:
+    """By graph, ONNX Runtime's engine of it, which is the graph: it need not be computed for a second time."""
+    return {
+        f"{GRAPH}{row['graph']}": row["name"] for row in rows
+        if row["backend"] == "onnxruntime" and row["name"] in runners and not row["graph"].startswith("fp8")
+    }  # fmt: skip
 
 
 def graph_of_row(row: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> tuple[Artifact, str]:
