@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Words:
     """`score` is the key of what the gate is about, `second` of what stands beside it; both are percentages.
 
-    `things` is what agreement counts, `same` what these have in common with FP32's, `answer` the same in one word; `kept` is the name of an engine's answers
-    in files, `labels` of what is right.
+    `things` is what agreement counts, `same` what these have in common with FP32's, `answer` the same in one word; `kept` is
+    the name of an engine's answers in files, `labels` of what is right.
     """
 
     task: str
