@@ -77,7 +77,7 @@ class SearchPart(Part):
     images: Positive = 512
     """Training images, none of them in the calibration set, that it decides on."""
     max_drop_pp: Annotated[float, Field(ge=0)] = 0.3
-    """Percentage points of top-1 that may be lost."""
+    """Percentage points of top-1, or of mIoU with data.task segmentation, that may be lost."""
     budget_ms: Annotated[float, Field(gt=0)] | None = None
     """Instead: the most accurate mix with a median latency of at most so many milliseconds."""
     seed: Seed = 0

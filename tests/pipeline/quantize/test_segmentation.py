@@ -4,6 +4,7 @@ import io
 import json
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scenes_run import recipe_values, scenes_recipe, write_scenes
 
 from calib.calibration import load_calibration_set
 from calib.errors import InputError
+from calib.precision.search import search_fastest
 from calib.precision.smoothing import logits_distance
 from export.engines import onnxruntime_backend
 from export.graph.layers import count_precisions
@@ -85,7 +87,7 @@ def test_the_trained_network_is_quantized_where_the_graph_is(made: Made) -> None
 @pytest.mark.parametrize("quantize", [{"method": "smoothquant", "smooth_alphas": [0.5]}, {"method": "percentile"},
                                       {"method": "entropy"}, {"policy": "full"}, {"policy": "+residual"}])  # fmt: skip
 def test_methods_and_policies(made: Made, quantize: dict[str, Any], tmp_path: Path) -> None:
-    recipe = scenes_recipe(made.root, quantize={"precisions": ["int8"]} | quantize)
+    recipe = scenes_recipe(made.root, quantize=recipe_values(made.root)["quantize"] | quantize)
     calibration = load_calibration_set(made.stage("calibrate").path("calibration.npz"), recipe.preprocess_spec())
     graphs = quantize_graphs("int8", recipe, made.inputs("train", "export", "calibrate"), calibration)
     assert len(graphs) >= 2
@@ -109,12 +111,12 @@ def sensitivity(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Artifac
     return Artifact(folder, "", files, {}, {}, 0.0)
 
 
-def test_sensitivity_is_over_pixels(sensitivity: Artifact) -> None:
+def test_every_layer_has_its_sensitivity(sensitivity: Artifact) -> None:
     study = json.loads(sensitivity.path("sensitivity.json").read_text())
     assert study["images"] == 4 and len(study["layers"]) > 40
-    assert all(row["kl"] >= 0 for row in study["layers"]) and max(row["kl"] for row in study["layers"]) > 0
-    finest = 100 / (4 * 64 * 64)
-    assert any(0 < 100 - row["agreement"] < 10 * finest for row in study["layers"]), "pixels are counted, not images"
+    assert all(row["kl"] >= 0 and row["agreement"] > 90 for row in study["layers"])
+    most, *_, least = sorted(study["groups"], key=lambda row: -row["kl"])
+    assert most["kl"] > 1000 * least["kl"] and most["snr_db"] < least["snr_db"]
 
 
 def search(made: Made, sensitivity: Artifact, folder: Path, **part: Any) -> dict[str, Any]:
@@ -136,6 +138,9 @@ def fast_int8(monkeypatch: pytest.MonkeyPatch) -> None:
         return Timing(10 * (1 - saved), 1 - saved, 0.001)
 
     monkeypatch.setattr(Trials, "_time", pretend)
+    monkeypatch.setattr(
+        search_stage, "search_fastest", partial(search_fastest, most=8)
+    )  # engines take seconds to build
 
 
 @pytest.mark.usefixtures("fast_int8")
@@ -158,10 +163,10 @@ def test_the_search_for_auto_is_by_miou(made: Made, sensitivity: Artifact, tmp_p
     )
     assert section is not None and "of FP32&#39;s mIoU) held" in section.body
     rows = (tmp_path / "search" / "path.jsonl").read_text().splitlines()
-    (tmp_path / "search" / "path.jsonl").write_text("\n".join(rows[:4]) + "\n")
+    (tmp_path / "search" / "path.jsonl").write_text("\n".join(rows[:-1]) + "\n")
     with redirect_stdout(io.StringIO()) as printed:
         assert search(made, sensitivity, tmp_path / "search") == found
-    assert "reused from an interrupted search: 3 trials" in printed.getvalue()
+    assert "reused from an interrupted search: 7 trials" in printed.getvalue()
 
 
 def test_too_few_images_for_the_search_are_refused(made: Made, sensitivity: Artifact, tmp_path: Path) -> None:
