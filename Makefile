@@ -35,7 +35,7 @@ train: setup ## train only
 report: setup ## print the trade-off table again
 	@$(EDGE) report$(STAGES_OF)
 
-predict: setup ## class and probability of IMAGES with the recommended engine
+predict: setup ## classes of IMAGES, or of their pixels, with the recommended engine
 	@$(EDGE) predict --run $(NAME) $(IMAGES)
 
 bundle: setup ## one folder that a Jetson or GPU owner copies: it builds, checks and measures there

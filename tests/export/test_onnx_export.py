@@ -13,7 +13,18 @@ from torch import nn
 from calib.images import read_split
 from calib.preprocess import Preprocess, load_batch
 from export.graph.layers import read_layers
-from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx, read_metadata
+from export.onnx_export import (
+    CLASSES_KEY,
+    INPUT,
+    OUTPUT,
+    PREPROCESS_KEY,
+    TASK_KEY,
+    NormalisedModel,
+    describe,
+    export_onnx,
+    read_metadata,
+    read_task,
+)
 from export.simplify import simplify_onnx
 from export.unfold import GroupedConvUnfold, replace_unfolds
 
@@ -53,9 +64,20 @@ def test_input_output_and_metadata(small_onnx: Path, spec: Preprocess) -> None:
     (image,) = proto.graph.input
     sizes = [dimension.dim_value for dimension in image.type.tensor_type.shape.dim]
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8 and sizes == [0, 32, 32, 3]
-    assert read_metadata(proto) == (spec, CLASSES)
+    assert read_metadata(proto) == (spec, CLASSES) and read_task(proto) == "classification"
+    assert {entry.key for entry in proto.metadata_props} == {PREPROCESS_KEY, CLASSES_KEY}
     operators = [node.op_type for node in proto.graph.node]
     assert operators.index("Cast") < operators.index("Transpose")  # TensorRT does not transpose uint8
+
+
+def test_a_graph_says_what_it_is_for_where_that_is_not_classification(small_onnx: Path, spec: Preprocess) -> None:
+    proto = onnx.load(small_onnx / "fp32.onnx")
+    before = proto.SerializeToString(deterministic=True)
+    describe(proto, spec, CLASSES, "classification")
+    assert proto.SerializeToString(deterministic=True) == before
+    describe(proto, spec, CLASSES, "segmentation")
+    assert {entry.key: entry.value for entry in proto.metadata_props}[TASK_KEY] == "segmentation"
+    assert read_task(proto) == "segmentation" and read_metadata(proto) == (spec, CLASSES)
 
 
 def test_modules_are_known_for_every_weight_layer(small_onnx: Path) -> None:

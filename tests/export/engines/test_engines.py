@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from calib.errors import InputError
 from calib.preprocess import Preprocess
 from export.engines import engine as engines
 from export.engines.engine import build_engine, load_engine
-from export.engines.sidecar import RECIPE_PATH, SIDECAR, Expected, read_sidecar, sha256_of
+from export.engines.sidecar import RECIPE_PATH, SIDECAR, Expected, read_sidecar, sha256_of, write_sidecar
 from export.engines.spec import EngineSpec
 from export.engines.tensorrt import backend as tensorrt_backend
 from export.engines.tensorrt import rtx_backend as tensorrt_rtx_backend
@@ -134,6 +135,7 @@ REFUSALS = [
         "its sidecar cannot be read\n  got: a list in place of an object",
     ),
     (add("colour", "red"), "its sidecar cannot be read"),
+    (add("task", 1), "its sidecar cannot be read\n  got: task: 1"),
     (change("files", ["engine.plan"]), "its sidecar cannot be read"),
     (change("classes", None), "its sidecar cannot be read\n  got: classes: None"),
     (change("version", None), "its sidecar cannot be read\n  got: version: None"),
@@ -197,6 +199,12 @@ def test_the_sidecar_says_what_the_engine_is(graph: Path, spec: Preprocess) -> N
     assert sidecar.onnx_sha256 == sha256_of(graph)
     assert sidecar.files == {"engine.plan": sha256_of(folder / "engine.plan")}
     assert sidecar.batch_sizes == (1, 1, 8) and sidecar.build_options() == BuildOptions()
+    written = (folder / SIDECAR).read_text()
+    assert sidecar.task == "classification" and "task" not in json.loads(written)
+    write_sidecar(replace(sidecar, task="segmentation"), folder)
+    assert read_sidecar(folder) == replace(sidecar, task="segmentation")
+    write_sidecar(sidecar, folder)
+    assert (folder / SIDECAR).read_text() == written
 
 
 @pytest.mark.usefixtures("tensorrt")
