@@ -53,7 +53,7 @@ def with_our_input(
     batch = of.batch or "batch"
     image = (batch, spec.height, spec.width, 3)
     made.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, image))
-    made.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, len(classes))))
+    made.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, (batch, len(classes), *of.sides)))
     made.ir_version = _IR_VERSION
     del made.metadata_props[:]
     describe(made, spec, classes, task)

@@ -18,13 +18,15 @@ _FLOAT, _UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 class Interface:
     """`input` takes images in this `layout`; `batch` of them, any number where it is None.
 
-    `logits` has a row of class scores for each image: the output, or what a softmax makes the output of.
+    `logits` has a row of class scores for each image, or of maps of `sides`, (H, W): the output, or what a softmax makes the
+    output of.
     """
 
     input: str
     layout: Layout
     batch: int | None
     logits: str
+    sides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,16 @@ def read_images(proto: onnx.ModelProto, path: Path) -> Images:
 
 
 def read_interface(
-    proto: onnx.ModelProto, path: Path, spec: Preprocess, classes: int | None, output: int | str | None
-) -> Interface:
+    proto: onnx.ModelProto, path: Path, spec: Preprocess, classes: int | None, output: int | str | None,
+    sides: tuple[int, ...] = (),
+) -> Interface:  # fmt: skip
     """InputError unless the network takes images of `spec` and gives a logit for each of `classes` classes, if they are known.
 
-    `output` is the recipe's `model.output`: which one, where there are several, by name or place.
+    `output` is the recipe's `model.output`: which one, where there are several, by name or place. With `sides`, (H, W), every
+    pixel of so many has logits of its own.
     """
     name, layout, batch = _read_input(proto, path, spec)
-    return Interface(name, layout, batch, _read_output(proto, path, classes, output))
+    return Interface(name, layout, batch, _read_output(proto, path, classes, output, sides), sides)
 
 
 def _image_input(proto: onnx.ModelProto, path: Path) -> tuple[str, int, tuple[int, ...], str]:
@@ -105,11 +109,13 @@ def _other_images(path: Path, text: str, shape: tuple[int, ...], kind: int, spec
     )  # fmt: skip
 
 
-def _read_output(proto: onnx.ModelProto, path: Path, classes: int | None, output: int | str | None) -> str:
+def _read_output(
+    proto: onnx.ModelProto, path: Path, classes: int | None, output: int | str | None, sides: tuple[int, ...]
+) -> str:  # fmt: skip
     outputs = {value.name: value for value in proto.graph.output}
     described = ", ".join(f"{name} {_text(_shape(value))}" for name, value in outputs.items())
     if output is None and len(outputs) > 1:
-        likely = [name for name, value in outputs.items() if _shape(value)[1:] == (classes,)] or list(outputs)
+        likely = [name for name, value in outputs.items() if _shape(value)[1:] == (classes, *sides)] or list(outputs)
         raise InputError(
             f"{path} has several outputs", got=described, allowed="the one with a score for each class",
             next_step=f"set model.output in the recipe, such as output: {likely[0]}",
@@ -124,10 +130,14 @@ def _read_output(proto: onnx.ModelProto, path: Path, classes: int | None, output
             next_step="change model.output",
         )
     kind, shape = outputs[name].type.tensor_type.elem_type, _shape(outputs[name]) or _inferred(proto, name)
-    if kind != _FLOAT or len(shape) != 2:
+    fits = len(shape) == 2 + len(sides) and all(of in (0, side) for of, side in zip(shape[2:], sides, strict=False))
+    if kind != _FLOAT or not fits:
         raise InputError(
-            f"the output of {path} is no score for each class", got=f"{name}: {_kind(kind)} {_text(shape)}",
-            allowed=f"float (N, {classes or 'classes'})", next_step="export the network with its class scores as an output",
+            f"the output of {path} is no score for each class" + (" of each pixel" if sides else ""),
+            got=f"{name}: {_kind(kind)} {_text(shape)}",
+            allowed=f"float ({', '.join(map(str, ('N', classes or 'classes', *sides)))})",
+            next_step="export the network with its class scores as an output"
+            + (", brought to the image's size" if sides else ""),
         )  # fmt: skip
     if classes is not None and shape[1] not in (0, classes):
         raise InputError(

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
-from once import Once
-from segmentation_run import SCENE_CLASSES, make_segmentation_run, recipe_values, write_shapes
+from segmentation_run import SCENE_CLASSES, recipe_values, write_shapes
 
 from calib.masks import IGNORED, load_masks, read_masked_split
 from calib.preprocess import Preprocess
@@ -38,11 +38,6 @@ class Quarter(nn.Module):
 '''
 
 
-@pytest.fixture(scope="module")
-def shapes(once: Once) -> Path:
-    return once("segmentation", make_segmentation_run)
-
-
 @pytest.fixture
 def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_pixels.py").write_text(OWN_NETWORK)
@@ -53,12 +48,12 @@ def report_of(run: Path) -> dict:
     return json.loads((run / "report" / "report.json").read_text())
 
 
-def test_what_is_kept_is_what_the_numbers_are_of(shapes: Path) -> None:
+def test_what_is_kept_is_what_the_numbers_are_of(segmentation_run: Path) -> None:
     """mIoU of the report is that of the stored maps against masks that are read again."""
-    run = shapes / "runs" / "shapes"
+    run = segmentation_run / "runs" / "shapes"
     spec, classes = read_metadata(onnx.load(run / "export" / "fp32.onnx"))
     assert tuple(classes) == SCENE_CLASSES
-    split = read_masked_split(shapes / "images", "val")
+    split = read_masked_split(segmentation_run / "images", "val")
     masks = load_masks(split, slice(None), spec)
     with np.load(run / "export" / "reference.npz") as stored, np.load(run / "evaluate" / "maps.npz") as maps:
         assert set(stored.files) == {"maps", "labels"} and (stored["labels"] == masks).all()
@@ -72,27 +67,29 @@ def test_what_is_kept_is_what_the_numbers_are_of(shapes: Path) -> None:
     assert "top1" not in json.dumps(report["variants"])
 
 
-def test_classes_are_learnt(shapes: Path) -> None:
+def test_classes_are_learnt(segmentation_run: Path) -> None:
     """One epoch on 24 images finds more than the background, whose IoU alone would be a third of the mean."""
-    notes = json.loads((shapes / "runs" / "shapes" / "train" / "manifest.json").read_text())["notes"]
-    header = (shapes / "runs" / "shapes" / "train" / "metrics.csv").read_text().splitlines()[0]
+    notes = json.loads((segmentation_run / "runs" / "shapes" / "train" / "manifest.json").read_text())["notes"]
+    header = (segmentation_run / "runs" / "shapes" / "train" / "metrics.csv").read_text().splitlines()[0]
     assert 0 < notes["miou"] <= 100 and "val_miou" in header and "top1" not in header
 
 
-def test_pages_say_miou(shapes: Path) -> None:
-    folder = shapes / "runs" / "shapes" / "report"
+def test_pages_say_miou(segmentation_run: Path) -> None:
+    folder = segmentation_run / "runs" / "shapes" / "report"
     for name in ("report.md", "report.html"):
         text = (folder / name).read_text()
         assert "mIoU" in text and "top-1" not in text.lower(), name
 
 
-def test_a_changed_mask_is_evaluated_again(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_mask_is_evaluated_again(
+    segmentation_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_shapes(tmp_path / "images")
     values = recipe_values(tmp_path / "images") | {"quantize": {"precisions": ["fp32", "int8"]}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     from chain_run import copy_run
 
-    copy_run(shapes / "runs", tmp_path / "runs")
+    copy_run(segmentation_run / "runs", tmp_path / "runs")
     command = [
         "run",
         "--recipe",
@@ -132,14 +129,14 @@ def test_a_changed_mask_is_evaluated_again(shapes: Path, tmp_path: Path, capsys:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_it_runs(
-    shapes: Path,
+    segmentation_run: Path,
     tmp_path: Path,
     own_network: None,
     capsys: pytest.CaptureFixture[str],
     change: dict,
     said: tuple[str, ...],
 ) -> None:
-    values = recipe_values(shapes / "images")
+    values = recipe_values(segmentation_run / "images")
     for part, keys in change.items():
         values[part] = keys if part == "model" else values[part] | keys
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
@@ -151,9 +148,9 @@ def test_what_does_not_fit_is_refused_before_it_runs(
     assert not (tmp_path / "runs" / "x" / "train").exists()
 
 
-def test_a_network_of_ones_own_goes_through(shapes: Path, tmp_path: Path, own_network: None) -> None:
+def test_a_network_of_ones_own_goes_through(segmentation_run: Path, tmp_path: Path, own_network: None) -> None:
     """Not trained, on images that are not square."""
-    values = recipe_values(shapes / "images")
+    values = recipe_values(segmentation_run / "images")
     values["model"] = {"factory": "own_pixels:Quarter", "image_size": [32, 48]}
     values["train"] = {"epochs": 0}
     values["build"] = [{"backend": "openvino", "precisions": ["fp32"]}]
@@ -168,6 +165,27 @@ def test_a_network_of_ones_own_goes_through(shapes: Path, tmp_path: Path, own_ne
     assert report["variants"][0]["agreement"] == 100
     proto = onnx.load(run / "export" / "fp32.onnx")
     assert [dim.dim_value for dim in proto.graph.output[0].type.tensor_type.shape.dim][1:] == [3, 32, 48]
+
+
+def test_a_network_in_an_onnx_file_goes_through(segmentation_run: Path, tmp_path: Path, own_network: None) -> None:
+    """A file of a network that takes (N, C, H, W); one of smaller maps is refused."""
+    from own_pixels import Quarter  # type: ignore[import-not-found]
+
+    values = recipe_values(segmentation_run / "images")
+    del values["train"]
+    values["build"] = [{"backend": "onnxruntime", "precisions": ["fp32"]}]
+    values["quantize"] = {"precisions": ["fp32", "int8"]}
+    for whole, status in ((False, WRONG_INPUT), (True, DONE)):
+        torch.onnx.export(
+            Quarter(whole=whole).eval(), (torch.zeros(1, 3, 32, 32),), tmp_path / "network.onnx", dynamo=True, verbose=False
+        )  # fmt: skip
+        values["model"] = {"onnx": str(tmp_path / "network.onnx")}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+        options = ["--recipe", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--run", "brought"]
+        assert main(["run", *options]) == status
+    report = report_of(tmp_path / "runs" / "brought")
+    assert report["task"] == "segmentation" and report["variants"][0]["agreement"] == 100
+    assert main(["predict", *options[2:], str(segmentation_run / "images" / "val" / "images" / "00.png")]) == DONE
 
 
 def test_the_gate_is_on_miou() -> None:
@@ -187,14 +205,14 @@ def test_the_gate_is_on_miou() -> None:
     assert "it agrees with ONNX Runtime on the same graph on 0.0 % of the pixels" in other
 
 
-def test_masks_are_cropped_and_mirrored_with_their_images(shapes: Path, tmp_path: Path) -> None:
+def test_masks_are_cropped_and_mirrored_with_their_images(segmentation_run: Path, tmp_path: Path) -> None:
     """In images that are their masks in colour, every pixel still has its class after augmentation."""
     import cv2
 
     from pipeline.parts.train import TrainPart
     from pipeline.training.learning.learning import LEARNING
 
-    split = read_masked_split(shapes / "images", "train")
+    split = read_masked_split(segmentation_run / "images", "train")
     colours = np.array([[0, 0, 0], [120, 120, 120], [240, 240, 240]], np.uint8)
     for folder in ("images", "masks"):
         (tmp_path / "train" / folder).mkdir(parents=True)
