@@ -121,6 +121,38 @@ def test_the_table_holds_these_networks_whole(key: str) -> None:
         assert row["entries"] <= 80
 
 
+SEGMENTATION = ("fpn_mini", "vt_fpn_mini", "fpn_resnet18", "vt_fpn_resnet18", "vt_fpn_resnet50")
+
+
+@pytest.mark.parametrize("key", [f"{name} {precision} {target} {batch}" for name in SEGMENTATION
+                                 for precision in ("fp16", "int8")
+                                 for target in ("sm86", "sm89", "sm120") for batch in BATCHES])  # fmt: skip
+def test_the_table_holds_segmentation_networks(key: str) -> None:
+    """All of INT8 is INT8, no attention of VT-FPN must be fused, and up-sampling costs INT8 engines no kernel."""
+    row = json.loads(RESULTS.read_text(encoding="utf-8"))[key]
+    name, precision = key.split()[:2]
+    assert row["broken"] == [] and row["products"][precision] == row["products_in_graph"][precision] > 0
+    assert row["attentions_in_graph"] == (5 if name.startswith("vt_") else 0)
+    assert row["attentions_fusable"] == 0
+    if precision == "int8":
+        assert row["resizes"] == {"alone": 0, "fused": 7 if name.startswith("vt_") else 10}
+
+
+@needs_rtx
+def test_a_segmentation_engine_is_that_of_the_table(once: Once, tmp_path: Path) -> None:
+    calibration = photographs(DATA, image_size("vt_fpn_mini"), 2)
+
+    def write(folder: Path) -> None:
+        proto = export_network(build_network("vt_fpn_mini"), folder / "fp32.onnx", calibration)
+        write_precision(proto, "int8", folder / "graph.onnx", calibration)
+
+    graph = shutil.copy(once("vt_fpn_mini-int8", write) / "graph.onnx", tmp_path)
+    row = build_row(Path(graph), TARGET, BATCHES["1"])
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))[f"vt_fpn_mini int8 {TARGET} 1"]
+    same = (*SAME, "products_in_graph", "scaling", "resizes")
+    assert {key: row[key] for key in same} == {key: kept[key] for key in same}
+
+
 @pytest.mark.parametrize(
     ("classes", "operator", "islands"),
     [
