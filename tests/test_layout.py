@@ -35,7 +35,7 @@ SEES: dict[str, set[str]] = {
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
     "export.engines": {"calib", "export.engines.tensorrt", "export.runner"},
     "export.brought": {"calib", "export.engines", "export.onnx_export", "export.padding"},
-    "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export"},
+    "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export", "export.runner"},
     "export.quantize": {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
     },

@@ -17,7 +17,7 @@ _TOKENS_FIRST = [0, 2, 1]
 class Pixels:
     """Where a map comes from: `source` is (B, H, W, C), or (B, H·W, C), or the map itself, (B, C, H, W), where `transposed`.
 
-    (source − mean) · scale are its values, both (C,), where it is an image that is normalised.
+    (source − mean) · scale are its values, both (C,), where it is an image that is normalised; without a scale, source − mean.
     """
 
     source: str
@@ -60,8 +60,9 @@ def write_pixels(writer: NodeWriter, of: Pixels, channels: int, height: int, wid
     if of.transposed:
         return writer.node("Transpose", of.source, perm=[0, 2, 3, 1])
     x = of.source
-    if of.mean is not None and of.scale is not None:
+    if of.mean is not None:
         x = writer.node("Reshape", x, writer.integers(-1, height, width * channels))
         x = writer.node("Sub", x, writer.floats(np.tile(of.mean, width)))
+    if of.scale is not None:
         x = writer.node("Mul", x, writer.floats(np.tile(of.scale, width)))
     return writer.node("Reshape", x, writer.integers(-1, height, width, channels))

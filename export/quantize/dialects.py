@@ -9,6 +9,7 @@ from typing import Literal
 import onnx
 
 from calib.precision.policy import NO_RULES, Rules
+from export.forms.rows import normalise_by_rows
 from export.forms.token_nodes import token_attentions
 from export.forms.windows import write_windows
 
@@ -19,14 +20,15 @@ Activations = Literal["signed", "unsigned where positive", "unsigned"]
 class Dialect:
     """One row. The default is TensorRT's: symmetric INT8 and biases in floating point.
 
-    `rules` are for decisions. `windows`: soft splits unfold, normalise and multiply, instead of a convolution, so that the
-    product can be INT8. `one_scale`: Q, K and V are quantized together, behind their product. `activations`: int8, or uint8
-    with zero point 0 for what is never negative; the rest of it int8, or uint8 with zero point 128. `int32_biases`: those of
-    convolutions and Gemms as INT32 behind a DequantizeLinear. `behind_activation`: a quantized output is quantized behind the
-    bias and the ReLU that follow. `fp16_scales`: scales are to be FP16's numbers too.
+    `rules` are for decisions. `rows`: the image is normalised by rows. `windows`: soft splits unfold, normalise and multiply,
+    instead of a convolution, so that the product can be INT8. `one_scale`: Q, K and V are quantized together, behind their
+    product. `activations`: int8, or uint8 with zero point 0 for what is never negative; the rest of it int8, or uint8 with zero
+    point 128. `int32_biases`: those of convolutions and Gemms as INT32 behind a DequantizeLinear. `behind_activation`: a
+    quantized output is quantized behind the bias and the ReLU that follow. `fp16_scales`: scales are to be FP16's numbers too.
     """
 
     rules: Rules = NO_RULES
+    rows: bool = False
     windows: bool = False
     one_scale: bool = False
     activations: Activations = "signed"
@@ -36,6 +38,7 @@ class Dialect:
 
     def form(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The floating-point graph that this engine's Q/DQ go into; nodes outside the soft splits keep their names."""
+        proto = normalise_by_rows(proto) if self.rows else proto
         return write_windows(proto) if self.windows else proto
 
     def left_as_exported(self, form: onnx.ModelProto) -> list[str]:
@@ -55,7 +58,7 @@ DIALECTS: dict[str, Dialect] = {
         windows=True, one_scale=True, activations="unsigned where positive", behind_activation=True, fp16_scales=False,
     ),
     "onnxruntime": Dialect(
-        Rules(any_convolution=True, sums=True, outputs=True), activations="unsigned", int32_biases=True,
+        Rules(any_convolution=True, sums=True, outputs=True), rows=True, activations="unsigned", int32_biases=True,
         behind_activation=True, fp16_scales=False,
     ),
     "tensorrt": PLAIN,
