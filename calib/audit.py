@@ -105,7 +105,7 @@ class Audit:
 
     def _histogram(self) -> str:
         if self.per_class is None:
-            return "not known: the images have no labels"
+            return "not known: the images have no labels of their own"
         return f"{min(self.per_class)} to {max(self.per_class)} images of each of {len(self.per_class)}"
 
     def _overlap(self) -> str:

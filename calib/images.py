@@ -88,30 +88,33 @@ def refuse_unnameable(folder: Path, names: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def read_class_names(path: Path, key: str = "data.classes") -> tuple[str, ...]:
+def read_class_names(path: Path, key: str = "data.classes", *, folders: bool = True) -> tuple[str, ...]:
     """The lines of a file, one class each; InputError where it cannot be read, or where a name is missing, given twice or
     cannot be a folder's. `key` is what names the file to a person."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows begins files with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{key} cannot be read", got=f"{path}: {getattr(error, 'strerror', None) or error}",
             allowed="a text file, one class a line, in the order of the network's outputs", next_step=f"correct {key}",
         ) from error  # fmt: skip
-    return class_names_in(text, path)
+    return class_names_in(text, path, folders=folders)
 
 
-def class_names_in(text: str, path: Path) -> tuple[str, ...]:
-    """The lines of the file `path`, one class each, as `read_class_names` checks them."""
-    names = tuple(line.strip() for line in text.splitlines())
-    names = names[:-1] if names and not names[-1] else names
+def class_names_in(text: str, path: Path, *, folders: bool = True) -> tuple[str, ...]:
+    """The lines of the file `path`, one class each, as `read_class_names` checks them; names of `folders`, or any."""
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
     twice = sorted({name for name in names if names.count(name) > 1})
-    unfit = [name for name in names if not name or name.startswith(".") or set(name) & set("/\\\0")]
+    unfit = [
+        f"line {number}: {name!r}" for number, name in enumerate(names, start=1)
+        if not name or (folders and (name.startswith(".") or set(name) & set("/\\\0")))
+    ]  # fmt: skip
+    whose = "folder's " if folders else ""
     if twice or unfit or len(names) < 2:
         raise InputError(
-            f"{path} does not name classes", allowed="at least two different names of folders, one a line",
+            f"{path} does not name classes", allowed=f"at least two different names{' of folders' * folders}, one a line",
             got=f"{len(names)} lines" + (f"; twice: {', '.join(twice[:5])}" if twice else "")
-            + (f"; no folder's name: {unfit[:5]}" if unfit else ""), next_step=f"edit {path}",
+            + (f"; no {whose}name: {', '.join(unfit[:5])}" if unfit else ""), next_step=f"edit {path}",
         )  # fmt: skip
     return names
 

@@ -23,7 +23,7 @@ from calib.preprocess import IMAGE_SUFFIXES, Mask, Preprocess, decode_levels, lo
 
 IGNORED = 255
 CLASS_FILE = "classes.txt"
-_SHOWN = 3  # examples in a message
+_SHOWN, _NAMED = 3, 8  # examples in a message; classes in a warning
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}  # PNG specification, 11.2.2
 _LAYOUT = "images/*.jpg|png, masks/<same name>.png"
@@ -58,14 +58,19 @@ class MaskedSplit(ImageSplit):
         return replace(self, names=images.names, labels=images.labels, masks=masks)
 
     def check(self, track: Track) -> None:
-        """InputError that names the masks that are damaged, not of their image's size, or of other indices than classes."""
+        """InputError that names the masks that are damaged, not of their image's size, or of other indices than classes; or where
+        they say nothing together. Prints which classes are in none of them."""
         errors: list[InputError] = []
+        seen = np.zeros(256, dtype=np.int64)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            tasks = [pool.submit(self._error_of, index) for index in range(len(self))]
+            tasks = [pool.submit(self._look_at, index) for index in range(len(self))]
             try:
                 for index in track(range(len(self)), f"checking the masks in {self.root}"):
-                    if (error := tasks[index].result()) is not None:
-                        errors.append(error)
+                    found = tasks[index].result()
+                    if isinstance(found, InputError):
+                        errors.append(found)
+                    else:
+                        seen += found
             finally:
                 pool.shutdown(cancel_futures=True)
         if errors:
@@ -73,18 +78,35 @@ class MaskedSplit(ImageSplit):
             more = f" ({len(errors):,} of {len(self):,} masks in {self.root} are wrong)" if len(errors) > 1 else ""
             got = "; ".join(str(error.got) for error in errors[:_SHOWN]) + ("; …" if len(errors) > _SHOWN else "")
             raise InputError(first.what + more, got=got, allowed=first.allowed, next_step=first.next_step)
+        self._check_together(seen)
+
+    def _check_together(self, seen: NDArray[np.int64]) -> None:
+        """`seen` counts the pixels of each value in all masks."""
+        there = np.flatnonzero(seen[:IGNORED])
+        if not len(there) or (seen[IGNORED] and there.tolist() == [0]):
+            raise InputError(
+                f"the masks in {self.root / 'masks'} show no class" + (" but the first" if len(there) else ""),
+                got=f"values {', '.join(map(str, np.flatnonzero(seen)))}",
+                allowed=f"class indices, 0 to {len(self.classes) - 1}; {IGNORED} is for pixels that do not count",
+                next_step="where 255 means a class, as in black and white masks, write that class's index: 1",
+            )  # fmt: skip
+        lacking = [name for index, name in enumerate(self.classes) if not seen[index]]
+        if lacking:
+            print(
+                f"           warning: no mask in {self.root} has {', '.join(lacking[:_NAMED])}{', …' * (len(lacking) > _NAMED)}"
+            )
 
     def without_images(self) -> tuple[str, ...]:
         """None: which classes no mask holds is known when masks are read (`missing_classes`)."""
         return ()
 
-    def _error_of(self, index: int) -> InputError | None:
-        """What is wrong with one mask."""
+    def _look_at(self, index: int) -> InputError | NDArray[np.int64]:
+        """What is wrong with one mask, or how many pixels it has of each value, (256,)."""
         try:
-            read_mask(self, index, load_image(self.root / self.names[index]).shape[:2])
+            mask = read_mask(self, index, load_image(self.root / self.names[index]).shape[:2])
         except InputError as error:
             return error
-        return None
+        return np.bincount(mask.ravel(), minlength=256)
 
 
 def read_masked_split(
@@ -168,7 +190,7 @@ def _read_classes(root: Path) -> tuple[str, ...]:
             allowed="a text file, one class a line: line 1 is index 0",
             next_step=f"write {path}, or set data.root in the recipe to the folder that has it",
         )  # fmt: skip
-    names = read_class_names(path, str(path))
+    names = read_class_names(path, str(path), folders=False)
     if len(names) > IGNORED:
         raise InputError(
             f"{path} has more classes than a mask can tell apart", got=len(names), allowed=f"at most {IGNORED}",
@@ -199,7 +221,14 @@ def _list_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[str], lis
 
 def _paired(folder: Path, images: Sequence[str], masks: Sequence[str]) -> list[str]:
     """The mask of each image; InputError where one has none, or shares it with another."""
-    by_stem = {_stem(name): name for name in masks}
+    by_stem: dict[str, str] = {}
+    for name in masks:
+        other = by_stem.setdefault(_stem(name), name)
+        if other != name:
+            raise InputError(
+                f"two masks in {folder / 'masks'} are of one image", got=f"{other} and {name}", allowed="one mask for each image",
+                next_step="move one away",
+            )  # fmt: skip
     without = [name for name in images if _stem(name) not in by_stem]
     if without:
         raise InputError(

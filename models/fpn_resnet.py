@@ -111,6 +111,10 @@ class FPNResNet(nn.Module):
         """timm's optimizer grouping asks for this."""
         return set()
 
+    def decoder_names(self) -> set[str]:
+        """The weights that a ResNet does not have: those of neck and pixel head."""
+        return {name for name in self.state_dict() if name.startswith(("neck.", "branch."))}
+
     def get_classifier(self) -> nn.Module:
         """timm's name for the last layer: a 1×1 convolution here."""
         return self.head

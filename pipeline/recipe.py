@@ -13,12 +13,13 @@ from export.engines.spec import EngineSpec, why_not
 from pipeline.parts.build import EnginePart
 from pipeline.parts.data import DataPart
 from pipeline.parts.measure import BenchmarkPart, EvaluatePart, GatePart, VisualizePart
-from pipeline.parts.model import GREY_MEAN, GREY_STD, RGB_CHANNELS, ModelPart, PreprocessPart
+from pipeline.parts.model import GREY_MEAN, GREY_STD, OF_TASK, RGB_CHANNELS, ModelPart, PreprocessPart
 from pipeline.parts.part import Part, Precision
 from pipeline.parts.problems import problems_in_words
 from pipeline.parts.quantize import CalibratePart, ExportPart, QuantizePart, SearchPart, SensitivityPart
 from pipeline.parts.train import QatPart, TrainPart
 from pipeline.parts.yaml_file import read_yaml
+from pipeline.tasks.words import WORDS
 
 
 class Recipe(Part):
@@ -82,6 +83,15 @@ class Recipe(Part):
 
     @model_validator(mode="before")
     @classmethod
+    def _preprocessing_of_the_task(cls, values: Any) -> Any:
+        """What a task has in place of a default of `preprocess`, where the recipe does not say."""
+        data = values.get("data") if isinstance(values, dict) else None
+        own = OF_TASK.get(str(data.get("task"))) if isinstance(data, dict) else None
+        given = values.get("preprocess", {}) if isinstance(values, dict) else None
+        return values if own is None or not isinstance(given, dict) else {**values, "preprocess": own | given}
+
+    @model_validator(mode="before")
+    @classmethod
     def _graphs_of_the_engines(cls, values: Any) -> Any:
         """Where `quantize.precisions` does not say which graphs to make: FP32, and what engines and feature maps are made of."""
         quantize = values.get("quantize", {}) if isinstance(values, Mapping) else None
@@ -127,6 +137,16 @@ class Recipe(Part):
             raise ValueError(
                 f"quantize.precisions asks for {trained[0]}, which trains, and the network of model.onnx is finished"
             )
+
+    @model_validator(mode="after")
+    def _gate_of_the_task(self) -> "Recipe":
+        others = [words.gate for words in WORDS.values() if words.task != self.data.task]
+        wrong = [key for key in others if getattr(self.gate, key) != type(self.gate).model_fields[key].default]
+        if wrong:
+            raise ValueError(
+                f"gate.{wrong[0]} is not the gate of {self.data.task}: that is gate.{WORDS[self.data.task].gate}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engines_have_names_of_their_own(self) -> "Recipe":

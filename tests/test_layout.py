@@ -44,7 +44,7 @@ SEES: dict[str, set[str]] = {
     "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
     "pipeline.tasks": {"calib", "calib.precision"},
     "pipeline.parts": {"calib", "calib.precision", "export.engines", "pipeline.tasks"},
-    "pipeline.recipe": {"calib", "export.engines", "pipeline.parts"},
+    "pipeline.recipe": {"calib", "export.engines", "pipeline.parts", "pipeline.tasks"},
     "pipeline.console": {"calib", "export.engines", "export.engines.tensorrt", "pipeline.artifact", "pipeline.parts"},
     "pipeline.training.learning": {"calib", "pipeline.parts", "pipeline.tasks"},
     "pipeline.data": {"calib", "pipeline.console", "pipeline.parts", "pipeline.recipe", "pipeline.tasks"},

@@ -46,7 +46,7 @@ def packed_train_split(archive: Path, root: Path) -> MaskedSplit:
         text = _read(tar, members[CLASS_FILE], archive).decode("utf-8", "replace")
     count = sum(name.startswith("train/images/") for name in members)
     nowhere = ("",) * count
-    classes = class_names_in(text, archive / CLASS_FILE)
+    classes = class_names_in(text, archive / CLASS_FILE, folders=False)
     return MaskedSplit(root / "train", classes, nowhere, (UNKNOWN,) * count, (), nowhere)
 
 

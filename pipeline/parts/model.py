@@ -13,6 +13,8 @@ from pipeline.parts.part import LEFT_OUT, Part, PositiveNumber
 
 RGB_CHANNELS = 3
 MAX_SIDE = 4096
+# What a task has for a default of `preprocess` in place of the one below: of a scene all is to be classified, not its middle.
+OF_TASK: dict[str, dict[str, Any]] = {"segmentation": {"crop_pct": 1.0}}
 GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # of ImageNet: its mean by luma, and the mean of its three standard deviations
 
 

@@ -9,6 +9,7 @@ from calib.preprocess import Image
 from pipeline.predict.prediction import Guess
 
 MIN_SIDE = 240  # pixels: smaller images are enlarged, because no text would fit
+MAX_SIDE = 4000  # pixels: a strip of an image is not enlarged beyond
 _LINE = 0.075  # height of a line of text over the image's shorter side
 INK, PAPER = (255, 255, 255), (40, 40, 40)  # BGR
 
@@ -35,6 +36,7 @@ def annotate(image: Image, top: tuple[Guess, ...]) -> NDArray[np.uint8]:
 
 
 def enlarge(picture: Any) -> NDArray[np.uint8]:
-    """A uint8 picture (H, W) or (H, W, 3) with every pixel repeated until no side is under `MIN_SIDE`."""
-    factor = -(-MIN_SIDE // max(1, min(picture.shape[:2])))  # rounded up
+    """A uint8 picture (H, W) or (H, W, 3) with every pixel repeated until no side is under `MIN_SIDE`, or one over `MAX_SIDE`."""
+    sides = picture.shape[:2]
+    factor = min(-(-MIN_SIDE // max(1, min(sides))), max(1, MAX_SIDE // max(1, *sides)))  # the first rounded up
     return np.asarray(picture.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else picture, dtype=np.uint8)

@@ -30,6 +30,7 @@ from pipeline.predict.writers import (
     check_window,
     names_beside,
     refuse_originals,
+    refuse_source,
 )
 
 
@@ -103,6 +104,8 @@ def predict_command(options: argparse.Namespace, load: Callable[[], Predictor], 
             stack.callback(source.close)
         if options.save is not None:
             refuse_originals(options.save, (target for source in sources for target in source.targets), sources)
+        if options.csv is not None:
+            refuse_source(options.csv, sources)
         predictor = load()
         stack.enter_context(predictor)
         output = predictor.output

@@ -127,6 +127,18 @@ def refuse_originals(folder: Path, names: Iterable[str], sources: Sequence[Sourc
             )  # fmt: skip
 
 
+def refuse_source(csv: Path, sources: Sequence[Source]) -> None:
+    """InputError where `--csv` names one of the sources' own files."""
+    identity = _identity(csv)
+    if identity is not None and identity in {_identity(path) for source in sources for path in source.originals}:
+        raise InputError(
+            "--csv would write over a source",
+            got=csv,
+            allowed="another file",
+            next_step="name a file: --csv classes.csv",
+        )
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     """Equal for two paths of one file; None where there is no file."""
     try:

@@ -128,7 +128,13 @@ def distillation_loss(logits: Tensor, answers: Tensor, labels: Tensor, distill: 
     log_teacher = F.log_softmax(answers / temperature, 1)
     divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     loss = distill * temperature**2 * divergence
-    return loss if distill == 1 else loss + (1 - distill) * F.cross_entropy(logits, labels, ignore_index=IGNORED)
+    return loss if distill == 1 else loss + (1 - distill) * _entropy(logits, labels)
+
+
+def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the labels that count; 0 where none does."""
+    together = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return together / (labels != IGNORED).sum().clamp(min=1)
 
 
 def _check(part: QatPart, images: int, world: World) -> None:

@@ -88,9 +88,11 @@ def iou_differences(
     """Percentage points, (resamples,): mIoU of ours less the reference's on images drawn with replacement, the same for both.
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. What is drawn is images, because pixels of one
-    image are not independent.
+    one image are not independent; of images without a pixel that counts nothing is known, and none is drawn.
     """
-    images = len(ours.truth)
+    known = reference.truth.sum(axis=1) > 0
+    ours, reference = (Overlap(of.both[known], of.truth[known], of.found[known]) for of in (ours, reference))
+    images = int(known.sum())
     draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
     values = [_iou(draws @ of.both, draws @ of.truth, draws @ of.found) for of in (ours, reference)]
     return np.asarray(np.nanmean(values[0], axis=1) - np.nanmean(values[1], axis=1))

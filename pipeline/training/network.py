@@ -66,6 +66,12 @@ def classifier_names(model: nn.Module) -> set[str]:
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in inside}
 
 
+def new_in_transfer(model: nn.Module) -> set[str]:
+    """Names of the weights that other networks do not bring: the classifier's and, where the network has one, a decoder's."""
+    decoder = getattr(model, "decoder_names", None)
+    return classifier_names(model) | (set(decoder()) if callable(decoder) else set())
+
+
 def own_size(part: ModelPart) -> ImageSize | None:
     """The size of the images in a timm network's own default configuration; None where it has none."""
     name = str(part.name)

@@ -22,7 +22,7 @@ from pipeline.parts.train import TrainPart
 from pipeline.recipe import Recipe
 from pipeline.training.distributed import World
 from pipeline.training.log import EpochMetrics
-from pipeline.training.network import classifier_names, create_network
+from pipeline.training.network import create_network, new_in_transfer
 from pipeline.training.pretrained import load_pretrained
 from pipeline.training.weights import load_checkpoint, say_loaded
 
@@ -142,14 +142,14 @@ def _works_here(name: str) -> bool:
 
 
 def _split_groups(model: nn.Module, part: TrainPart) -> list[dict[str, Any]]:
-    """timm's parameter groups, each split into the classifier and the rest, whose rate is `backbone_lr_ratio` times `lr`.
+    """timm's parameter groups, each split into classifier or decoder, and the rest, at `backbone_lr_ratio` · `lr`.
 
     timm's schedulers multiply a group's learning rate by its `lr_scale`.
     """
     skip: set[str] = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     groups = param_groups_weight_decay(model, part.weight_decay, skip)
     named = dict(model.named_parameters())
-    classifier = {id(named[name]) for name in classifier_names(model) if name in named}
+    classifier = {id(named[name]) for name in new_in_transfer(model) if name in named}
     split = []
     for group in groups:
         for scale, inside in ((1.0, True), (part.backbone_lr_ratio, False)):

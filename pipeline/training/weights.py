@@ -18,9 +18,10 @@ from pipeline.console.figures import counted
 from pipeline.parts.model import ModelPart
 from pipeline.tasks.words import CLASSIFICATION
 from pipeline.training.checkpoint import FORMAT, Checkpoint, few, read_file, weights_of
-from pipeline.training.network import classifier_names, create_network
+from pipeline.training.network import classifier_names, create_network, new_in_transfer
 
 POSITIONS = "pos_embed"  # timm's and upstream's name
+_NAMED = 8  # weights in a note
 MIN_LIKENESS = 0.5  # see `nearest_model`; a model less like the checkpoint is not suggested
 
 
@@ -65,12 +66,15 @@ def load_checkpoint(
     notes: tuple[str, ...] = ()
     fresh: set[str] = set()
     if part.transfer:
-        fresh = _drop_other_classifier(model, weights, _other_classes(content, classes))
+        fresh = _without_decoder(model, weights) or _drop_other_classifier(
+            model, weights, _other_classes(content, classes)
+        )
         notes = _resample_positions(model, weights, part.positions)
     _check_fit(model, weights, str(path), fresh)
     model.load_state_dict(weights, strict=not fresh)
     if fresh:
-        notes = (f"fresh for {counted(len(classes), 'class')}: {', '.join(sorted(fresh))}", *notes)
+        named = ", ".join(sorted(fresh)) if len(fresh) <= _NAMED else few(sorted(fresh))
+        notes = (f"fresh for {counted(len(classes), 'class')}: {named}", *notes)
     return Loaded(model.eval(), notes, bool(fresh))
 
 
@@ -110,6 +114,18 @@ def _check_preprocess(content: dict[str, Any], path: Path, spec: Preprocess) -> 
         allowed=", ".join(f"{key} {wanted[key]}" for key in odd),
         next_step="set preprocess and model.image_size as it was trained, or model.transfer: true and train",
     )  # fmt: skip
+
+
+def _without_decoder(model: nn.Module, weights: dict[str, Tensor]) -> set[str]:
+    """Where `weights` are those of a classifier that `model` has as its trunk: removes what the trunk has not, the file's own
+    classifier; returns the names of the weights to be trained. Else nothing."""
+    decoder = new_in_transfer(model) - classifier_names(model)
+    trunk = model.state_dict().keys() - new_in_transfer(model)
+    if not decoder or new_in_transfer(model) & weights.keys() or not trunk <= weights.keys():
+        return set()
+    for name in [*weights.keys() - trunk]:
+        del weights[name]
+    return new_in_transfer(model)
 
 
 def _drop_other_classifier(model: nn.Module, weights: dict[str, Tensor], other_classes: bool) -> set[str]:

@@ -119,6 +119,11 @@ def draw_features(summary: dict[str, Any], pictures: Sequence[Picture], image: I
     return page.png()
 
 
+def describe_image(shown: dict[str, Any]) -> str:
+    """Its class, or where it has none of its own, its file."""
+    return str(shown["path"]) if shown["class"] is None else f"class {shown['class']}"
+
+
 def _draw_head(page: Page, summary: dict[str, Any], image: Image, grid: _Grid) -> None:
     """The image, a description, the meaning of the marks, and a heading for each group of maps."""
     axes = page.axes
@@ -128,7 +133,7 @@ def _draw_head(page: Page, summary: dict[str, Any], image: Image, grid: _Grid) -
     axes.text(left, 0.27, f"{summary['model']}: feature maps", fontsize=13, va="center", parse_math=False)
     beside = f"FP32 alone: {summary['engine']} did not run here" if alone else f"FP32 beside {summary['engine']}"
     lines = [
-        f"{beside}. Evaluation image {shown['index']}, class {shown['class']}; "
+        f"{beside}. Evaluation image {shown['index']}, {describe_image(shown)}; "
         f"statistics of {counted(summary['images'], 'calibration image')}.",
         f"A map's greys run from its smallest to its largest FP32 value{'' if alone else ', in both columns'}. "
         "Levels: see docs/visualize.md.",
@@ -247,7 +252,7 @@ def _draw_attention_head(axes: "Axes", summary: dict[str, Any]) -> None:
         _MARGIN, 0.27, f"{summary['model']}: where visual tokens look", fontsize=13, va="center", parse_math=False
     )
     text = (
-        f"FP32, evaluation image {shown['index']}, class {shown['class']}. "
+        f"FP32, evaluation image {shown['index']}, {describe_image(shown)}. "
         "Each square: one token's attention over the image; bright is its largest weight."
     )
     axes.text(_MARGIN, 0.55, text, fontsize=8.5, color=_SOFT, va="center", parse_math=False)

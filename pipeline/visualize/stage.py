@@ -132,12 +132,12 @@ def _load_picked(split: ImageSplit, index: int, spec: Preprocess) -> Image:
 
 
 def _describe_image(split: ImageSplit, index: int) -> dict[str, Any]:
-    """Of an image with a mask, not with a class of its own, the file's name stands for that."""
+    """`class` is None of an image with a mask, which has no class of its own."""
     label = split.labels[index]
     return {
         "index": index,
         "path": split.names[index],
-        "class": split.classes[label] if label >= 0 else split.names[index],
+        "class": split.classes[label] if label >= 0 else None,
     }
 
 

@@ -82,6 +82,14 @@ def test_what_systems_leave_behind_is_no_image_and_no_mask(root: Path) -> None:
     assert line.startswith("left out") and f"{root}/train/images/@eaDir/" in line
 
 
+def test_class_names_are_no_folders_and_may_come_from_windows(root: Path) -> None:
+    (root / "classes.txt").write_bytes("\ufeffbackground\r\ntraffic sign/light\r\n.dog\r\n\r\n\r\n".encode())
+    assert read_masked_split(root, "train").classes == ("background", "traffic sign/light", ".dog")
+    (root / "classes.txt").write_text("background\n\ndog\n")
+    with pytest.raises(InputError, match="no name: line 2: ''"):
+        read_masked_split(root, "train")
+
+
 def test_draws_are_seeded(root: Path, tmp_path: Path) -> None:
     split = read_masked_split(root, "train")
     assert balanced_subset(split, 3, 0) == balanced_subset(split, 3, 0)
@@ -209,6 +217,10 @@ BAD_FOLDERS: list[tuple[Break, str]] = [
     (lambda root: [(root / f"train/masks/{index}.png").unlink() for index in range(4)], "4 of 5 .*no mask.*0.jpg, .*2.jpg, …"),
     (lambda root: (root / "train/masks/2.png").rename(root / "train/masks/2.jpg"), "1 of 5 .*no mask.*2.jpg.*such as 2.png"),
     (lambda root: shutil.copy(root / "train/images/1.jpg", root / "train/images/1.png"), "one mask.*1.jpg and 1.png"),
+    (
+        lambda root: shutil.copy(root / "train/masks/1.png", root / "train/masks/1.PNG"),
+        "two masks .* are of one image.*1.PNG and 1.png",
+    ),
     (lambda root: (root / "classes.txt").unlink(), "not named.*no file .*classes.txt.*line 1 is index 0"),
     (lambda root: (root / "classes.txt").write_text("cat\ndog\ncat\n"), "does not name classes.*twice: cat"),
     (lambda root: (root / "classes.txt").write_text("one\n"), "does not name classes.*1 lines"),

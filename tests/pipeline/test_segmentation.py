@@ -10,6 +10,7 @@ import torch
 import yaml
 from segmentation_run import SCENE_CLASSES, recipe_values, write_shapes
 
+from calib.errors import InputError
 from calib.masks import IGNORED, load_masks, read_masked_split
 from calib.preprocess import Preprocess
 from export.onnx_export import read_metadata
@@ -125,7 +126,8 @@ def test_a_changed_mask_is_evaluated_again(
         ),
         ({"model": {"factory": "own_pixels:Quarter", "args": {"classes": 5}, "image_size": 32}}, ("set its number of classes",)),
         ({"data": {"source": "webdataset", "origin": "x"}}, ("masks are read from folders",)),
-        ({"data": {"task": "classification"}}, ("images with masks",)),
+        ({"data": {"task": "classification"}}, ("gate.min_relative_miou is not the gate of classification",)),
+        ({"gate": {"min_relative_top1": 0.9}}, ("gate.min_relative_top1 is not the gate of segmentation", "min_relative_miou")),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_it_runs(
@@ -236,3 +238,78 @@ def test_masks_are_cropped_and_mirrored_with_their_images(segmentation_run: Path
     again, _ = samples[1, 3]
     assert (again == samples[1, 3][0]).all(), "a crop depends on seed, epoch and index alone"
     assert IGNORED not in samples[0, 0][1]
+
+
+def write_masks(root: Path, change) -> Path:
+    """The shapes with every mask changed."""
+    import cv2
+
+    write_shapes(root)
+    for path in sorted(root.glob("*/masks/*.png")):
+        cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), path))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda mask, path: mask * 0 + IGNORED, ("show no class", "values 255")),
+        (
+            lambda mask, path: np.where(mask > 0, 255, 0).astype(np.uint8),
+            ("show no class but the first", "black and white masks"),
+        ),
+    ],
+)
+def test_masks_that_say_nothing_are_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change, said: tuple[str, ...]
+) -> None:
+    root = write_masks(tmp_path / "images", change)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_values(root)))
+    status = main(["train", "--recipe", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--run", "x"])
+    message = capsys.readouterr().err
+    assert status == WRONG_INPUT and all(text in message for text in said), message
+
+
+def test_a_class_in_no_mask_is_said_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A square that training never sees pulls the score down, and batches whose every pixel is ignored change nothing."""
+
+    def change(mask: np.ndarray, path: Path) -> np.ndarray:
+        if path.parts[-3] == "val":
+            return mask
+        return np.full_like(mask, IGNORED) if int(path.stem) % 3 else np.where(mask == 2, 0, mask)
+
+    root = write_masks(tmp_path / "images", change)
+    values = recipe_values(root)
+    values["train"] |= {"batch_size": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert (
+        main(["train", "--recipe", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs"), "--run", "x"])
+        == DONE
+    )
+    assert f"warning: no mask in {root / 'train'} has square" in capsys.readouterr().out
+
+
+def test_the_trunk_starts_with_the_weights_of_a_resnet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a classifier of timm: its last layer is left out, neck and head are new and learn at the full rate."""
+    import timm
+
+    from pipeline.parts.model import ModelPart
+    from pipeline.parts.train import TrainPart
+    from pipeline.training.state import _split_groups
+    from pipeline.training.weights import load_checkpoint
+
+    resnet = timm.create_model("resnet18", num_classes=10)
+    torch.save(resnet.state_dict(), tmp_path / "resnet18.pt")
+    part = ModelPart(name="fpn_resnet18", image_size=64, checkpoint=tmp_path / "resnet18.pt", transfer=True)
+    spec = Preprocess(64, 64, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    loaded = load_checkpoint(part, SCENE_CLASSES, spec, task="segmentation")
+    assert loaded.fresh_classifier and "fresh for 3 classes: branch." in loaded.notes[0]
+    given, made = resnet.state_dict(), loaded.model.state_dict()
+    assert all((made[name] == value).all() for name, value in given.items() if not name.startswith("fc."))
+    groups = _split_groups(loaded.model, TrainPart(backbone_lr_ratio=0.1))
+    named = {id(value): name for name, value in loaded.model.named_parameters()}
+    for group in groups:
+        kinds = {named[id(value)].startswith(("neck.", "branch.", "head.")) for value in group["params"]}
+        assert kinds == {group["lr_scale"] == 1.0}
+    with pytest.raises(InputError, match="has other weights than the model"):
+        load_checkpoint(part.model_copy(update={"transfer": False}), SCENE_CLASSES, spec, task="segmentation")

@@ -43,7 +43,14 @@ def pixels_section(report: dict[str, Any], strips: Strips | None) -> Section | N
         "What the engines change", "pixels.html", reference=report["reference"]["name"], heads=_HEADS,
         class_heads=_CLASS_HEADS, enough=_enough(report), rows=[_row(variant) for variant in changed],
         same=[variant["name"] for variant in compared if variant not in changed], shown=_shown(compared, strips),
+        engines=[variant["name"] for variant in compared], classes=_classes(compared),
     )  # fmt: skip
+
+
+def _classes(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each class: its pixels in the masks, the reference's IoU and each engine's."""
+    tables = [variant["comparison"]["per_class"] for variant in compared]
+    return [rows[0] | {"found": [row["iou"] for row in rows]} for rows in zip(*tables, strict=True)]
 
 
 def _enough(report: dict[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,13 @@ class MaskLearning:
         return None
 
     def loss(self, part: TrainPart) -> Callable[[Tensor, Tensor], Tensor]:
-        entropy = nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=part.label_smoothing)
-        return lambda logits, masks: entropy(logits, masks.long())
+        entropy = nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=part.label_smoothing, reduction="sum")
+
+        def mean(logits: Tensor, masks: Tensor) -> Tensor:
+            """Over the pixels that count; 0 where a batch has none."""
+            return entropy(logits, masks.long()) / (masks != IGNORED).sum().clamp(min=1)
+
+        return mean
 
     def new_counts(self, models: int, classes: int) -> Tensor:
         """(models, 3, classes): pixels in mask and map, in the mask, in the map."""

@@ -181,3 +181,11 @@ def test_a_legend_of_many_classes_counts_the_smallest() -> None:
     assert (few[45:] == plain[45:]).all() and (few[:30, :30] != plain[:30, :30]).any()
     other = overlay(image, classes, [(index, "a class") for index in range(99)])
     assert (other != many).any()  # + 89 more, + 88 more
+
+
+def test_a_strip_of_an_image_is_not_enlarged_without_end() -> None:
+    from pipeline.predict.annotate import MAX_SIDE, enlarge
+
+    assert enlarge(np.zeros((20, 30, 3), np.uint8)).shape == (240, 360, 3)
+    assert enlarge(np.zeros((1, 3000), np.uint8)).shape == (1, 3000)
+    assert max(enlarge(np.zeros((10, 900, 3), np.uint8)).shape) <= MAX_SIDE

@@ -192,6 +192,7 @@ def test_nothing_predicted_is_status_1(predict_run: Path, tmp_path: Path, capsys
         (["{image}", "--csv", "{tmp}/no/such/folder/table.csv"], "this file cannot be written"),
         (["{image}", "--csv", "{tmp}"], "next: name a file: '{tmp}/predictions.csv'"),
         (["{image}", "--csv", "{image}/table.csv"], "see who may write there: ls -ld '{image}'"),
+        (["{image}", "--csv", "{image}"], "--csv would write over a source"),
         (["{image}", "--save", "{image}"], "--save needs a folder"),
         (["{image}", "--engine", "openvino-int8"], "that engine did not pass"),
         (["{image}", "--top", "0"], "--top is a number of at least 1"),

@@ -95,6 +95,15 @@ def test_the_interval_is_that_of_drawing_images_by_hand() -> None:
     assert (iou_differences(mine, before) == iou_differences(mine, before)).all(), "the same seed draws the same"
 
 
+def test_images_without_a_pixel_that_counts_are_not_drawn() -> None:
+    (ours, masks), (reference, _) = scenes(wrong=0.3), scenes(wrong=0.1)
+    masks[2:] = IGNORED
+    low, high = paired_iou_interval(overlap(ours, masks), overlap(reference, masks))
+    assert np.isfinite([low, high]).all()
+    two = paired_iou_interval(overlap(ours[:2], masks[:2]), overlap(reference[:2], masks[:2]))
+    assert (low, high) == two
+
+
 def test_the_comparison_counts_what_changed() -> None:
     (ours, masks), (reference, _) = scenes(wrong=0.3), scenes(wrong=0.1)
     found = compare_maps(ours, reference, masks, CLASSES, [f"images/{index}.jpg" for index in range(len(ours))])

@@ -46,7 +46,8 @@ def page(browser: Browser, folder: Path) -> Iterator[Page]:
 @needs_browser
 def test_the_section_holds_report_json(page: Page, report: dict[str, Any]) -> None:
     compared = {v["name"]: v for v in report["variants"] if "comparison" in v}
-    shown = page.evaluate("""Object.fromEntries([...document.querySelectorAll('#section-3 > .scroll tbody tr')].map(r =>
+    shown = page.evaluate("""Object.fromEntries([...document.querySelectorAll(
+        '[aria-label="What the engines change, a table"] tbody tr')].map(r =>
         [r.cells[0].textContent, [...r.cells].filter(c => c.dataset.value).map(c => Number(c.dataset.value))]))""")
     assert set(shown) == set(compared) - {"onnxruntime-fp32"}
     for name, figures in shown.items():
@@ -54,6 +55,14 @@ def test_the_section_holds_report_json(page: Page, report: dict[str, Any]) -> No
         assert figures == [found["gained_pixels"], found["lost_pixels"], found["smallest_drop_pp"]]
     text = page.inner_text("#section-3")
     assert "The same class in every pixel as PyTorch FP32: onnxruntime-fp32." in text and "yes, worse" in text
+    table = page.evaluate("""[...document.querySelectorAll('[aria-label="IoU of each class, a table"] tbody tr')].map(r =>
+        [...r.cells].map(c => c.textContent))""")
+    for index, cells in enumerate(table):
+        ones = [of["comparison"]["per_class"][index] for of in compared.values()]
+        assert cells == [
+            ones[0]["label"], f"{ones[0]['pixels']:,}", f"{ones[0]['reference_iou']:.2f}", *(f"{one['iou']:.2f}" for one in ones)
+        ]  # fmt: skip
+    assert len(table) == 5, "each class of the masks, whether an engine changes it or not"
     rows = page.evaluate("""[...document.querySelectorAll('[aria-label="tensorrt-int8: classes"] tbody tr')].map(r =>
         [...r.cells].map(c => c.textContent))""")
     for cells, one in zip(rows, compared["tensorrt-int8"]["comparison"]["per_class"], strict=True):
