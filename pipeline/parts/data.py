@@ -11,6 +11,9 @@ from pipeline.parts.part import LEFT_OUT, Part
 ClassName = Annotated[str, Field(min_length=1)]
 
 
+SOURCES = {"classification": ("folders", "webdataset", "huggingface"), "segmentation": ("folders",)}  # by task
+
+
 class DataPart(Part):
     """Image folders `root/train/<class>/*` and `root/val/<class>/*`, or what they are written out from on first use.
 
@@ -49,7 +52,7 @@ class DataPart(Part):
 
     @model_validator(mode="after")
     def _masks_are_in_folders(self) -> "DataPart":
-        if self.task == "segmentation" and self.source != "folders":
+        if self.source not in SOURCES[self.task]:
             raise ValueError(f"masks are read from folders: source {self.source} gives a class for each image only")
         return self
 
