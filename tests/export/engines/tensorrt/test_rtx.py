@@ -409,7 +409,11 @@ def test_the_kernel_that_prepares_a_weight_is_not_the_product() -> None:
 
 def test_a_report_is_described_or_null() -> None:
     graph = describe_graph([STORED_WEIGHT_REPORT])
-    assert graph == EngineGraph(entries=6, kernels=4, attentions={"int8": 1}, fp32=(("exp",),))
+    assert graph == EngineGraph(
+        entries=6, kernels=4, attentions={"int8": 1}, fp32=(("exp",),),
+        nodes=(("qkv", "qkv_weight"), ("qkv", "x_DequantizeLinear"), ("qk",), ("exp",)),
+        generated=(("qkv", "qkv_weight"), ("qk",), ("exp",)),
+    )  # fmt: skip
     assert describe_graph([]) is None and describe_graph(["Layers:\nNothing known"]) is None
 
 
