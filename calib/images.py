@@ -57,8 +57,10 @@ class ImageSplit:
         names, labels = tuple(self.names[index] for index in indices), tuple(self.labels[index] for index in indices)
         return replace(self, names=names, labels=labels)
 
-    def check(self, track: Track) -> None:
-        """InputError where what the labels are read from is wrong; of folders nothing can be."""
+    def check(self, track: Track) -> tuple[str, ...]:
+        """The classes that no label is of, as far as labels must be read to know. InputError where what they are read from is
+        wrong; of folders nothing can be."""
+        return ()
 
     def without_images(self) -> tuple[str, ...]:
         """The classes that have no image in this split."""

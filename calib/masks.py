@@ -23,7 +23,7 @@ from calib.preprocess import IMAGE_SUFFIXES, Mask, Preprocess, decode_levels, lo
 
 IGNORED = 255
 CLASS_FILE = "classes.txt"
-_SHOWN, _NAMED = 3, 8  # examples in a message; classes in a warning
+_SHOWN = 3  # examples in a message
 _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}  # PNG specification, 11.2.2
 _LAYOUT = "images/*.jpg|png, masks/<same name>.png"
@@ -57,9 +57,9 @@ class MaskedSplit(ImageSplit):
         masks = tuple(self.masks[index] for index in indices)
         return replace(self, names=images.names, labels=images.labels, masks=masks)
 
-    def check(self, track: Track) -> None:
-        """InputError that names the masks that are damaged, not of their image's size, or of other indices than classes; or where
-        they say nothing together. Prints which classes are in none of them."""
+    def check(self, track: Track) -> tuple[str, ...]:
+        """The classes that are in no mask. InputError that names the masks that are damaged, not of their image's size, or of
+        other indices than classes; or where they say nothing together."""
         errors: list[InputError] = []
         seen = np.zeros(256, dtype=np.int64)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -79,6 +79,7 @@ class MaskedSplit(ImageSplit):
             got = "; ".join(str(error.got) for error in errors[:_SHOWN]) + ("; …" if len(errors) > _SHOWN else "")
             raise InputError(first.what + more, got=got, allowed=first.allowed, next_step=first.next_step)
         self._check_together(seen)
+        return tuple(name for index, name in enumerate(self.classes) if not seen[index])
 
     def _check_together(self, seen: NDArray[np.int64]) -> None:
         """`seen` counts the pixels of each value in all masks."""
@@ -90,11 +91,6 @@ class MaskedSplit(ImageSplit):
                 allowed=f"class indices, 0 to {len(self.classes) - 1}; {IGNORED} is for pixels that do not count",
                 next_step="where 255 means a class, as in black and white masks, write that class's index: 1",
             )  # fmt: skip
-        lacking = [name for index, name in enumerate(self.classes) if not seen[index]]
-        if lacking:
-            print(
-                f"           warning: no mask in {self.root} has {', '.join(lacking[:_NAMED])}{', …' * (len(lacking) > _NAMED)}"
-            )
 
     def without_images(self) -> tuple[str, ...]:
         """None: which classes no mask holds is known when masks are read (`missing_classes`)."""

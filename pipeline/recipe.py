@@ -19,6 +19,7 @@ from pipeline.parts.problems import problems_in_words
 from pipeline.parts.quantize import CalibratePart, ExportPart, QuantizePart, SearchPart, SensitivityPart
 from pipeline.parts.train import QatPart, TrainPart
 from pipeline.parts.yaml_file import read_yaml
+from pipeline.tasks.task import task_named
 from pipeline.tasks.words import WORDS
 
 
@@ -167,6 +168,10 @@ class Recipe(Part):
         made = self.quantize.precisions
         computed = [name for name in made if not why_not(self.visualize.backend, name)] or made
         return "int8" if "int8" in made or not made else computed[-1]
+
+    def logit_sides(self) -> tuple[int, ...]:
+        """Height and width of the maps of logits that the task has for each class; () of one logit."""
+        return task_named(self.data.task).output_shape(1, self.model.height_width)[1:]
 
     def preprocess_spec(self) -> Preprocess:
         """The preprocessing spec of this recipe."""

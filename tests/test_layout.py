@@ -94,7 +94,7 @@ SEES: dict[str, set[str]] = {
     },
     "pipeline.run": {
         "calib", "export.brought", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data",
-        "pipeline.device", "pipeline.machine", "pipeline.parts", "pipeline.recipe", "pipeline.tasks", "pipeline.training",
+        "pipeline.device", "pipeline.machine", "pipeline.parts", "pipeline.recipe", "pipeline.training",
         "pipeline.training.learning",
     },
     "pipeline.stages": {

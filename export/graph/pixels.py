@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from export.graph.node_writer import NodeWriter
 
-_CHANNELS_FIRST = [0, 3, 1, 2]
+CHANNELS_FIRST = [0, 3, 1, 2]
 _TOKENS_FIRST = [0, 2, 1]
 
 
@@ -40,15 +40,16 @@ def read_pixels(proto: onnx.ModelProto, image: str) -> Pixels:
     if tokens is not None and _perm(tokens) == _TOKENS_FIRST:
         return Pixels(tokens.input[0])
     scaled = made(image, "Mul")
-    centred = made(scaled.input[0], "Sub") if scaled is not None else None
+    centred = made(scaled.input[0] if scaled is not None else image, "Sub")
     first = made(centred.input[0], "Transpose") if centred is not None else None
-    if scaled is None or centred is None or first is None or _perm(first) != _CHANNELS_FIRST:
+    if centred is None or first is None or _perm(first) != CHANNELS_FIRST:
         return Pixels(image, transposed=True)
-    given = [constants.get(node.input[1]) for node in (centred, scaled)]
-    if any(value is None or list(value.dims[2:]) != [1, 1] for value in given):
+    given = [constants.get(node.input[1]) for node in (centred, scaled) if node is not None]
+    shapes = [list(value.dims) if value is not None else [] for value in given]
+    if any(len(shape) != 4 or shape[1] == 1 or shape != [1, shapes[0][1], 1, 1] for shape in shapes):
         return Pixels(image, transposed=True)
-    mean, scale = (numpy_helper.to_array(value).astype(np.float64).reshape(-1) for value in given if value is not None)
-    return Pixels(first.input[0], mean=mean, scale=scale)
+    mean, *scale = (numpy_helper.to_array(value).astype(np.float64).reshape(-1) for value in given if value is not None)
+    return Pixels(first.input[0], mean=mean, scale=scale[0] if scale else None)
 
 
 def _perm(node: onnx.NodeProto) -> list[int]:

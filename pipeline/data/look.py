@@ -8,7 +8,7 @@ from calib.calibration_source import source_files
 from calib.errors import InputError
 from calib.images import ImageSplit
 from calib.preprocess import IMAGE_SUFFIXES
-from pipeline.console.figures import counted
+from pipeline.console.figures import counted, first_names
 from pipeline.console.progress import track
 from pipeline.data.content import Contents, read_contents
 from pipeline.data.dataset import open_dataset
@@ -87,7 +87,8 @@ class Look:
         if damaged:
             raise damaged_images(damaged, sum(len(found.names) for found in sets))
         for split in self.splits():
-            split.check(track)
+            if lacking := split.check(track):
+                print(f"           warning: no mask in {split.root} has {first_names(lacking)}", flush=True)
 
     def _read_file(self, name: str, path: Path, beside: Sequence[str] = ()) -> Contents:
         """What a file holds, with others beside it, of no files where it is missing; how they are called makes no difference."""

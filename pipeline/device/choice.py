@@ -157,14 +157,20 @@ def _wanted_precisions(run: FinishedRun, engine: str | None) -> tuple[str, ...]:
 
 def graph_failure(task: Task, graph: Answers, reference: Answers, labels: Labels, share: float) -> str:
     """Why a graph, run by ONNX Runtime, fails the gate; "" if it passes."""
-    return failure_reason(task, graph, graph, reference, labels, share)
+    score, before = _scores(task, graph, reference, labels)
+    return failure_reason(task, graph, graph, reference, score, before, share)
 
 
 def describe_graph(task: Task, graph: Answers, reference: Answers, labels: Labels) -> dict[str, Any]:
     """The accuracy of a graph on these images, as the host measured it."""
-    words = task.words
-    score, before = (task.scores(answers, labels)[words.score] for answers in (graph, reference))
+    words, (score, before) = task.words, _scores(task, graph, reference, labels)
     return {
         "images": len(labels), words.score: score, words.delta: score - before,
         "agreement": task.agreement(graph, reference),
     }  # fmt: skip
+
+
+def _scores(task: Task, graph: Answers, reference: Answers, labels: Labels) -> tuple[float, float]:
+    """Of a graph and of the reference, percent."""
+    score, before = (task.scores(answers, labels)[task.words.score] for answers in (graph, reference))
+    return score, before

@@ -40,9 +40,11 @@ def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
             with noted(row["name"], missing):
                 answers[row["name"]] = _infer_all(state, row, threads)
     recipe, task = bundle.recipe, bundle.task
-    variants = [evaluate_variant(task, row, answers, missing, reference, labels, recipe.gate_share) for row in rows]
+    scores = task.scores(reference, labels)
+    score, share = scores[task.words.score], recipe.gate_share
+    variants = [evaluate_variant(task, row, answers, missing, reference, score, labels, share) for row in rows]
     write_json(state.path(EVALUATION_JSON), task_key(task.words) | {
-        "engines": state.engines_key(), "reference": {"name": recipe.reference} | task.scores(reference, labels),
+        "engines": state.engines_key(), "reference": {"name": recipe.reference} | scores,
         "dataset": {"name": recipe.dataset, "classes": len(bundle.classes), "eval_images": len(labels),
                     "calibration_images": recipe.calibration_images},
         "preprocessing": levels, "variants": variants,

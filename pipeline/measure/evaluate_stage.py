@@ -54,9 +54,13 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
         reference, labels = stored[kept], stored["labels"]
     rows = inputs["build"].notes["engines"]
     answers, missing, split = _infer_all(recipe, task, inputs, rows)
-    variants = [evaluate_variant(task, row, answers, missing, reference, labels, share) for row in rows]
+    scores = task.scores(reference, labels)
+    variants = [
+        evaluate_variant(task, row, answers, missing, reference, scores[task.words.score], labels, share)
+        for row in rows
+    ]
     evaluation = task_key(task.words) | {
-        "reference": {"name": inputs["export"].notes.get("reference", "PyTorch FP32")} | task.scores(reference, labels),
+        "reference": {"name": inputs["export"].notes.get("reference", "PyTorch FP32")} | scores,
         "dataset": {
             "name": recipe.data.name, "classes": len(split.classes), "eval_images": len(labels),
             "calibration_images": inputs["calibrate"].notes["images"],
@@ -172,12 +176,13 @@ def infer_in_chunks(runner: Runner, images: NDArray[np.uint8], max_batch: int | 
 
 
 def evaluate_variant(
-    task: Task, row: dict[str, Any], answers: Mapping[str, Answers], missing: Missing, reference: Answers, labels: Labels,
-    share: float,
+    task: Task, row: dict[str, Any], answers: Mapping[str, Answers], missing: Missing, reference: Answers,
+    reference_score: float, labels: Labels, share: float,
 ) -> dict[str, Any]:  # fmt: skip
     """One engine of `evaluation.json`, from its `row` of the build stage, its `answers` and those of `graph:<name>`.
 
-    `missing` has the reason of each engine that was built but has no answers; `share` is the gate's.
+    `missing` has the reason of each engine that was built but has no answers; `reference_score` is that of the `reference`,
+    percent, `share` the gate's.
     """
     words = task.words
     variant = {
@@ -193,13 +198,13 @@ def evaluate_variant(
         text = "not run" if why.status == "unavailable" else "but it failed when it was run"
         return variant | measured | {"status": why.status, "reason": f"built, {text}: {why.reason}"}
     ours = answers[row["name"]]
-    scores, reference_scores = task.scores(ours, labels), task.scores(reference, labels)
-    failure = failure_reason(task, ours, answers[f"{GRAPH}{row['graph']}"], reference, labels, share)
+    scores, graph = task.scores(ours, labels), answers[f"{GRAPH}{row['graph']}"]
+    failure = failure_reason(task, ours, graph, reference, scores[words.score], reference_score, share)
     told = (failure or fallback(row["precision"], row["layers"]), row.get("fault", ""))
     return variant | {
         "status": "fail" if failure else "pass", "reason": "; ".join(filter(None, told)),
         words.score: scores[words.score], words.second: scores[words.second],
-        words.delta: scores[words.score] - reference_scores[words.score],
+        words.delta: scores[words.score] - reference_score,
         "ci95_pp": list(task.interval(ours, reference, labels)), "agreement": task.agreement(ours, reference),
     }  # fmt: skip
 
@@ -215,7 +220,7 @@ def fallback(precision: str, layers: Mapping[str, int] | None) -> str:
 
 
 def failure_reason(
-    task: Task, ours: Answers, graph: Answers, reference: Answers, labels: Labels, share: float
+    task: Task, ours: Answers, graph: Answers, reference: Answers, score: float, reference_score: float, share: float
 ) -> str:  # fmt: skip
     """Why an engine fails, "" if it does not: logits not finite, not the graph's result, or a score below the gate.
 
@@ -233,7 +238,6 @@ def failure_reason(
             f"the engine does not compute its graph: it agrees with ONNX Runtime on the same graph on {same:.1f} % "
             f"of the {words.things} (at least {MIN_ENGINE_AGREEMENT:.0f} %), so this is the engine, not the precision"
         )
-    score, before = (task.scores(answers, labels)[words.score] for answers in (ours, reference))
-    if score < share * before:
-        return f"{words.score_name} {score:.2f} is under {100 * share:.4g} % of FP32's {before:.2f}"
+    if score < share * reference_score:
+        return f"{words.score_name} {score:.2f} is under {100 * share:.4g} % of FP32's {reference_score:.2f}"
     return ""

@@ -59,7 +59,7 @@ def _exported(
     if recipe.model.onnx is not None:
         source = train.path(NETWORK)
         proto = onnx.load(source)
-        of = read_interface(proto, source, spec, len(classes), recipe.model.output, _sides(recipe, len(classes), spec))
+        of = read_interface(proto, source, spec, len(classes), recipe.model.output, recipe.logit_sides())
         onnx.save(with_our_input(proto, of, spec, classes, recipe.export.opset, recipe.data.task), path)
         say_batch(of.batch)
         with open_reference(proto, of, spec, torch.get_num_threads()) as logits:
@@ -78,11 +78,6 @@ def _exported(
             lambda images: network(torch.from_numpy(images)).numpy(),
             {"reference": PYTORCH} | _way_notes(exported),
         )
-
-
-def _sides(recipe: Recipe, classes: int, spec: Preprocess) -> tuple[int, ...]:
-    """Of the logits that the recipe's task has for each class."""
-    return task_named(recipe.data.task).output_shape(classes, (spec.height, spec.width))[1:]
 
 
 def _simplify(recipe: Recipe, spec: Preprocess, split: ImageSplit, folder: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from pipeline.data.look import Look
 from pipeline.parts.data import DataPart
 from pipeline.parts.model import ModelPart, shown
 from pipeline.recipe import Recipe
-from pipeline.tasks.task import task_named
 from pipeline.training.checkpoint import read_file as read_checkpoint_file
 from pipeline.training.checkpoint import weights_of
 from pipeline.training.learning.learning import check_augmentation
@@ -60,9 +59,8 @@ def _check_network(recipe: Recipe, known_classes: int | None) -> None:
     """The network is there and takes the recipe's images; the checkpoint can be read, and pretrained weights can be had."""
     part = recipe.model
     if part.onnx is not None:
-        spec = recipe.preprocess_spec()
-        shape = task_named(recipe.data.task).output_shape(known_classes or _UNKNOWN_CLASSES, (spec.height, spec.width))
-        read_interface(read_file(part.onnx), part.onnx, spec, known_classes, part.output, shape[1:])
+        spec, sides = recipe.preprocess_spec(), recipe.logit_sides()
+        read_interface(read_file(part.onnx), part.onnx, spec, known_classes, part.output, sides)
         return
     classes = known_classes or _UNKNOWN_CLASSES
     drop_path = recipe.train.drop_path if recipe.train.epochs > 0 else 0.0

@@ -59,8 +59,7 @@ def take_network(recipe: Recipe, folder: Path) -> dict[str, Any]:
         if world.rank == 0:
             check_no_overlap(train_split, val_split)
             proto, spec, classes = read_file(path), recipe.preprocess_spec(), train_split.classes
-            shape = task_named(recipe.data.task).output_shape(len(classes), (spec.height, spec.width))
-            read_interface(proto, path, spec, len(classes), recipe.model.output, shape[1:])
+            read_interface(proto, path, spec, len(classes), recipe.model.output, recipe.logit_sides())
             onnx.save(proto, folder / NETWORK)
             checkpoint = Checkpoint(recipe.model.label, recipe.model.known_size, classes, spec.to_dict(), {})
             write_checkpoint(checkpoint, folder / "checkpoint.pt")

@@ -196,14 +196,14 @@ def test_the_gate_is_on_miou() -> None:
     worse[:, 0, 0] = (worse[:, 0, 0] + 1) % 3
 
     def failure(ours: np.ndarray, share: float) -> str:
-        return failure_reason(task, ours, ours, masks, masks, share)
+        return failure_reason(task, ours, ours, masks, task.scores(ours, masks)["miou"], 100.0, share)
 
     assert failure(masks, 1.0) == "" and failure(worse, 0.95) == ""
     assert failure(worse, 0.99).startswith("mIoU 9") and "is under 99 % of FP32's 100.00" in failure(worse, 0.99)
     broken = masks.copy()
     broken[3, 2, 1] = NO_CLASS
     assert failure(broken, 0.5) == "NaN or Inf in the logits of 5.0 % of the images"
-    other = failure_reason(task, (masks + 1) % 3, masks, masks, masks, 0.0)
+    other = failure_reason(task, (masks + 1) % 3, masks, masks, 0.0, 100.0, 0.0)
     assert "it agrees with ONNX Runtime on the same graph on 0.0 % of the pixels" in other
 
 

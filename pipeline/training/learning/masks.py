@@ -13,8 +13,8 @@ from torchvision.tv_tensors import Image, Mask
 
 from calib.errors import InputError
 from calib.images import ImageSplit
-from calib.masks import IGNORED, MaskedSplit, load_masks, read_mask
-from calib.preprocess import Preprocess, load_image, preprocess
+from calib.masks import IGNORED, MaskedSplit, read_mask
+from calib.preprocess import Preprocess, load_image, preprocess, preprocess_mask
 from pipeline.parts.train import TrainPart
 from pipeline.tasks.pixels import Overlap, mean_iou
 from pipeline.training.learning.samples import Key, Sample, seed_all
@@ -96,8 +96,9 @@ class ValMasked(Dataset[Sample | InputError]):
 
     def __getitem__(self, index: int) -> Sample | InputError:
         try:
-            image = preprocess(load_image(self.split.root / self.split.names[index]), self.spec)
-            mask = load_masks(self.split, [index], self.spec)[0]
+            image = load_image(self.split.root / self.split.names[index])
+            mask = read_mask(self.split, index, image.shape[:2])
         except InputError as error:
             return error
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+        pixels, classes = preprocess(image, self.spec), preprocess_mask(mask, self.spec)
+        return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(classes)

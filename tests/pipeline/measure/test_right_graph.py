@@ -146,7 +146,9 @@ def test_an_engine_that_cannot_be_recovered_stays(run: Path, tmp_path: Path, mon
     assert "left_out" not in made and made["graph"] == "int8-openvino" and not list(tmp_path.iterdir())
     logits = {name: np.eye(3, dtype=np.float32)[[0, 1, 2]] for name in ("graph:int8-openvino", "reference")}
     logits["openvino-int8"] = np.zeros((3, 3), np.float32)
-    row = evaluate_variant(task_named("classification"), made, logits, {}, logits["reference"], np.arange(3), 0.99)
+    row = evaluate_variant(
+        task_named("classification"), made, logits, {}, logits["reference"], 100.0, np.arange(3), 0.99
+    )
     assert row["status"] == "fail" and "does not compute its graph" in row["reason"] and made["fault"] in row["reason"]
 
 
