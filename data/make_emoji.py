@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from make_fashion_mnist import write_npz
+from make_fashion_mnist import check_content, check_size, write_npz
 from numpy.typing import NDArray
 
 VERSION = "16.0.0"
@@ -165,14 +165,10 @@ def main() -> None:
         parser.add_argument(artist, type=Path, help=f"folder of the unpacked npm package emoji-datasource-{artist}")
     folders = parser.parse_args()
     arrays = make_arrays(picture for artist in ARTISTS for picture in read_package(getattr(folders, artist), artist))
-    found = content_sha256(arrays)
-    if found != CONTENT_SHA256:
-        raise SystemExit(f"other content than published: {found}\nif that is meant, it is the new CONTENT_SHA256")
+    check_content(content_sha256(arrays), CONTENT_SHA256)
     target = Path(__file__).with_name("emoji.npz")
     write_npz(target, arrays)
-    size = target.stat().st_size
-    if size > MAX_BYTES:
-        raise SystemExit(f"{target} has {size} bytes, more than the {MAX_BYTES} allowed")
+    size = check_size(target, MAX_BYTES)
     print(f"{target}: {len(arrays['train_labels'])} train and {len(arrays['val_labels'])} val images, {size} bytes")
 
 

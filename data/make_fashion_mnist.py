@@ -63,6 +63,20 @@ def write_npz(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
             archive.writestr(entry, content.getvalue(), compresslevel=9)
 
 
+def check_content(found: str, published: str) -> None:
+    """SystemExit where what was made has another hash than the `published` one."""
+    if found != published:
+        raise SystemExit(f"other content than published: {found}\nif that is meant, it is the new CONTENT_SHA256")
+
+
+def check_size(target: Path, most: int) -> int:
+    """Bytes of a file; SystemExit where they are more than `most`."""
+    size = target.stat().st_size
+    if size > most:
+        raise SystemExit(f"{target} has {size} bytes, more than the {most} allowed")
+    return size
+
+
 def main() -> None:
     """Read the source folder from the command line and write `fashion-mnist.npz` beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,9 +96,7 @@ def main() -> None:
         "train_images": train_images[train], "train_labels": train_labels[train],
         "val_images": test_images[val], "val_labels": test_labels[val], "classes": np.array(CLASSES),
     })  # fmt: skip
-    size = target.stat().st_size
-    if size > MAX_BYTES:
-        raise SystemExit(f"{target} has {size} bytes, more than the {MAX_BYTES} allowed")
+    size = check_size(target, MAX_BYTES)
     print(f"{target}: {len(train)} train and {len(val)} val images, {size} bytes")
 
 

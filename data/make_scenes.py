@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from make_fashion_mnist import check_content, check_size
 from numpy.typing import NDArray
 
 CLASSES = ("background", "animals-nature", "flags", "food-drink", "people-body", "smileys-emotion", "symbols")
@@ -233,14 +234,10 @@ def main() -> None:
     with np.load(Path(__file__).with_name("emoji.npz"), allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     files = list(make_files(arrays, read_photographs(given.assets, given.scikit_image, given.lomiri), SCENES))
-    found = content_sha256(files)
-    if found != CONTENT_SHA256:
-        raise SystemExit(f"other content than published: {found}\nif that is meant, it is the new CONTENT_SHA256")
+    check_content(content_sha256(files), CONTENT_SHA256)
     target = Path(__file__).with_name("scenes.tar")
     write_tar(target, files)
-    size = target.stat().st_size
-    if size > MAX_BYTES:
-        raise SystemExit(f"{target} has {size} bytes, more than the {MAX_BYTES} allowed")
+    size = check_size(target, MAX_BYTES)
     print(f"{target}: {SCENES['train']} train and {SCENES['val']} val scenes, {size} bytes")
 
 

@@ -1,6 +1,5 @@
 """The colour sample set: what `make_emoji.py` does, on small packages, and what the stored archive holds."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,26 +12,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from data_scripts import DATA, data_script
 
 from pipeline.data.dataset import open_dataset
 from pipeline.data.overlap import check_no_overlap
 from pipeline.parts.data import DataPart
 
-DATA = Path(__file__).parents[2] / "data"
 GROUPS = ("Activities", "Flags", "Symbols")
 Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def make() -> Iterator[ModuleType]:
-    """The script as a module; it finds its neighbour as it does on the command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(DATA))
-        spec = importlib.util.spec_from_file_location("make_emoji", DATA / "make_emoji.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "make_emoji", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
+    with data_script("make_emoji") as module:
         yield module
 
 

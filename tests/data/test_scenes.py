@@ -1,9 +1,7 @@
 """The sample set with masks: what `make_scenes.py` does, on small photographs, and what the stored archive holds."""
 
-import importlib.util
 import io
 import shutil
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from data_scripts import DATA, data_script
 from PIL import Image
 
 from calib.masks import read_masked_split
@@ -19,19 +18,12 @@ from pipeline.data.dataset import make_folders
 from pipeline.data.overlap import check_no_overlap
 from pipeline.parts.data import DataPart
 
-DATA = Path(__file__).parents[2] / "data"
 Files = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
 def make() -> Iterator[ModuleType]:
-    """The script as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        spec = importlib.util.spec_from_file_location("make_scenes", DATA / "make_scenes.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "make_scenes", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
+    with data_script("make_scenes") as module:
         yield module
 
 
