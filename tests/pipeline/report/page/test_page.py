@@ -42,14 +42,6 @@ def folder(report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def page(browser: Browser, folder: Path) -> Iterator[Page]:
-    """The report, freshly loaded in a desktop's window."""
-    with browser.new_page(viewport={"width": 1280, "height": 900}) as page:
-        page.goto((folder / "report.html").as_uri())
-        yield page
-
-
-@pytest.fixture
 def phone(browser: Browser, folder: Path) -> Iterator[Page]:
     """The report on a phone."""
     with browser.new_page(viewport={"width": 360, "height": 780}, is_mobile=True) as page:

@@ -1,7 +1,6 @@
 """The page of a segmentation in a real browser: its section on class maps, and the words of its chart and tables."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,6 @@ def folder(report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     split = write_photos(place)
     write_report(report, place, report["reference"], MODE, (), strips(report, answers(), split, SPEC), "schema: 1\n")
     return place
-
-
-@pytest.fixture
-def page(browser: Browser, folder: Path) -> Iterator[Page]:
-    with browser.new_page(viewport={"width": 1280, "height": 900}) as page:
-        page.goto((folder / "report.html").as_uri())
-        yield page
 
 
 @needs_browser
