@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,11 +28,11 @@ from pipeline.machine.describe import describe_machine
 from pipeline.machine.peak_memory import engine_memory
 from pipeline.machine.power import EnergyMeter, describe_power
 from pipeline.measure.engine_failure import Missing, close_engine, noted
+from pipeline.measure.warm_up import begin_turn, warm_up
 
 if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
-_REWARM = 3  # untimed calls at the start of an engine's turn, while the previous engine's threads still spin
 _PERCENTILES = (50, 90, 99)
 
 
@@ -159,24 +160,16 @@ def measure(
     for name, size in turns:
         if name not in lost:
             with noted(name, missing):
-                _warm_up(runners[name], images[:size], part)
+                warm_up(partial(runners[name].infer, {INPUT: images[:size]}), part.warmup, part.warmup_ms)
                 seconds[name][size] = []
     for _ in track(range(part.rounds), "benchmarking"):
         for name, size in turns:
             if name not in lost:
                 with noted(name, missing):
-                    _time_calls(runners[name], images[:size], _REWARM)
+                    begin_turn(partial(runners[name].infer, {INPUT: images[:size]}))
                     kept = on_device.setdefault(name, []) if on_device is not None and size == 1 else None
                     seconds[name][size] += _time_calls(runners[name], images[:size], part.calls, kept)
     return {name: times for name, times in seconds.items() if name not in lost}
-
-
-def _warm_up(runner: Runner, images: NDArray[np.uint8], part: Timing) -> None:
-    """`warmup` calls, and for at least `warmup_ms`: a GPU needs that time to reach its clocks."""
-    end = time.perf_counter() + part.warmup_ms * 1e-3
-    _time_calls(runner, images, part.warmup)
-    while time.perf_counter() < end:
-        _time_calls(runner, images, 1)
 
 
 def _time_calls(

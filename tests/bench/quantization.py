@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from models.t2t_vit import T2TViT
 from pipeline.artifact import read_artifact
 from pipeline.data.batches import evaluation_split
 from pipeline.machine.describe import cpu_name
+from pipeline.measure.warm_up import begin_turn
 from pipeline.parts.quantize import QuantizePart
 from pipeline.quantize.graphs import quantize_options, smooth
 from pipeline.stages import run_stages
@@ -247,6 +249,7 @@ def race(
     seconds: dict[Runner, list[float]] = {fp32: [], other: []}
     for _ in range(rounds + 2):  # the first two warm up
         for runner in seconds:
+            begin_turn(partial(runner.infer, {INPUT: image}))
             start = time.perf_counter()
             for _ in range(calls):
                 runner.infer({INPUT: image})

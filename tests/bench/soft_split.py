@@ -32,6 +32,7 @@ from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
+from pipeline.measure.warm_up import begin_turn
 from pipeline.parts.data import DataPart
 
 Call = Callable[[], object]
@@ -79,16 +80,16 @@ def prepare(name: str, size: int, threads: int, folder: Path) -> dict[str, Call]
 
 
 def measure(calls: dict[str, Call], rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Median seconds of `repeats` calls for every round; all take turns, two untimed calls before each turn."""
+    """Median seconds of `repeats` calls for every round; all take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(rounds + 1):  # round 0 is the warm-up
         for name, call in calls.items():
+            begin_turn(call)
             times = []
-            for repeat in range(repeats + 2):
+            for _ in range(repeats):
                 start = time.perf_counter()
                 call()
-                if repeat >= 2:
-                    times.append(time.perf_counter() - start)
+                times.append(time.perf_counter() - start)
             if index:
                 seconds[name].append(float(np.median(times)))
     return seconds

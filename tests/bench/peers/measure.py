@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from calib.precision.smoothing import logits_distance
 from export.engines import onnxruntime_backend, openvino_backend
 from export.onnx_export import INPUT, OUTPUT
 from export.runner import Runner, Unavailable
+from pipeline.measure.warm_up import begin_turn
 from pipeline.tasks.statistics import accuracy, agreement
 
 BACKENDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-UNTIMED = 1  # call before each turn
 Row = dict[str, Any]
 Seconds = dict[str, list[float]]
 
@@ -99,12 +100,12 @@ def take_turns(runners: dict[str, Runner], images: NDArray[np.uint8], rounds: in
     seconds: Seconds = {label: [] for label in runners}
     for index in range(rounds + 1):
         for label, runner in runners.items():
+            begin_turn(partial(runner.infer, {INPUT: images}))
             times = []
-            for call in range(UNTIMED + calls):
+            for _ in range(calls):
                 start = time.perf_counter()
                 runner.infer({INPUT: images})
-                if call >= UNTIMED:
-                    times.append(time.perf_counter() - start)
+                times.append(time.perf_counter() - start)
             if index:
                 seconds[label].append(float(np.median(times)))
     return seconds

@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from export.engines.spec import EngineSpec
 from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import DeviceTimes, TensorInfo
 from pipeline.machine.peak_memory import engine_memory
-from pipeline.measure import benchmark_stage
 from pipeline.measure.benchmark_stage import Candidates, _costs, _summary, measure
+from pipeline.measure.warm_up import warm_up
 from pipeline.parts.build import EnginePart
 from pipeline.parts.measure import BenchmarkPart
 
@@ -45,15 +46,43 @@ class Engine:
         return
 
 
-@pytest.mark.parametrize(("warmup_ms", "least"), [(0, 2), (40, 3)])
-def test_the_warm_up_takes_its_calls_and_its_time(warmup_ms: int, least: int) -> None:
+@pytest.mark.parametrize(("milliseconds", "least"), [(0, 2), (40, 3)])
+def test_the_warm_up_takes_its_calls_and_its_time(milliseconds: int, least: int) -> None:
     engine = Engine()
-    part = BenchmarkPart(batch_sizes=(1,), warmup=2, warmup_ms=warmup_ms, rounds=1, calls=1)
     start = time.perf_counter()
-    benchmark_stage._warm_up(engine, IMAGES, part)
-    assert len(engine.batches) >= least and time.perf_counter() - start >= warmup_ms * 1e-3
-    if not warmup_ms:
+    warm_up(partial(engine.infer, {"images": IMAGES}), 2, milliseconds)
+    assert len(engine.batches) >= least and time.perf_counter() - start >= milliseconds * 1e-3
+    if not milliseconds:
         assert len(engine.batches) == 2
+
+
+class OnnxRuntimesThreads(Engine):
+    """Spins on after its call for as long as ONNX Runtime's threads do."""
+
+    ends = 0.0
+
+    def infer(self, feeds: Any) -> dict[str, Any]:
+        self.ends = time.perf_counter() + 0.04
+        return {}
+
+
+class OnTheSameCore(Engine):
+    """Takes much longer while the other one spins."""
+
+    def __init__(self, other: OnnxRuntimesThreads) -> None:
+        super().__init__()
+        self.other = other
+
+    def infer(self, feeds: Any) -> dict[str, Any]:
+        time.sleep(0.01 if time.perf_counter() < self.other.ends else 0.0001)
+        return {}
+
+
+def test_threads_that_spin_after_a_call_do_not_count_against_the_next_engine() -> None:
+    spins = OnnxRuntimesThreads()
+    engines = {"spins": spins, "next": OnTheSameCore(spins)}
+    part = BenchmarkPart(batch_sizes=(1,), warmup=1, warmup_ms=0, rounds=2, calls=4)
+    assert np.median(measure(engines, IMAGES, part, dict.fromkeys(engines))["next"][1]) < 0.009
 
 
 def test_engines_take_turns_and_keep_to_their_largest_batch() -> None:
