@@ -1,0 +1,139 @@
+"""An ONNX graph as a program of PyTorch: walked node by node, traced by `torch.export`.
+
+Equal to the graph node for node, so that one place, the graph, holds all decisions: precisions, ranges, forms and folded
+weights. A product with a constant matrix and the bias behind it become one linear layer, as PyTorch has it.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from calib.errors import InputError
+from export.program.node import Constants, Node
+from export.program.operators import RULES
+from export.program.products import is_bias, product
+from export.program.shapes import on_host
+from export.program.values import Value, Weight
+
+FREE_BATCH = (
+    2  # images that a program with a free batch is traced with: torch.export takes 0 and 1 for numbers of their own
+)
+
+
+class GraphModule(nn.Module):
+    """Computes an ONNX graph of one input: images uint8 (batch, H, W, C) → its outputs, a tensor where there is one."""
+
+    def __init__(self, proto: onnx.ModelProto):
+        """InputError for an operator that `export.program.operators.RULES` does not have."""
+        super().__init__()
+        self._check(proto)
+        self.constants = Constants()
+        self._input = proto.graph.input[0].name
+        self._outputs = [value.name for value in proto.graph.output]
+        self._stored = {value.name: _stored(value.name, value) for value in proto.graph.initializer}
+        self._stored |= {
+            node.output[0]: _stored(node.output[0], node.attribute[0].t)
+            for node in proto.graph.node if node.op_type == "Constant"
+        }  # fmt: skip
+        uses = Counter(name for node in proto.graph.node for name in node.input) + Counter(self._outputs)
+        nodes = [node for node in proto.graph.node if node.op_type != "Constant"]
+        self._nodes = _with_biases(nodes, uses, self._stored)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        values: dict[str, Value] = {**self._stored, self._input: images}
+        for proto, bias in self._nodes:
+            node = Node(proto, tuple(values[name] if name else None for name in proto.input), self.constants)
+            found = self._compute(node, None if bias is None else values[bias.constant])
+            outputs = found if isinstance(found, list | tuple) else [found]
+            names = [bias.output] if bias is not None else list(proto.output)
+            values |= {name: value for name, value in zip(names, outputs, strict=False) if name}
+        found_outputs = tuple(self._as_output(values[name]) for name in self._outputs)
+        return found_outputs[0] if len(found_outputs) == 1 else found_outputs
+
+    def _compute(self, node: Node, bias: Value | None) -> Value | Sequence[Value]:
+        if bias is not None:
+            return product(node, bias)
+        on = on_host(node)
+        return RULES[node.proto.op_type](node) if on is None else on
+
+    def _as_output(self, value: Value) -> Tensor:
+        assert isinstance(value, Tensor)
+        return value
+
+    def _check(self, proto: onnx.ModelProto) -> None:
+        known = {*RULES, "Shape", "Constant", "ConstantOfShape", "Range"}
+        if unknown := sorted({node.op_type for node in proto.graph.node} - known):
+            raise InputError(
+                "PyTorch's form of this graph is not known", got=f"operators {', '.join(unknown)}",
+                allowed=", ".join(sorted(known)), next_step="leave this backend out of the recipe's build",
+            )  # fmt: skip
+
+
+class _Bias:
+    """A sum with a bias that goes into the product before it."""
+
+    def __init__(self, constant: str, output: str):
+        self.constant, self.output = constant, output
+
+
+def read_module(proto: onnx.ModelProto) -> GraphModule:
+    """The graph as a network that computes at once, in eval mode. InputError for an operator that is not known."""
+    module = GraphModule(proto).eval()
+    with torch.no_grad():
+        module(_example(proto, FREE_BATCH))  # its constants become buffers
+    return module
+
+
+def read_program(proto: onnx.ModelProto, batch: int | None = None) -> torch.export.ExportedProgram:
+    """The graph as an exported program for `batch` images, None for any number: uint8 (batch, H, W, C) → its outputs.
+
+    InputError for an operator that is not known.
+    """
+    fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or batch
+    module = GraphModule(proto).eval()
+    example = _example(proto, fixed or FREE_BATCH)
+    shapes = None if fixed else ({0: torch.export.Dim("batch", min=1)},)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's own deprecations
+        module(example)
+        return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+
+
+def _example(proto: onnx.ModelProto, batch: int) -> Tensor:
+    shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    return torch.zeros([shape[0] or batch, *shape[1:]], dtype=torch.uint8)
+
+
+def _stored(name: str, value: onnx.TensorProto) -> Value:
+    """Whole numbers of 64 bits are shapes and indices; all else is what the network computes with."""
+    array = numpy_helper.to_array(value)
+    if array.dtype in (np.int64, np.bool_):
+        return np.array(array)
+    if value.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+        array = array.astype(np.int8)
+    return Weight(name, np.array(array))
+
+
+def _with_biases(
+    nodes: Sequence[onnx.NodeProto], uses: Counter[str], stored: dict[str, Value]
+) -> list[tuple[onnx.NodeProto, _Bias | None]]:
+    """The nodes in order; a sum with a bias goes into the product before it where nothing else reads that."""
+    constant = {name for name, value in stored.items() if is_bias(value)}
+    products = {
+        node.output[0]: node for node in nodes if node.op_type == "MatMul" and uses[node.output[0]] == 1
+    }  # fmt: skip
+    biases: dict[str, _Bias] = {}
+    for node in nodes:
+        if node.op_type != "Add":
+            continue
+        for own, other in ((0, 1), (1, 0)):
+            if node.input[own] in products and node.input[other] in constant:
+                biases[node.input[own]] = _Bias(node.input[other], node.output[0])
+    merged = {bias.output for bias in biases.values()}
+    return [(node, biases.get(node.output[0])) for node in nodes if node.output[0] not in merged]
