@@ -71,6 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="default: what a network's size allows in two minutes, 2 to 16")
     parser.add_argument("--again", action="store_true", help="run networks that have a row, too")
     parser.add_argument("--retry", action="store_true", help="run networks that failed once more")
+    parser.add_argument("--keep", action="store_true", help="keep the runs (0.4 GB each): --again then does what has changed")
     parser.add_argument("--folder", type=Path, default=Path("runs/zoo"), help="default: %(default)s")
     parser.add_argument("--results", type=Path, default=Path("results/zoo.json"), help="default: %(default)s")
     parser.add_argument("--page", type=Path, default=Path("docs/networks.md"), help="default: %(default)s")
@@ -91,7 +92,7 @@ def few_images(root: Path) -> Path:
 
 
 def one_network(name: str, images: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run the chain in a process of its own; the row, without the run's folder, which may have a gigabyte."""
+    """Run the chain in a process of its own; the row. The run's folder, which may have a gigabyte, stays only if asked."""
     size = options.size or SIZES.get(name) or own_size(name)
     epochs = options.epochs or affordable_epochs(name, size)
     recipe, run = options.folder / f"{name}.yaml", options.folder / name
@@ -118,7 +119,8 @@ def one_network(name: str, images: Path, options: argparse.Namespace) -> dict[st
     if status not in FINISHED:
         return row | {"failed": last_error(said) or f"exit status {status}"}
     row |= read_run(run)
-    shutil.rmtree(run)
+    if not options.keep:
+        shutil.rmtree(run)
     return row
 
 
