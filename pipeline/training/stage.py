@@ -74,8 +74,8 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
     `folder` exists (on rank 0). Also writes `last.pt`, `metrics.csv` and `tensorboard/` there, and where the recipe asks
     for them `best.pt` and `kept/`. The checkpoint holds the weights of the last epoch: their moving average where
-    `train.ema_decay` is above 0. Returns notes for the manifest: the score in percent, epochs, seconds, images_per_s (None if
-    not trained) and which weights.
+    `train.ema_decay` is above 0. Returns notes for the manifest: the score in percent (None for weights that a CPU takes over),
+    epochs, seconds, images_per_s (None if not trained) and which weights.
     """
     torch.set_flush_denormal(True)  # the performer's exponentials make subnormal numbers: 1.3 times slower on a CPU
     with open_world() as world:
@@ -95,11 +95,16 @@ def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
                 model, notes = _train(recipe, train_split, trainer, folder)
         if world.rank == 0:
             _write(model, recipe, train_split.classes, folder / "checkpoint.pt")
-            images = counted(len(val_split), "image")
-            score = f"{trainer.words.score_name} {notes[trainer.words.score]:.2f} %"
-            print(f"           {score} on {images} ({notes['weights']})", flush=True)
+            print(f"           {_reached(trainer, notes, len(val_split))}", flush=True)
         world.wait()  # until the checkpoint is written
         return notes | pretrained_notes(recipe.model)
+
+
+def _reached(trainer: Trainer, notes: dict[str, Any], images: int) -> str:
+    score = notes[trainer.words.score]
+    if score is None:
+        return f"nothing to train ({notes['weights']}): export computes what these weights reach"
+    return f"{trainer.words.score_name} {score:.2f} % on {counted(images, 'image')} ({notes['weights']})"
 
 
 def _with_fitting_batch(recipe: Recipe, world: World) -> Recipe:
@@ -152,10 +157,15 @@ def _check(recipe: Recipe, images: int, world: World) -> None:
 
 
 def _take_over(recipe: Recipe, split: ImageSplit, trainer: Trainer) -> tuple[nn.Module, dict[str, Any]]:
-    """The weights of `model.checkpoint`, `model.pretrained` or `model.factory`, evaluated but not trained."""
+    """The weights of `model.checkpoint`, `model.pretrained` or `model.factory`, not trained.
+
+    They are evaluated where a GPU does it at once; a CPU has to compute the same for the export anyway, and takes its time.
+    """
     started = time.monotonic()
     model, weights = _given_weights(recipe, split, trainer.world)
-    (score,) = trainer.measure([model.to(trainer.world.device)], "evaluating")
+    score = None
+    if trainer.world.device.type != "cpu":
+        (score,) = trainer.measure([model.to(trainer.world.device)], "evaluating")
     seconds = time.monotonic() - started
     return model, {
         trainer.words.score: score,

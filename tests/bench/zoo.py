@@ -71,7 +71,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="default: what a network's size allows in two minutes, 2 to 16")
     parser.add_argument("--again", action="store_true", help="run networks that have a row, too")
     parser.add_argument("--retry", action="store_true", help="run networks that failed once more")
-    parser.add_argument("--keep", action="store_true", help="keep the runs (0.4 GB each): --again then does what has changed")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the runs (0.4 GB each): --again then does what has changed"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/zoo"), help="default: %(default)s")
     parser.add_argument("--results", type=Path, default=Path("results/zoo.json"), help="default: %(default)s")
     parser.add_argument("--page", type=Path, default=Path("docs/networks.md"), help="default: %(default)s")

@@ -87,4 +87,5 @@ def test_wrong_files_are_named_before_anything_runs(
     assert not (tmp_path / "runs" / "small" / "train").exists()
     write_recipe(tmp_path / "recipe.yaml", values_of(image_root, two, output="scores"))
     assert run(tmp_path, "export") == DONE
-    assert "ONNX against brought.onnx FP32: SNR" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ONNX against brought.onnx FP32: SNR" in printed and "brought.onnx FP32: top-1 " in printed

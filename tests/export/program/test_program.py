@@ -79,7 +79,7 @@ def test_a_network_in_fp32_is_its_graph_with_any_batch_and_with_one(fp32: tuple[
     assert snr_of_images(expected, found).min() > 100
     one = read_program(proto, batch=1)
     assert snr_of_images(expected[:1], compute(one, images[:1])).min() > 100
-    with pytest.raises(AssertionError, match="images.size"):
+    with pytest.raises(AssertionError, match=r"images\.size"):
         compute(one, images[:2])
 
 
