@@ -7,6 +7,7 @@ weights. A product with a constant matrix and the bias behind it become one line
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -21,18 +22,17 @@ from export.program.products import is_bias, product
 from export.program.shapes import on_host
 from export.program.values import Value, Weight
 
-FREE_BATCH = (
-    2  # images that a program with a free batch is traced with: torch.export takes 0 and 1 for numbers of their own
-)
+# Images that a program with a free batch is traced with: torch.export takes 0 and 1 for numbers of their own.
+FREE_BATCH = 2
 
 
-class GraphModule(nn.Module):
+class GraphNetwork(nn.Module):
     """Computes an ONNX graph of one input: images uint8 (batch, H, W, C) → its outputs, a tensor where there is one."""
 
     def __init__(self, proto: onnx.ModelProto):
         """InputError for an operator that `export.program.operators.RULES` does not have."""
         super().__init__()
-        self._check(proto)
+        _check(proto)
         self.constants = Constants()
         self._input = proto.graph.input[0].name
         self._outputs = [value.name for value in proto.graph.output]
@@ -53,8 +53,8 @@ class GraphModule(nn.Module):
             outputs = found if isinstance(found, list | tuple) else [found]
             names = [bias.output] if bias is not None else list(proto.output)
             values |= {name: value for name, value in zip(names, outputs, strict=False) if name}
-        found_outputs = tuple(self._as_output(values[name]) for name in self._outputs)
-        return found_outputs[0] if len(found_outputs) == 1 else found_outputs
+        given = tuple(_computed(values[name]) for name in self._outputs)
+        return given[0] if len(given) == 1 else given
 
     def _compute(self, node: Node, bias: Value | None) -> Value | Sequence[Value]:
         if bias is not None:
@@ -62,29 +62,32 @@ class GraphModule(nn.Module):
         on = on_host(node)
         return RULES[node.proto.op_type](node) if on is None else on
 
-    def _as_output(self, value: Value) -> Tensor:
-        assert isinstance(value, Tensor)
-        return value
 
-    def _check(self, proto: onnx.ModelProto) -> None:
-        known = {*RULES, "Shape", "Constant", "ConstantOfShape", "Range"}
-        if unknown := sorted({node.op_type for node in proto.graph.node} - known):
-            raise InputError(
-                "PyTorch's form of this graph is not known", got=f"operators {', '.join(unknown)}",
-                allowed=", ".join(sorted(known)), next_step="leave this backend out of the recipe's build",
-            )  # fmt: skip
-
-
+@dataclass(frozen=True)
 class _Bias:
     """A sum with a bias that goes into the product before it."""
 
-    def __init__(self, constant: str, output: str):
-        self.constant, self.output = constant, output
+    constant: str
+    output: str
 
 
-def read_module(proto: onnx.ModelProto) -> GraphModule:
+def _check(proto: onnx.ModelProto) -> None:
+    known = {*RULES, "Shape", "Constant", "ConstantOfShape", "Range"}
+    if unknown := sorted({node.op_type for node in proto.graph.node} - known):
+        raise InputError(
+            "PyTorch's form of this graph is not known", got=f"operators {', '.join(unknown)}",
+            allowed=", ".join(sorted(known)), next_step="leave this backend out of the recipe's build",
+        )  # fmt: skip
+
+
+def _computed(value: Value) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def read_module(proto: onnx.ModelProto) -> GraphNetwork:
     """The graph as a network that computes at once, in eval mode. InputError for an operator that is not known."""
-    module = GraphModule(proto).eval()
+    module = GraphNetwork(proto).eval()
     with torch.no_grad():
         module(_example(proto, FREE_BATCH))  # its constants become buffers
     return module
@@ -96,7 +99,7 @@ def read_program(proto: onnx.ModelProto, batch: int | None = None) -> torch.expo
     InputError for an operator that is not known.
     """
     fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or batch
-    module = GraphModule(proto).eval()
+    module = GraphNetwork(proto).eval()
     example = _example(proto, fixed or FREE_BATCH)
     shapes = None if fixed else ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad(), warnings.catch_warnings():
