@@ -40,8 +40,8 @@ ENGINES = ("onnxruntime", "openvino")
 MARKERS = ("<!-- zoo -->", "<!-- /zoo -->")
 TARGET = "sm86"
 CLASSES, TRAIN, VAL = 10, 15, 20  # images of each class
-WORK = 1.5e12  # products of a training's forward passes: about two minutes with the backward ones on two cores
-FEWEST_EPOCHS, MOST_EPOCHS = 2, 16
+WORK = 0.75e12  # products of a training's forward passes: a minute or two with the backward ones on two cores
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 8
 FINISHED = (0, 3)  # 3: no engine passed the gate, which hours of training would mend
 MINUTES = 40  # for one network; the largest take ten on two cores
 
@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", help="names of timm or of t2t-edge models; default: the forty")
     parser.add_argument("--size", type=int, help="pixels per side; default: each network's own")
-    parser.add_argument("--epochs", type=int, help="default: what a network's size allows in two minutes, 2 to 16")
+    parser.add_argument("--epochs", type=int, help="default: what a network's size allows in two minutes, 2 to 8")
     parser.add_argument("--again", action="store_true", help="run networks that have a row, too")
     parser.add_argument("--retry", action="store_true", help="run networks that failed once more")
     parser.add_argument(
