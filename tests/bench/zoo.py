@@ -21,7 +21,6 @@ from typing import Any
 import timm
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
@@ -40,7 +39,8 @@ ENGINES = ("onnxruntime", "openvino")
 MARKERS = ("<!-- zoo -->", "<!-- /zoo -->")
 TARGET = "sm86"
 CLASSES, TRAIN, VAL = 10, 15, 20  # images of each class
-WORK = 0.75e12  # products of a training's forward passes: a minute or two with the backward ones on two cores
+TRAINING_SECONDS = 60  # of each network, where two epochs do not take longer
+STEP = 5  # images of the step that is timed
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 8
 FINISHED = (0, 3)  # 3: no engine passed the gate, which hours of training would mend
 MINUTES = 40  # for one network; the largest take ten on two cores
@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", help="names of timm or of t2t-edge models; default: the forty")
     parser.add_argument("--size", type=int, help="pixels per side; default: each network's own")
-    parser.add_argument("--epochs", type=int, help="default: what a network's size allows in two minutes, 2 to 8")
+    parser.add_argument("--epochs", type=int, help="default: what a minute allows here, 2 to 8")
     parser.add_argument("--again", action="store_true", help="run networks that have a row, too")
     parser.add_argument("--retry", action="store_true", help="run networks that failed once more")
     parser.add_argument(
@@ -133,11 +133,17 @@ def own_size(name: str) -> int:
 
 
 def affordable_epochs(name: str, size: int) -> int:
-    """Small networks need more steps for logits that mean something, and have time for them."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        create_network(ModelPart(name=name, image_size=size), CLASSES).eval()(torch.zeros(1, 3, size, size))
-    products = counter.get_total_flops() / 2
-    return int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, WORK / (products * CLASSES * TRAIN))))
+    """Small networks need more steps for logits that mean something, and most of them have time for them.
+
+    Timed, because products do not tell: depthwise convolutions train many times slower than theirs.
+    """
+    network = create_network(ModelPart(name=name, image_size=size), CLASSES).train()
+    images = torch.zeros(STEP, 3, size, size)
+    for _ in range(2):  # the first warms up
+        started = time.monotonic()
+        network(images).sum().backward()
+    epoch = (time.monotonic() - started) * CLASSES * TRAIN / STEP
+    return int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, TRAINING_SECONDS / epoch)))
 
 
 def settings(size: int, epochs: int) -> dict[str, Any]:
