@@ -1,6 +1,7 @@
 """The pure parts of tests/bench/peers: what is kept and when it is measured anew, the table, and who is called the fastest."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def test_all_take_turns_and_the_first_round_is_not_timed() -> None:
     order: list[str] = []
     runners: Any = {name: Counted(order, name) for name in "ab"}
     seconds = take_turns(runners, np.zeros((1, 2, 2, 3), np.uint8), rounds=2, calls=3)
-    assert "".join(order) == ("a" * 4 + "b" * 4) * 3  # one untimed and 3 timed calls a turn; a round to warm up
+    # each turn begins with untimed calls, three at least, and has three timed ones; a round to warm up
+    assert re.fullmatch("(a{6,}b{6,}){3}", "".join(order))
     assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
 
 
