@@ -11,7 +11,7 @@ STAGES_OF = $(if $(RECIPE), --recipe $(RECIPE))$(if $(RUN), --run $(RUN))
 NAME = $(or $(RUN),$(basename $(notdir $(RECIPE))),demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export test test-fast lint train report predict models bench bench-train curves zoo quantization prove doctor bundle clean
+.PHONY: help setup export test test-fast lint train report predict models bench bench-train bench-gpu curves zoo quantization prove doctor bundle clean
 
 help: ## print these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -60,6 +60,10 @@ bench: setup ## t2t_vit_14 at 224 px: literal unfold against ours against INT8; 
 
 bench-train: setup ## training steps at 224 px: images/s and memory, ours against literal unfold, processes, input pipeline
 	@$(BIN)/python tests/bench/train.py
+
+# Without setup: torch, timm, numpy and OpenCV are enough, and a GPU server has them in a Python of its own.
+bench-gpu: ## PyTorch on this machine's NVIDIA GPU: forward passes and training, nine minutes, goes on where it was: docs/gpu.md
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/bench/gpu.py
 
 curves: setup ## the demo's loss from one process and from two: runs/curves/curves.csv, curves.png (about half an hour on two cores)
 	@$(BIN)/python tests/bench/training_curves.py

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from bench.kept_results import differences, keep, read_kept, write_page
 from bench.peers.graphs import LABELS, LITERAL, NNCF, NNCF_ONNX, OURS, OURS_BF16, OURS_FP32, PEERS, last_error, no_bf16
-from bench.peers.kept import differences, keep, read_kept, results_path, write_page
+from bench.peers.kept import results_path
 from bench.peers.measure import BACKENDS, speeds, take_turns
 from bench.peers.table import network_text, table, verdict, wrong
 from literal_export import restore_epsilon

@@ -1,8 +1,7 @@
 """`make bench-train`: training steps at 224 px, ours against the literal-unfold form with the same blocks, in one run.
 
 Images/s of a whole step (forward, loss, backward, AdamW), peak memory of each form in a process of its own, one process
-against two, and what the input pipeline alone can deliver. Images are random numbers but for the pipeline's: a step's time
-does not depend on them. Dropout is off in both forms: the literal one writes none of it out.
+against two, and what the input pipeline alone can deliver.
 """
 
 import argparse
@@ -15,16 +14,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from literal import literal
+from bench.training_step import FORMS, Form, Step
 
-import models  # noqa: F401  (registers the models)
 from calib.images import read_split
 from pipeline.machine.describe import cpu_name
 from pipeline.machine.peak_memory import own_memory
@@ -33,43 +28,26 @@ from pipeline.training.distributed import World, open_world
 from pipeline.training.learning.learning import LEARNING
 from pipeline.training.loader import device_batches, make_loaders
 
-FORMS = ("literal", "ours")
 TARGET = {"cpu": 1.2, "cuda": 1.5}  # times the literal form's images/s, for t2t_vit_7 and for every model
 MIB = 2**20
 
 
-class Step:
-    """One training step of one form, on random images."""
-
-    def __init__(self, name: str, form: str, options: argparse.Namespace, device: torch.device, world: int = 1):
-        torch.manual_seed(0)
-        model = timm.create_model(name, img_size=options.size).train().to(device)
-        self.model: nn.Module = literal(model).to(device) if form == "literal" else model
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        self.network: nn.Module = DistributedDataParallel(self.model) if world > 1 else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
-        self.images = torch.randn(options.batch, 3, options.size, options.size, device=device)
-        self.labels = torch.randint(0, 1000, (options.batch,), device=device)
-        self.device, self.amp = device, options.amp
-
-    def __call__(self) -> float:
-        """Seconds of one step."""
-        _wait(self.device)
-        started = time.perf_counter()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            loss = nn.functional.cross_entropy(self.network(self.images), self.labels)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        _wait(self.device)
-        return time.perf_counter() - started
+def seconds_of(step: Step) -> float:
+    """Seconds of one step."""
+    _wait(step.device)
+    started = time.perf_counter()
+    step()
+    _wait(step.device)
+    return time.perf_counter() - started
 
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def make_step(name: str, form: Form, options: argparse.Namespace, device: torch.device, world: int = 1) -> Step:
+    return Step(name, form, size=options.size, batch=options.batch, device=device, amp=options.amp, world=world)
 
 
 def main() -> None:
@@ -131,11 +109,11 @@ def print_all(options: argparse.Namespace, device: torch.device) -> None:
 
 def compare_speed(name: str, options: argparse.Namespace, device: torch.device) -> tuple[dict[str, float], list[float]]:
     """Median images/s of each form, and the ratio of every round; the forms take turns, the first round is thrown away."""
-    steps = {form: Step(name, form, options, device) for form in FORMS}
+    steps = {form: make_step(name, form, options, device) for form in FORMS}
     seconds: dict[str, list[float]] = {form: [] for form in FORMS}
     for index in range(options.rounds + 1):
         for form in FORMS if index % 2 else FORMS[::-1]:
-            taken = steps[form]()
+            taken = seconds_of(steps[form])
             if index:
                 seconds[form].append(taken)
     rates = {form: round(options.batch / float(np.median(taken)), 3) for form, taken in seconds.items()}
@@ -149,7 +127,7 @@ def peak_memory(name: str, form: str, options: argparse.Namespace, device: torch
         before = torch.cuda.memory_allocated(device) / MIB
     else:
         before = own_memory("VmRSS") / MIB
-    step = Step(name, form, options, device)
+    step = make_step(name, form, options, device)
     for _ in range(3 if device.type == "cuda" else 2):
         step()
     if device.type == "cuda":
@@ -185,12 +163,12 @@ def child_memory(name: str, form: str, options: argparse.Namespace) -> float:
 def share(options: argparse.Namespace) -> None:
     """What one process of torchrun does: steps with averaged gradients; rank 0 prints images/s of all together."""
     with open_world() as world:
-        step = Step(options.models[0], "ours", options, world.device, world.size)
-        step()
+        step = make_step(options.models[0], "ours", options, world.device, world.size)
+        seconds_of(step)
         world.wait()
         started = time.perf_counter()
         for _ in range(options.rounds):
-            step()
+            seconds_of(step)
         world.wait()
         if world.rank == 0:
             print(options.batch * options.rounds * world.size / (time.perf_counter() - started))
@@ -248,7 +226,7 @@ def profile(name: str, options: argparse.Namespace, device: torch.device) -> Non
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     for form in FORMS:
-        step = Step(name, form, options, device)
+        step = make_step(name, form, options, device)
         step()
         with record(activities=activities) as profiler:
             step()

@@ -24,7 +24,7 @@ import yaml
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from bench.peers.kept import keep, read_kept, write_page
+from bench.kept_results import keep, read_kept, write_page
 from bench.zoo_networks import FORTY, SIZES
 from bench.zoo_table import table
 

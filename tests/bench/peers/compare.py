@@ -18,8 +18,9 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[3])]
 
+from bench.kept_results import Results, differences, keep, read_kept, write_page
 from bench.peers.graphs import installed
-from bench.peers.kept import Results, differences, keep, read_kept, results_path, write_page
+from bench.peers.kept import results_path
 from bench.peers.measure import compare
 from bench.peers.networks import names_at_hand, open_network
 from bench.peers.table import network_text
