@@ -15,6 +15,7 @@ from calib.errors import InputError
 
 PolicyName = Literal["best", "weights", "+attention", "+residual", "full"]
 Role = Literal["", "scores", "context", "residual"]
+Outputs = Literal["", "convolutions", "weight layers"]
 Kind = Literal["weight layer", "attention product", "residual sum", "other product"]
 
 TOKEN_ATTENTIONS = ("TokenPerformer", "TokenTransformer")
@@ -89,15 +90,15 @@ class Rules:
 
     `best` is the policy that measured best there. `any_head`: an attention in INT8 is fast with any head, not only where
     TensorRT fuses it. `any_convolution`: so is a convolution, however narrow, and depthwise too. `sums`: an INT8 convolution
-    asks that both inputs of the residual sum behind it are quantized. `outputs`: a convolution computes in INT8 only where
-    its output is quantized as well. `float_kernel`: a token attention's kernel stays in floating point whatever the policy.
+    asks that both inputs of the residual sum behind it are quantized. `outputs`: which layers compute in INT8 only where their
+    output is quantized as well. `float_kernel`: a token attention's kernel stays in floating point whatever the policy.
     """
 
     best: "PolicyName" = "weights"
     any_head: bool = False
     any_convolution: bool = False
     sums: bool = False
-    outputs: bool = False
+    outputs: Outputs = ""
     float_kernel: bool = False
 
 
@@ -213,11 +214,13 @@ def complete(decided: Sequence[Decision], rules: Rules) -> list[Decision]:
 def _complete(decision: Decision, convolutions: set[str], rules: Rules) -> Decision:
     layer = decision.layer
     if layer.name in convolutions:
-        return replace(decision, output=decision.output or rules.outputs)
+        return replace(decision, output=decision.output or bool(rules.outputs))
+    if decision.int8 and layer.weight_shape and rules.outputs == "weight layers":
+        return replace(decision, output=True)
     if not rules.sums or layer.role != "residual" or not convolutions & set(layer.branches):
         return decision
     reason = decision.reason if decision.int8 else "residual sum behind an INT8 convolution"
-    return replace(decision, reason=reason, inputs=(0, 1), output=decision.output or rules.outputs)
+    return replace(decision, reason=reason, inputs=(0, 1), output=decision.output or bool(rules.outputs))
 
 
 def _attention(layer: Layer, policy: Policy, rules: Rules) -> Decision:

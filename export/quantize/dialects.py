@@ -13,7 +13,7 @@ from export.forms.rows import normalise_by_rows
 from export.forms.token_nodes import token_attentions
 from export.forms.windows import write_windows
 
-Activations = Literal["signed", "unsigned where positive", "unsigned"]
+Activations = Literal["signed", "unsigned where positive", "unsigned", "signed over the range"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Dialect:
     `rules` are for decisions. `rows`: the image is normalised by rows. `windows`: soft splits unfold, normalise and multiply,
     instead of a convolution, so that the product can be INT8. `one_scale`: Q, K and V are quantized together, behind their
     product. `activations`: int8, or uint8 with zero point 0 for what is never negative; the rest of it int8, or uint8 with zero
-    point 128. `int32_biases`: those of convolutions and Gemms as INT32 behind a DequantizeLinear. `behind_activation`: a
+    point 128; or int8 from the lowest number seen to the highest. `int32_biases`: those of convolutions and Gemms as INT32 behind a DequantizeLinear. `behind_activation`: a
     quantized output is quantized behind the bias and the ReLU that follow. `fp16_scales`: scales are to be FP16's numbers too.
     """
 
@@ -58,8 +58,12 @@ DIALECTS: dict[str, Dialect] = {
         windows=True, one_scale=True, activations="unsigned where positive", behind_activation=True, fp16_scales=False,
     ),
     "onnxruntime": Dialect(
-        Rules(any_convolution=True, sums=True, outputs=True), rows=True, activations="unsigned", int32_biases=True,
+        Rules(any_convolution=True, sums=True, outputs="convolutions"), rows=True, activations="unsigned", int32_biases=True,
         behind_activation=True, fp16_scales=False,
+    ),
+    "executorch": Dialect(
+        Rules(any_convolution=True, sums=True, outputs="weight layers"), activations="signed over the range",
+        int32_biases=True, behind_activation=True, fp16_scales=False,
     ),
     "tensorrt": PLAIN,
     "tensorrt_rtx": PLAIN,

@@ -190,7 +190,7 @@ def write_quantized(
     amax = {name: found_range.amax for name, found_range in found.ranges.items()}
     quantized = insert_qdq(
         proto, found.decisions, amax, weight_bits=weight_bits, weights=weights, weight_amax=weight_amax,
-        carried=found.carried, dialect=found.dialect,
+        carried=found.carried, dialect=found.dialect, spans={name: of.span for name, of in found.ranges.items()},
     )  # fmt: skip
     onnx.checker.check_model(quantized, full_check=True)
     return quantized

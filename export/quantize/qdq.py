@@ -22,7 +22,10 @@ from export.quantize.dialects import PLAIN, Dialect
 Weights = Literal["stored", "on grid", "as they are"]
 Floats = NDArray[np.float32]
 INT8_MAX = 127
+INT8_MIN, STEPS = -128, 255  # the steps between the lowest and the highest of eight bits
 UINT8_MAX, UINT8_MIDDLE = 255, 128
+Span = tuple[float, float]
+NO_SPANS: Mapping[str, Span] = {}
 BIAS_STEPS = 2**30  # of an INT32 bias, which leaves room for the products that are added to it
 FP8_MAX = 448  # the largest E4M3 number
 SHARES = np.linspace(0.3, 1.0, 36)  # of the largest weight: the ranges that are tried below 8 bits
@@ -71,9 +74,10 @@ def weight_range(weight: Floats, axis: int, bits: int) -> Floats:
 def insert_qdq(
     proto: onnx.ModelProto, decisions: Sequence[Decision], amax: Mapping[str, float], *,
     weight_bits: int = 8, weight_amax: Mapping[str, Floats] | None = None, weights: Weights = "stored",
-    carried: Collection[str] = (), dialect: Dialect = PLAIN,
+    carried: Collection[str] = (), dialect: Dialect = PLAIN, spans: Mapping[str, Span] = NO_SPANS,
 ) -> onnx.ModelProto:  # fmt: skip
-    """A copy of `proto` with Q/DQ as decided; `amax` holds the range of every activation that gets one, by tensor.
+    """A copy of `proto` with Q/DQ as decided; `amax` holds the range of every activation that gets one, by tensor, `spans` the
+    lowest and the highest number of it, for a dialect that asks for them.
 
     `weight_amax` overrules the range of the weights of a node (by name), one for each output channel; without it, it is that
     of `weight_range`.
@@ -84,7 +88,7 @@ def insert_qdq(
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    writer = _Writer(copy, amax, weight_amax or {}, weight_bits, weights, frozenset(carried), dialect)
+    writer = _Writer(copy, amax, weight_amax or {}, weight_bits, weights, frozenset(carried), dialect, spans)
     nodes = {node.name: node for node in copy.graph.node}
     results = output_tensors(proto, decisions, dialect)  # of the graph as it was: Q/DQ are nothing to look behind
     for decision in decisions:
@@ -121,10 +125,10 @@ class _Writer:
 
     def __init__(
         self, proto: onnx.ModelProto, amax: Mapping[str, float], weight_amax: Mapping[str, Floats], bits: int,
-        form: Weights, carried: frozenset[str], dialect: Dialect,
+        form: Weights, carried: frozenset[str], dialect: Dialect, spans: Mapping[str, Span],
     ):  # fmt: skip
         self._graph, self._amax, self._weight_amax = proto.graph, amax, weight_amax
-        self._bits, self._form, self._carried, self._dialect = bits, form, carried, dialect
+        self._bits, self._form, self._carried, self._dialect, self._spans = bits, form, carried, dialect, spans
         self._weights = {initializer.name: initializer for initializer in proto.graph.initializer}
         self._first: list[onnx.NodeProto] = []  # of weights
         self._after: dict[str, list[onnx.NodeProto]] = {}  # by the tensor that they follow
@@ -214,7 +218,7 @@ class _Writer:
         return f"{base}_dequantized"
 
     def _grid(self, name: str) -> tuple[Floats, NDArray[np.int8] | NDArray[np.uint8]]:
-        return activation_grid(self._amax[name], name in self._positive, self._dialect)
+        return activation_grid(self._amax[name], name in self._positive, self._dialect, self._spans.get(name))
 
     def _constant(self, name: str, values: NDArray[np.generic]) -> None:
         self._graph.initializer.append(numpy_helper.from_array(values, name))
@@ -231,9 +235,14 @@ def _node(operator: str, source: str, base: str, axis: int | None = None) -> onn
 
 
 def activation_grid(
-    amax: float, positive: bool, dialect: Dialect
+    amax: float, positive: bool, dialect: Dialect, span: Span | None = None
 ) -> tuple[Floats, NDArray[np.int8] | NDArray[np.uint8]]:
-    """Scale and zero point of a tensor with magnitudes up to `amax`; `positive` where it is never negative."""
+    """Scale and zero point of a tensor with magnitudes up to `amax`, from the lowest to the highest of its `span` where the
+    dialect quantizes that; `positive` where it is never negative."""
+    if span is not None and dialect.activations == "signed over the range":
+        low, high = (float(np.clip(end, -amax, amax)) for end in (min(span[0], 0.0), max(span[1], 0.0)))
+        scale = _scale(high - low, STEPS, dialect)
+        return scale, np.asarray(np.clip(np.rint(INT8_MIN - low / float(scale)), INT8_MIN, INT8_MAX), np.int8)
     unsigned = positive and dialect.activations != "signed"
     scale = _scale(amax, UINT8_MAX if unsigned else INT8_MAX, dialect)
     if unsigned or dialect.activations == "unsigned":

@@ -37,6 +37,11 @@ class Range:
     high: float
     saturated: float
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The lowest and the highest number that was seen."""
+        return self.low, self.high
+
 
 def collect_ranges(
     proto: onnx.ModelProto, tensors: Sequence[str], batches: Iterable[NDArray[np.uint8]], method: RangeMethod = "max",
