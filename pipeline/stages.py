@@ -58,7 +58,10 @@ STAGES = (
         "qat", qat_stage.run, qat_stage.READS, ("train", "export", "calibrate"), uses_images=True, resumes=True, trains=True,
         wanted=_makes("int8-qat"),
     ),
-    Stage("quantize", quantize_stage.run, ("quantize",), ("export", "calibrate", "search", "qat")),
+    Stage(
+        "quantize", quantize_stage.run, ("quantize", "build"), ("export", "calibrate", "search", "qat"),
+        narrow=quantize_stage.narrow,
+    ),
     Stage("build", build_stage.run, ("build",), ("calibrate", "quantize"), backends=_built),
     Stage(
         "evaluate", evaluate_stage.run, ("data", "evaluate", "gate"), ("export", "calibrate", "quantize", "build"),

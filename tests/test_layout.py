@@ -34,15 +34,18 @@ SEES: dict[str, set[str]] = {
     "export.graph": {"calib.precision", "export.onnx_export"},
     "export.program": {"calib"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
-    "export.engines": {"calib", "export.engines.tensorrt", "export.runner"},
+    "export.engines.executorch": {"export.program", "export.quiet", "export.runner"},
+    "export.engines": {"calib", "export.engines.executorch", "export.engines.tensorrt", "export.runner"},
     "export.brought": {"calib", "export.engines", "export.onnx_export", "export.padding"},
     "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export", "export.runner"},
     "export.quantize": {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
     },
-    "export.faults": {"calib.precision", "export.engines", "export.graph", "export.runner"},
+    "export.faults": {"calib.precision", "export.engines", "export.engines.executorch", "export.graph", "export.runner"},
     "pipeline.artifact": {"export.engines"},
-    "pipeline.machine": {"calib", "export.engines", "export.engines.tensorrt", "export.runner"},
+    "pipeline.machine": {
+        "calib", "export.engines", "export.engines.executorch", "export.engines.tensorrt", "export.runner",
+    },
     "pipeline.tasks": {"calib", "calib.precision"},
     "pipeline.parts": {"calib", "calib.precision", "export.engines", "pipeline.tasks"},
     "pipeline.recipe": {"calib", "export.engines", "pipeline.parts", "pipeline.tasks"},
@@ -130,6 +133,7 @@ OWNERS = {
         "pipeline/predict/writers.py",
     },
     "onnxsim": {"export/simplify.py"},
+    "executorch": {"export/engines/executorch/lower.py", "export/engines/executorch/child.py"},
 }
 HOST_ONLY = {
     "torch",

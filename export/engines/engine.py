@@ -1,7 +1,7 @@
 """Build and load engines of any backend, chosen by a visible `if`.
 
-ONNX Runtime's and OpenVINO's engines are graphs and run on any machine; TensorRT's are machine code, tied to the GPU and to
-the version of TensorRT: one for another machine is refused before anything reads it.
+ONNX Runtime's, OpenVINO's and ExecuTorch's engines are graphs and run on any machine; TensorRT's are machine code, tied to the
+GPU and to the version of TensorRT: one for another machine is refused before anything reads it.
 """
 
 import os
@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.executorch import backend as executorch_backend
 from export.engines.sidecar import NOTHING, Expected, Refusal, Sidecar, read_sidecar, sha256_of, write_sidecar
 from export.engines.spec import EngineSpec, in_bf16
 from export.engines.tensorrt import backend as tensorrt_backend
@@ -54,6 +55,8 @@ def backend_module(backend: str) -> BackendModule:
         return onnxruntime_backend
     if backend == "openvino":
         return openvino_backend
+    if backend == "executorch":
+        return executorch_backend
     if backend == "tensorrt":
         return tensorrt_backend
     assert backend == "tensorrt_rtx", backend
@@ -88,6 +91,8 @@ def build_engine(
         engine = onnxruntime_backend.build(onnx_path, folder / onnxruntime_backend.ENGINE_NAME)
     elif spec.backend == "openvino":
         engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME, bf16=in_bf16(spec.precision))
+    elif spec.backend == "executorch":
+        engine = executorch_backend.build(onnx_path, folder / executorch_backend.ENGINE_NAME)
     else:
         assert options is not None
         engine = _build_tensorrt(spec, options, onnx_path, folder / _PLAN, progress)
@@ -100,7 +105,7 @@ def build_engine(
         {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         None if options is None else spec.batch_sizes[2], sha256_of(onnx_path),
         preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, _built_for(spec),
-        None if options is None else asdict(options), None if options is None else spec.batch_sizes, task,
+        None if options is None else asdict(options), None if options is None else spec.batch_sizes, task, engine.notes or None,
     )  # fmt: skip
     write_sidecar(sidecar, folder)
     return sidecar
@@ -153,6 +158,8 @@ def load_engine(
         return sidecar, onnxruntime_backend.load(path, threads)
     if sidecar.backend == "openvino":
         return sidecar, openvino_backend.load(path, threads, bf16=in_bf16(sidecar.precision))
+    if sidecar.backend == "executorch":
+        return sidecar, executorch_backend.load(path, threads)
     if sidecar.backend == "tensorrt":
         return sidecar, tensorrt_backend.load(path, run, weights=weights, host_code=options.version_compatible)
     return sidecar, tensorrt_rtx_backend.load(path, run, weights=weights)

@@ -29,7 +29,7 @@ class Sidecar:
 
     `backend` is the flavour, `machine` operating system and architecture. `compute_capability` is that of the GPU it
     was built for, `options` and `batch_sizes` (smallest, typical, largest) those a TensorRT engine was built with; all
-    None of other backends. `task` is the recipe's `data.task`.
+    None of other backends. `task` is the recipe's `data.task`, `notes` those of `export.runner.Engine`, None without any.
     """
 
     backend: str
@@ -49,10 +49,12 @@ class Sidecar:
     options: dict[str, Any] | None = None
     batch_sizes: tuple[int, int, int] | None = None
     task: str = DEFAULT_TASK
+    notes: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the task only where it is not the default."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("task", DEFAULT_TASK)}
+        """Plain JSON types; task and notes only where they are not the default."""
+        left_out = (("task", DEFAULT_TASK), ("notes", None))
+        return {name: value for name, value in asdict(self).items() if (name, value) not in left_out}
 
     def build_options(self) -> BuildOptions | None:
         """The options a TensorRT engine was built with, None of other backends."""
@@ -145,7 +147,7 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 _OPTIONAL_KINDS: dict[str, type] = {
     "target": str, "max_batch": int, "layers": dict, "compute_capability": str, "options": dict, "batch_sizes": list,
-    "task": str,
+    "task": str, "notes": dict,
 }  # fmt: skip
 
 

@@ -1,15 +1,19 @@
 """What can be built: the backends, and one engine of a recipe."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from export.engines.tensorrt.options import BuildOptions
 
-Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
+Backend = Literal["onnxruntime", "openvino", "executorch", "tensorrt", "tensorrt_rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")  # whose engines are made and run on any machine
+CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino", "executorch")  # engines are made and run on any machine
+PHONE_BACKENDS: tuple[Backend, ...] = (
+    "executorch",
+)  # only where a recipe names them: slow to build, and for elsewhere
 # Those that read INT8 in a dialect of their own: export/quantize/dialects.py.
-OWN_GRAPHS: tuple[Backend, ...] = ("onnxruntime", "openvino")
+OWN_GRAPHS: tuple[Backend, ...] = ("onnxruntime", "openvino", "executorch")
 
 
 def graph_of(backend: str, precision: str) -> str:
@@ -23,6 +27,13 @@ def graph_of(backend: str, precision: str) -> str:
     return f"{precision}-{backend}" if quantized and backend in OWN_GRAPHS else precision
 
 
+def written_graphs(build: Iterable[Mapping[str, Any]]) -> tuple[Backend, ...]:
+    """The backends whose dialects are written for the engines of a recipe's `build`: those for phones only where it names them
+    with INT8."""
+    asked = {part["backend"] for part in build if any(graph_of(part["backend"], of) != of for of in part["precisions"])}
+    return tuple(name for name in OWN_GRAPHS if name not in PHONE_BACKENDS or name in asked)
+
+
 def in_bf16(precision: str) -> bool:
     """Whether an engine of this precision computes in BF16 what its graph leaves in floating point."""
     return precision.endswith("bf16")
@@ -32,6 +43,8 @@ def why_not(backend: str, precision: str) -> str:
     """Why a backend has no engines of a precision; "" where it has."""
     if precision.startswith("fp8") and backend in CPU_BACKENDS:
         return "fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels"
+    if backend in PHONE_BACKENDS and ("fp16" in precision or in_bf16(precision)):
+        return f"{precision} does not go with {backend}: its engines are in FP32, and in INT8 with FP32 around it"
     if in_bf16(precision) and backend != "openvino":
         return f"{precision} goes with openvino: it is a hint to its CPU engine, and {backend} has none"
     return ""

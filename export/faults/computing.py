@@ -8,22 +8,35 @@ import onnx
 from numpy.typing import NDArray
 
 from export.engines import onnxruntime_backend, openvino_backend
+from export.engines.executorch import backend as executorch_backend
 from export.engines.spec import CPU_BACKENDS
 from export.faults.first_wrong import Compute
 from export.runner import INPUT, Runner
 
 
-def on_engine(backend: str, images: NDArray[np.uint8], threads: int) -> Compute:
-    """Builds an engine of each graph, loads it and gives what it makes of `images` (N, H, W, 3). RuntimeError as they do."""
+def on_engine(
+    backend: str, images: NDArray[np.uint8], threads: int, built: tuple[onnx.ModelProto, Path] | None = None
+) -> Compute:
+    """Builds an engine of each graph, loads it and gives what it makes of `images` (N, H, W, 3). RuntimeError as they do.
+
+    `built` is a graph and the folder with its engine, which is there already: ExecuTorch's are slow to build.
+    """
     assert backend in CPU_BACKENDS, backend
 
     def compute(proto: onnx.ModelProto) -> NDArray[np.floating]:
         with tempfile.TemporaryDirectory() as scratch:
-            path = _write(proto, scratch)
             if backend == "onnxruntime":
-                runner: Runner = onnxruntime_backend.load(path, threads)
+                runner: Runner = onnxruntime_backend.load(_write(proto, scratch), threads)
+            elif backend == "openvino":
+                converted = openvino_backend.convert(_write(proto, scratch), Path(scratch) / "engine.xml")
+                runner = openvino_backend.load(converted, threads)
+            elif built is not None and proto == built[0]:
+                runner = executorch_backend.load(built[1] / executorch_backend.ENGINE_NAME, threads)
             else:
-                runner = openvino_backend.load(openvino_backend.convert(path, Path(scratch) / "engine.xml"), threads)
+                engine = executorch_backend.build(
+                    _write(proto, scratch), Path(scratch) / executorch_backend.ENGINE_NAME
+                )
+                runner = executorch_backend.load(engine.path, threads)
             return _only_output(runner, images)
 
     return compute

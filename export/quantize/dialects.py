@@ -23,8 +23,9 @@ class Dialect:
     `rules` are for decisions. `rows`: the image is normalised by rows. `windows`: soft splits unfold, normalise and multiply,
     instead of a convolution, so that the product can be INT8. `one_scale`: Q, K and V are quantized together, behind their
     product. `activations`: int8, or uint8 with zero point 0 for what is never negative; the rest of it int8, or uint8 with zero
-    point 128; or int8 from the lowest number seen to the highest. `int32_biases`: those of convolutions and Gemms as INT32 behind a DequantizeLinear. `behind_activation`: a
-    quantized output is quantized behind the bias and the ReLU that follow. `fp16_scales`: scales are to be FP16's numbers too.
+    point 128; or int8 from the lowest number seen to the highest. `int32_biases`: those of convolutions and Gemms as INT32
+    behind a DequantizeLinear. `behind_activation`: a quantized output is quantized behind the bias and the ReLU that follow.
+    `fp16_scales`: scales are to be FP16's numbers too.
     """
 
     rules: Rules = NO_RULES

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from export.engines.cpu import bf16_instructions, int8_instructions
 from export.engines.engine import unavailable
-from export.engines.spec import BACKENDS, Backend
+from export.engines.spec import BACKENDS, PHONE_BACKENDS, Backend
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
 from pipeline.parts.part import Precision
@@ -22,9 +22,10 @@ class Engines:
 
 
 def engines_here() -> tuple[list[Engines], dict[str, str]]:
-    """What can be built here, and why the other backends cannot."""
-    missing = unavailable(BACKENDS, "build")
-    return [_engines(backend) for backend in BACKENDS if backend not in missing], missing
+    """What can be built here, and why the other backends cannot; engines for phones are for who asks for them."""
+    offered = [backend for backend in BACKENDS if backend not in PHONE_BACKENDS]
+    missing = unavailable(offered, "build")
+    return [_engines(backend) for backend in offered if backend not in missing], missing
 
 
 def _engines(backend: Backend) -> Engines:

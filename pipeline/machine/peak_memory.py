@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.engines.engine import load_engine
+from export.engines.executorch.runner import ExecuTorchRunner
 from export.engines.tensorrt.child_process import call_in_child
 from export.engines.tensorrt.progress import Progress
 from export.engines.tensorrt.runner import TensorRtRunner
@@ -19,8 +20,11 @@ def engine_memory(folder: Path, runner: Runner, images: NDArray[np.uint8], threa
     """Bytes for the engine in `folder` and batches like `images`; None where the system does not report them (not Linux).
 
     On a GPU: the device memory that `runner` holds after its calls. On a CPU: the highest resident memory of a new
-    process that loads and runs the engine, less what that process had before; the backend's libraries are counted.
+    process that loads and runs the engine, less what that process had before; the backend's libraries are counted. ExecuTorch's
+    runner has a process of its own, and there they are not: here it comes with PyTorch, on a phone without.
     """
+    if isinstance(runner, ExecuTorchRunner):
+        return runner.memory_bytes
     if isinstance(runner, TensorRtRunner):
         return runner.device_memory_bytes
     if not _STATUS.is_file():

@@ -49,12 +49,19 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
         build = partial(build_row, engine, folder=folder, spec=spec, classes=classes, task=read_task(proto))
         graph = inputs["quantize"].path(f"{engine.graph}.onnx")
         row = make_right(engine, build(graph), graph, folder, images, build)
-        detail = row["reason"] or ", ".join(f"{count} {name}" for name, count in (row["layers"] or {}).items() if count)
+        detail = row["reason"] or _told(row)
         print(f"           {engine.name:<32} {row['status']}: {detail}", flush=True)
-        if "fault" in row:
-            print(f"           {row['fault']}", flush=True)
+        for text in (row[key] for key in ("alarm", "fault") if key in row):
+            print(f"           {text}", flush=True)
         rows.append(row)
     return {"engines": rows}
+
+
+def _told(row: dict[str, Any]) -> str:
+    """Its layers by precision, and what of the graph its backend leaves to slower kernels: `46 fp32; portable: 1 cast`."""
+    layers = ", ".join(f"{count} {name}" for name, count in (row["layers"] or {}).items() if count)
+    portable = ", ".join(f"{count} {name}" for name, count in row.get("portable", {}).items())
+    return f"{layers}; portable kernels: {portable}" if portable else layers
 
 
 def build_row(
@@ -78,6 +85,7 @@ def build_row(
         "layers": sidecar.layers,
         "sha256": sidecar.files[sidecar.engine],
         "size_bytes": _size(folder, sidecar, engine),
+        **(sidecar.notes or {}),
     }
 
 

@@ -200,7 +200,7 @@ def evaluate_variant(
     ours = answers[row["name"]]
     scores, graph = task.scores(ours, labels), answers[f"{GRAPH}{row['graph']}"]
     failure = failure_reason(task, ours, graph, reference, scores[words.score], reference_score, share)
-    told = (failure or fallback(row["precision"], row["layers"]), row.get("fault", ""))
+    told = (failure or fallback(row["precision"], row["layers"]), row.get("alarm", ""), row.get("fault", ""))
     return variant | {
         "status": "fail" if failure else "pass", "reason": "; ".join(filter(None, told)),
         words.score: scores[words.score], words.second: scores[words.second],

@@ -47,8 +47,9 @@ def make_right(
     proto = onnx.load(graph)
     if not quantized_nodes(proto):
         return row
+    built = proto, folder / engine.name
     try:
-        found = recover(proto, on_engine(engine.backend, images(), _THREADS), on_reference(images(), _THREADS))
+        found = recover(proto, on_engine(engine.backend, images(), _THREADS, built), on_reference(images(), _THREADS))
     except RuntimeError as error:  # an engine that is built and does not run: evaluation has that in its row
         print(f"           {engine.name} could not be compared with its graph: {error}", flush=True)
         return row

@@ -29,7 +29,8 @@ class EnginePart(Part):
     """Engines of one backend: a precision each, for `tensorrt_rtx` times a target (`sm86`) each."""
 
     backend: Backend
-    """onnxruntime and openvino: CPU. tensorrt: built on its GPU. tensorrt_rtx: built anywhere, for RTX GPUs."""
+    """onnxruntime and openvino: CPU. executorch: phones, also run here. tensorrt: built on its GPU. tensorrt_rtx: built
+    anywhere, for RTX GPUs."""
     precisions: tuple[Precision, ...]
     """An engine each; they must be among quantize.precisions."""
     targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
@@ -46,7 +47,7 @@ class EnginePart(Part):
         if reasons := [reason for name in self.precisions if (reason := why_not(self.backend, name))]:
             raise ValueError(reasons[0])
         if self.backend in CPU_BACKENDS and self.options != BuildOptionsPart():
-            raise ValueError("options are TensorRT's: onnxruntime and openvino have none")
+            raise ValueError(f"options are TensorRT's: {self.backend} has none")
         if self.backend == "tensorrt_rtx" and (self.options.hardware != "this_gpu" or self.options.version_compatible):
             raise ValueError("hardware and version_compatible go with tensorrt: tensorrt_rtx builds for its targets")
         low, typical, high = self.batch_sizes

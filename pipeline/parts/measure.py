@@ -1,10 +1,9 @@
 """`evaluate`, `benchmark`, `gate` and `visualize`: what is measured, and what has to be kept."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from export.engines.spec import Backend
 from pipeline.parts.part import LEFT_OUT, Fraction, Part, Positive, Precision
 from pipeline.tasks.words import Words
 
@@ -49,7 +48,7 @@ class VisualizePart(Part):
     Statistics of `images` calibration images; the picture shows `channels` channels of evaluation image `image`.
     """
 
-    backend: Backend = "onnxruntime"
+    backend: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"] = "onnxruntime"
     """Of the engine beside FP32."""
     precision: Precision | None = None
     """Of the engine beside FP32; without it int8 where it is made, else the last."""

@@ -19,10 +19,10 @@ def write_decisions(graph: QuantizedGraph, name: str, folder: Path) -> None:
     positive = never_negative(proto)
 
     def scale(tensor: str) -> float:
-        amax = found.ranges[tensor].amax
-        return float(
-            fp16_scale(amax, FP8_MAX) if graph.fp8 else activation_grid(amax, tensor in positive, found.dialect)[0]
-        )
+        of = found.ranges[tensor]
+        if graph.fp8:
+            return float(fp16_scale(of.amax, FP8_MAX))
+        return float(activation_grid(of.amax, tensor in positive, found.dialect, of.span)[0])
 
     rows = [_row(decision, found, scale) for decision in found.decisions]
     quantized = sum(decision.int8 for decision in found.decisions)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calib.calibration import CalibrationSet
 from calib.precision.policy import Decision, complete, decide
-from export.engines.spec import OWN_GRAPHS, graph_of
+from export.engines.spec import graph_of, written_graphs
 from export.graph.layers import read_layers
 from export.quantize.dialects import DIALECTS, PLAIN, Dialect
 from export.quantize.int8 import (
@@ -67,8 +67,9 @@ def quantize_graphs(
     precision's own, which GPUs read, the others are those of the backends that read INT8 in a dialect."""
     part = recipe.quantize
     alone = base == "fp8" or not {base, f"{base}-bf16"} & set(part.precisions)  # with FP16 around it there is one graph
-    names = [base] if alone else [base, *(graph_of(backend, base) for backend in OWN_GRAPHS)]
-    dialects = [PLAIN, *(DIALECTS[backend] for backend in OWN_GRAPHS)][: len(names)]
+    own = () if alone else written_graphs(recipe.model_dump()["build"])
+    names = [base, *(graph_of(backend, base) for backend in own)]
+    dialects = [PLAIN, *(DIALECTS[backend] for backend in own)]
     if base == "fp8":  # `weight_bits` is for integers; FP8 weights have the eight bits of E4M3
         part = part.model_copy(update={"weight_bits": 8})
     source = inputs["export"].path("fp32.onnx")

@@ -9,6 +9,7 @@ import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.precision.policy import PolicyName, cover, performer_kernel
+from export.engines.spec import PHONE_BACKENDS, written_graphs
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
 from export.quantize.fp32_tensors import list_fp32_tensors
@@ -47,6 +48,13 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
     for name, counts in layers.items():
         print(f"           {name:>9}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     return {"layers": layers, "pinned_fp32": len(performer_kernel(read_layers(proto))), "quantized": notes}
+
+
+def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduce `build` in a recipe's `parts` to the backends whose graphs are written only for it; without any it is no part."""
+    kept = {name: part for name, part in parts.items() if name != "build"}
+    asked = [name for name in written_graphs(parts.get("build", ())) if name in PHONE_BACKENDS]
+    return kept | ({"build": [{"backend": name} for name in asked]} if asked else {})
 
 
 def _tell_forms(name: str, graph: QuantizedGraph) -> None:

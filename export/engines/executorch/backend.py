@@ -12,7 +12,9 @@ ENGINE_NAME = "engine.pte"
 _PACKAGES = "'executorch>=1.3.1,<1.4' 'torchao>=0.17,<0.18' 'torch>=2.12,<2.13'"
 INSTALL = "pip install -e '.[phones]'"
 INSTALL_ON_DEVICE = f"pip install {_PACKAGES}"
-_FITTING = {"1.3": "2.12"}  # its compiled parts are PyTorch's of this release: with others it lowers, then fails when it runs
+_FITTING = {
+    "1.3": "2.12"
+}  # its compiled parts are PyTorch's of this release: with others it lowers, then fails when it runs
 
 
 def version() -> str | None:

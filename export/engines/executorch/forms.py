@@ -24,7 +24,7 @@ def as_xnnpack_takes_it(program: torch.export.ExportedProgram) -> torch.export.E
     (example,), _ = program.example_inputs
     module = _Module(program)
     with torch.no_grad():
-        module(example)  # its constants become buffers
+        module.compute(example)
         written = torch.export.export(module, (example,), strict=False)
     _dequantize_for_each(written.graph)
     written.graph_module.recompile()
@@ -34,25 +34,67 @@ def as_xnnpack_takes_it(program: torch.export.ExportedProgram) -> torch.export.E
 class _Module(nn.Module):
     def __init__(self, program: torch.export.ExportedProgram):
         super().__init__()
-        self.inner = program.module(check_guards=False)
+        self.inner: fx.GraphModule = program.module(check_guards=False)
         self.constants = Constants()
+        self.fixed = _without_images(self.inner.graph)
+        self.computed = False
 
     def forward(self, images: Tensor) -> Any:
-        return _Writer(self.inner, self.constants).run(images)
+        return _Writer(self).run(images)
+
+    def compute(self, example: Tensor) -> None:
+        """Compute for the first time, which makes constants of what no image changes, and drop what those were made of."""
+        self(example)
+        self.computed = True
+        reads = [node for node in self.inner.graph.nodes if node.op == "get_attr"]
+        kept = {node.target for node in reads if not self.fixed.issuperset(node.users)}
+        for name in {node.target for node in reads} - kept:
+            place, _, own = name.rpartition(".")
+            delattr(self.inner.get_submodule(place), own)
 
 
 class _Writer(fx.Interpreter):
     """Runs the program with other operators, which is what gets traced."""
 
-    def __init__(self, module: nn.Module, constants: Constants):
-        super().__init__(module)  # type: ignore[arg-type]
-        self._constants = constants
+    def __init__(self, of: _Module):
+        super().__init__(of.inner)
+        self._of, self._as_it_is = of, False
+
+    def run_node(self, n: fx.Node) -> Any:
+        """What no image changes is computed once, such as the weights of a soft split that was exported as it is written."""
+        if n not in self._of.fixed:
+            return super().run_node(n)
+        used, name = not self._of.fixed.issuperset(n.users), f"{n.name}_computed"
+        if self._of.computed and not used:
+            return None
+        if n.op == "get_attr":
+            return super().run_node(n)
+        if self._of.computed:
+            return self._of.constants.get_buffer(name)
+        self._as_it_is = True
+        found = super().run_node(n)
+        self._as_it_is = False
+        return self._of.constants.of(name, found.numpy()) if used else found
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._as_it_is:
+            return super().call_function(target, args, kwargs)
         if (with_constants := WITH_CONSTANTS.get(target)) is not None:
-            return with_constants(self._constants, *args, **kwargs)
+            return with_constants(self._of.constants, *args, **kwargs)
         rule = RULES.get(target)
         return super().call_function(target, args, kwargs) if rule is None else rule(*args, **kwargs)
+
+
+def _without_images(graph: fx.Graph) -> set[fx.Node]:
+    """The constants and what is made of them alone; a quantized weight stays with its DequantizeLinear."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        kept = node.op == "call_function" and "quantize" in str(node.target)
+        if node.op == "get_attr" or (
+            node.op == "call_function" and not kept and found.issuperset(node.all_input_nodes)
+        ):
+            found.add(node)
+    return found
 
 
 def _full(constants: Constants, shape: Sequence[int], value: float) -> Tensor:
@@ -82,9 +124,7 @@ def _expand(x: Tensor, sizes: Sequence[int], implicit: bool = False) -> Tensor:
 def _split(x: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Tensor]:
     """A slice for each part."""
     whole = x.shape[dim]
-    parts = (
-        [min(sizes, whole - start) for start in range(0, whole, sizes)] if isinstance(sizes, int) else list(sizes)
-    )
+    parts = [min(sizes, whole - start) for start in range(0, whole, sizes)] if isinstance(sizes, int) else list(sizes)
     return [x.narrow(dim, sum(parts[:place]), part) for place, part in enumerate(parts)]
 
 
@@ -193,8 +233,8 @@ def _reduced(x: Tensor, first: int, last: int, keepdim: bool) -> list[int]:
 
 
 def _average_pool(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0, 0), ceil: bool = False,
-    counts: bool = True, divisor: int | None = None,
+    x: Tensor, kernel: list[int], stride: list[int] | None = None, padding: list[int] | tuple[int, int] = (0, 0),
+    ceil: bool = False, counts: bool = True, divisor: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Padding that is counted stands in front."""
     if counts and any(padding):
@@ -204,8 +244,8 @@ def _average_pool(
 
 
 def _max_pool(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1), ceil: bool = False,
+    x: Tensor, kernel: list[int], stride: list[int] | None = None, padding: list[int] | tuple[int, int] = (0, 0),
+    dilation: list[int] | tuple[int, int] = (1, 1), ceil: bool = False,
 ) -> Tensor:  # fmt: skip
     """With its stride said, which XNNPACK's partitioner reads."""
     return F.max_pool2d(x, kernel, stride or kernel, padding, dilation, ceil)

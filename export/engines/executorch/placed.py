@@ -63,29 +63,26 @@ def read_placed(program: torch.export.ExportedProgram) -> Placed:
                 layers["int8" if _is_quantized(node) else "fp32"] += 1
                 multiplications += _multiplications(node)
     portable: Counter[str] = Counter()
-    nanoseconds: Counter[str] = Counter()
+    nanoseconds: dict[str, float] = {}
     for node in _calls(program.graph):
         name = _name(node)
         if name in _NO_KERNELS:
             continue
         portable[name] += 1
-        nanoseconds[name] += _numbers(node) * _KINDS.get(name, _SLOW)  # type: ignore[assignment]
+        nanoseconds[name] = nanoseconds.get(name, 0.0) + _numbers(node) * _KINDS.get(name, _SLOW)
         layers["fp32"] += name in _PRODUCTS
-    share = _share(nanoseconds.total(), multiplications / _MULTIPLICATIONS)
-    products = [name for name in portable if name in _PRODUCTS]
-    costly = [name for name, spent in nanoseconds.most_common() if share > _ALARM and spent > nanoseconds.total() / 10]
-    return Placed(dict(layers), parts, dict(portable.most_common()), share, tuple(dict.fromkeys([*products, *costly])))
-
-
-def _share(portable: float, others: float) -> float:
-    return portable / (portable + others) if portable else 0.0
+    whole = sum(nanoseconds.values())
+    share = whole / (whole + multiplications / _MULTIPLICATIONS) if whole else 0.0
+    heavy = [name for name, spent in nanoseconds.items()
+             if name in _PRODUCTS or (share > _ALARM and spent > whole * _ALARM)]  # fmt: skip
+    return Placed(dict(layers), parts, dict(portable.most_common()), share, tuple(heavy))
 
 
 def _parts(program: torch.export.ExportedProgram) -> Iterator[torch.export.ExportedProgram]:
     """What XNNPACK computes, as it was before it was lowered."""
     for name, module in program.graph_module.named_children():
         if name.startswith("lowered_module"):
-            yield module.original_module  # type: ignore[misc]
+            yield module.original_module
 
 
 def _calls(graph: fx.Graph) -> Iterator[fx.Node]:

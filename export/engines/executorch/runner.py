@@ -29,7 +29,7 @@ class ExecuTorchRunner:
     """
 
     def __init__(self, engine_path: Path, threads: int):
-        self._words = tempfile.TemporaryFile()  # what the process says: a pipe could fill up and stop it
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  (what the process says: a pipe could fill up and stop it)
         descriptor = os.memfd_create("t2t-edge")
         command = [sys.executable, "-m", "export.engines.executorch.child", str(engine_path.resolve())]
         try:
@@ -128,6 +128,4 @@ class ExecuTorchRunner:
 def _infos(names: list[str], told: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
     """One input or output has the name of every network's; of several they are numbered."""
     named = names if len(told) == 1 else [f"{names[0]}_{place}" for place in range(len(told))]
-    return tuple(
-        TensorInfo(name, tuple(info["shape"]), info["dtype"]) for name, info in zip(named, told, strict=True)
-    )
+    return tuple(TensorInfo(name, tuple(info["shape"]), info["dtype"]) for name, info in zip(named, told, strict=True))

@@ -14,6 +14,7 @@ SLOTS = {
     "openvino": 1,
     "tensorrt": 2,
     "tensorrt_rtx": 3,
+    "executorch": 4,
 }  # colour and shape, the same in every report
 _PERCENTILES = ("p50", "p90", "p99")
 
