@@ -96,12 +96,15 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 
 
 def _say_fixed(found: Candidates, part: Timing) -> None:
-    """Print what batch sizes mean for engines of graphs with a fixed batch."""
-    for size in sorted({size for runner in found.runners.values() if (size := fixed_batch(runner.inputs)) is not None}):
-        if others := [str(asked) for asked in part.batch_sizes if asked != size]:
+    """Print what batch sizes mean for engines with a fixed batch."""
+    fixed = {name: size for name, runner in found.runners.items() if (size := fixed_batch(runner.inputs)) is not None}
+    for size in sorted(set(fixed.values())):
+        others = ", ".join(str(asked) for asked in part.batch_sizes if asked != size)
+        backends = ", ".join(dict.fromkeys(name.partition("-")[0] for name in fixed if fixed[name] == size))
+        if others:
             print(
-                f"           the network takes {size} image(s) at a time, so batches of {', '.join(others)} are filled up or "
-                f"run in several: for its own speed set benchmark.batch_sizes: [{size}]"
+                f"           engines of {backends} take {size} image(s) at a time here, so batches of {others} are filled up or "
+                f"run in several: for their own speed set benchmark.batch_sizes: [{size}]"
             )
 
 

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers the operators)
 
 from export.program.node import Constants
 
 OURS = "form_"  # begins the name of each constant that is written here, and of nothing else
 _aten = torch.ops.aten
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def as_xnnpack_takes_it(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -286,9 +288,8 @@ RULES: dict[Any, Callable[..., Any]] = {
 
 def _dequantize_for_each(graph: fx.Graph) -> None:
     """A DequantizeLinear of its own for each user: the partitioner takes one into the kernel that uses it."""
-    dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target is dequantize:
+        if node.op == "call_function" and node.target is _DEQUANTIZE:
             for user in list(node.users)[1:]:
                 with graph.inserting_before(user):
                     user.replace_input_with(node, graph.node_copy(node))
