@@ -22,8 +22,10 @@ from pipeline.artifact import swap_folder, write_json
 from pipeline.console.known_runs import finishing
 from pipeline.console.progress import track
 from pipeline.data.dataset import open_dataset
+from pipeline.device.android import write_android
 from pipeline.device.choice import Choice, FinishedRun, choose, describe_graph, read_run
 from pipeline.device.contents import (
+    ANDROID,
     DEVICE,
     EVALUATION,
     GRAPHS,
@@ -114,7 +116,9 @@ def _fill(folder: Path, run: FinishedRun, engine: str | None, images: int) -> No
         write_model(
             model, folder / GRAPHS / f"{graph_of('onnxruntime', recipe.triton_precision)}.onnx", folder / TRITON
         )
-    (folder / "README.md").write_text(readme(recipe), encoding="utf-8")
+    precisions = {row["precision"] for row in run.report["variants"] if engine in (None, row["name"])}
+    write_android(folder / ANDROID, run, precisions, spec, classes, chosen[0], pixels[0])
+    (folder / "README.md").write_text(readme(recipe, (folder / ANDROID).is_dir()), encoding="utf-8")
     _write_code(folder)
 
 

@@ -23,8 +23,9 @@ from pipeline.tasks.words import CLASSIFICATION
 SCHEMA = 1
 MANIFEST, RECIPE, LABELS, PREPROCESS = "manifest.json", "recipe.json", "labels.txt", "preprocess.json"
 GRAPHS, EVALUATION, LIBRARY, SAMPLES, TRITON, DEVICE = "graphs", "evaluation", "lib", "samples", "triton", "device"
+ANDROID = "android"
 IMAGES, REFERENCE = f"{EVALUATION}/images.npy", f"{EVALUATION}/reference.npz"
-BIG = (f"{GRAPHS}/", f"{EVALUATION}/", f"{TRITON}/")  # checked only by the commands that read them
+BIG = (f"{GRAPHS}/", f"{EVALUATION}/", f"{TRITON}/", f"{ANDROID}/")  # checked only by the commands that read them
 DEVICE_BACKENDS = ("tensorrt", "tensorrt_rtx", "onnxruntime", "openvino")  # the first that works on the device is used
 
 

@@ -6,8 +6,11 @@ from pipeline.report.values.format import headed
 from pipeline.tasks.words import WORDS
 
 
-def readme(recipe: Recipe) -> str:
-    """The text for one bundle."""
+PHONES = "`android/` has programs for phones and an example of an app: its README says how they are tried.\n\n"
+
+
+def readme(recipe: Recipe, phones: bool) -> str:
+    """The text for one bundle; `phones` where it holds programs for them."""
     words, predicts = WORDS[recipe.task], OUTPUTS[recipe.task]
     about = f"{predicts.ABOUT}\n\n" if predicts.ABOUT else ""
     name = headed(words.score_name)
@@ -61,6 +64,6 @@ host measured on these images with ONNX Runtime:
 {triton}
 `report` also writes `device/triton/` with the engine that it recommends, if the server can run it.
 
-Files: `graphs/` (ONNX), `evaluation/` (images and FP32 {words.kept}), `samples/` (a few image files), `labels.txt`,
+{PHONES if phones else ""}Files: `graphs/` (ONNX), `evaluation/` (images and FP32 {words.kept}), `samples/` (a few image files), `labels.txt`,
 `preprocess.json`, `recipe.json`, `lib/` (the code), `manifest.json` (sha256 of each file).
 """
