@@ -155,14 +155,14 @@ XNNPACK; the Kotlin was not compiled. What was measured there:
 |---|---:|---:|---:|
 {engines}
 
-In: bytes (1, {spec.height}, {spec.width}, 3), RGB, normalised inside; one image at a time. Out: floats. `{_LABELS}` has the classes,
-a line each, `Preprocessing.kt` how a photo becomes the input.
+In: bytes (1, {spec.height}, {spec.width}, 3), RGB, normalised inside; one image at a time. Out: floats. `{_LABELS}` has
+the classes, a line each, `Preprocessing.kt` how a photo becomes the input.
 
 ## In an app
 
 `implementation("{_AAR}:{version}")` in `build.gradle.kts`: the version that made the programs, or a later one.
-It has XNNPACK and the portable kernels. Programs and `{_LABELS}` go into `src/main/assets`. `Classifier.kt`, which is there where the
-network classifies images, is an example of the rest.
+It has XNNPACK and the portable kernels. Programs and `{_LABELS}` go into `src/main/assets`. `Classifier.kt`, there if the network
+classifies images, is an example of the rest.
 
 ## Try it with adb
 

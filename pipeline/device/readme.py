@@ -5,7 +5,6 @@ from pipeline.predict.output import OUTPUTS
 from pipeline.report.values.format import headed
 from pipeline.tasks.words import WORDS
 
-
 PHONES = "`android/` has programs for phones and an example of an app: its README says how they are tried.\n\n"
 
 
@@ -64,6 +63,7 @@ host measured on these images with ONNX Runtime:
 {triton}
 `report` also writes `device/triton/` with the engine that it recommends, if the server can run it.
 
-{PHONES if phones else ""}Files: `graphs/` (ONNX), `evaluation/` (images and FP32 {words.kept}), `samples/` (a few image files), `labels.txt`,
+{PHONES if phones else ""}\
+Files: `graphs/` (ONNX), `evaluation/` (images and FP32 {words.kept}), `samples/` (a few image files), `labels.txt`,
 `preprocess.json`, `recipe.json`, `lib/` (the code), `manifest.json` (sha256 of each file).
 """
