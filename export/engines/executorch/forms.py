@@ -18,7 +18,10 @@ from export.program.node import Constants
 
 OURS = "form_"  # begins the name of each constant that is written here, and of nothing else
 _aten = torch.ops.aten
+_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
+_PRODUCTS = (_aten.linear.default, _aten.conv1d.default, _aten.conv2d.default)
 
 
 def as_xnnpack_takes_it(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -88,15 +91,45 @@ class _Writer(fx.Interpreter):
 
 
 def _without_images(graph: fx.Graph) -> set[fx.Node]:
-    """The constants and what is made of them alone; a quantized weight stays with its DequantizeLinear."""
+    """The constants and tensors made of them alone; the weight of a product in INT8 stays quantized."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        kept = node.op == "call_function" and "quantize" in str(node.target)
-        if node.op == "get_attr" or (
-            node.op == "call_function" and not kept and found.issuperset(node.all_input_nodes)
-        ):
+        made = node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
+        if node.op == "get_attr" or (made and found.issuperset(node.all_input_nodes) and not _is_int8_weight(node)):
             found.add(node)
     return found
+
+
+def _is_int8_weight(node: fx.Node) -> bool:
+    """Whether this dequantizes the weight of products that XNNPACK computes in INT8, all of which take INT8 and give it.
+
+    Where one does not, its weight is dequantized once and for all, and XNNPACK computes it in FP32.
+    """
+    return node.target is _DEQUANTIZE_WEIGHT and all(
+        user.target in _PRODUCTS and _calls(user.all_input_nodes[0], _DEQUANTIZE) and _goes_to_int8(user)
+        for user in node.users
+    )
+
+
+def _goes_to_int8(product: fx.Node) -> bool:
+    """Whether it is quantized alone, behind the activation that its kernel computes as well."""
+    after = list(product.users)
+    if len(after) == 1 and _is_in_kernel(after[0]):
+        after = list(after[0].users)
+    return len(after) == 1 and _calls(after[0], _QUANTIZE)
+
+
+def _is_in_kernel(node: fx.Node) -> bool:
+    """A ReLU, and a clamp that becomes one or a hardtanh: see `_clamp`."""
+    if node.target is not _aten.clamp.default:
+        return node.target is _aten.relu.default
+    low, high = (*node.args[1:], None, None)[:2]
+    return low is not None and (high is not None or bool(low == 0))
+
+
+def _calls(node: fx.Node, target: Any) -> bool:
+    """Whether it is this operator, on int8."""
+    return node.target is target and torch.int8 in node.args
 
 
 def _full(constants: Constants, shape: Sequence[int], value: float) -> Tensor:

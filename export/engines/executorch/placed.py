@@ -26,7 +26,7 @@ _KINDS = {
     ),
 }  # fmt: skip
 _MULTIPLICATIONS = 30.0
-_ALARM = 0.1  # of the estimated time
+_ALARM, _LEAST = 0.1, 3e4  # of the estimated time, and nanoseconds: what takes less is nothing to look into
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_placed(program: torch.export.ExportedProgram) -> Placed:
         nanoseconds[name] = nanoseconds.get(name, 0.0) + _numbers(node) * _KINDS.get(name, _SLOW)
         layers["fp32"] += name in _PRODUCTS
     whole = sum(nanoseconds.values())
-    share = whole / (whole + multiplications / _MULTIPLICATIONS) if whole else 0.0
+    share = whole / (whole + multiplications / _MULTIPLICATIONS) if whole > _LEAST else 0.0
     heavy = [name for name, spent in nanoseconds.items()
              if name in _PRODUCTS or (share > _ALARM and spent > whole * _ALARM)]  # fmt: skip
     return Placed(dict(layers), parts, dict(portable.most_common()), share, tuple(heavy))
@@ -105,7 +105,7 @@ def _is_ours(node: fx.Node) -> bool:
 
 def _is_quantized(node: fx.Node) -> bool:
     sources = node.all_input_nodes[:2]
-    return len(sources) == 2 and all("dequantize" in _name(source) for source in sources)
+    return len(sources) == 2 and all(of.op == "call_function" and "dequantize" in _name(of) for of in sources)
 
 
 def _multiplications(node: fx.Node) -> float:

@@ -133,3 +133,20 @@ def test_what_is_missing_or_does_not_fit_is_said_with_the_fix(
     if run is not None:
         with pytest.raises(Unavailable):
             backend.load(tmp_path / "any.pte", 1)
+
+
+def test_an_operator_that_xnnpack_does_not_take_raises_the_alarm(spec: Preprocess, tmp_path: Path) -> None:
+    """And one that takes no time does not: in front of the product, or behind it."""
+    weight = np.random.default_rng(0).normal(0, 0.01, (192, 3)).astype(np.float32)
+    for place in (0, 1):
+        nodes = [
+            helper.make_node("MatMul", ["soft" if place == 0 else "patches", "weight"], ["votes"], name="votes"),
+            helper.make_node("ReduceMean", ["votes", "axes"], ["mean" if place else OUTPUT], name="mean", keepdims=0),
+        ]
+        source, made = (("patches", "soft"), ("mean", OUTPUT))[place]
+        nodes.insert(2 * place, helper.make_node("Erf", [source], [made], name="erf"))
+        write_graph(tmp_path / "graph.onnx", nodes, {"weight": weight}, spec)
+        notes = backend.build(tmp_path / "graph.onnx", tmp_path / backend.ENGINE_NAME).notes
+        assert notes["portable"] == {"cast": 1, "erf": 1}
+        assert ("alarm" in notes) == (place == 0)
+        assert place == 1 or "XNNPACK does not take erf" in notes["alarm"]
