@@ -105,7 +105,8 @@ def build_engine(
         {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         None if options is None else spec.batch_sizes[2], sha256_of(onnx_path),
         preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, _built_for(spec),
-        None if options is None else asdict(options), None if options is None else spec.batch_sizes, task, engine.notes or None,
+        None if options is None else asdict(options), None if options is None else spec.batch_sizes, task,
+        engine.notes if spec.backend == "executorch" else None,
     )  # fmt: skip
     write_sidecar(sidecar, folder)
     return sidecar

@@ -29,7 +29,8 @@ class Sidecar:
 
     `backend` is the flavour, `machine` operating system and architecture. `compute_capability` is that of the GPU it
     was built for, `options` and `batch_sizes` (smallest, typical, largest) those a TensorRT engine was built with; all
-    None of other backends. `task` is the recipe's `data.task`, `notes` those of `export.runner.Engine`, None without any.
+    None of other backends. `task` is the recipe's `data.task`, `notes` says where operators run that
+    XNNPACK does not take (`export.engines.executorch.placed`), None of other backends.
     """
 
     backend: str
