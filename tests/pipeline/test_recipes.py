@@ -113,6 +113,24 @@ def test_two_engines_of_one_name_are_refused(build: list[dict[str, object]], nam
     assert Recipe.model_validate(once)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8-fp16", "bf16", "int8-bf16", "fp8"])
+def test_phones_have_fp32_and_int8_alone(precision: str) -> None:
+    values = load_recipe(ROOT / "recipes" / "phones.yaml").model_dump(mode="json", by_alias=True)
+    values["quantize"]["precisions"] = ["fp32", "int8", "int8-sparse", "int8-qat", "auto", precision]
+    build = [{"backend": "executorch", "precisions": ["fp32", "int8", "int8-sparse", "int8-qat", "auto"]}]
+    assert Recipe.model_validate(values | {"build": build})
+    with pytest.raises(ValueError, match=f"{precision} (does not go with executorch|goes with tensorrt)"):
+        Recipe.model_validate(values | {"build": [build[0] | {"precisions": [precision]}]})
+
+
+def test_feature_maps_and_searches_are_not_asked_of_phones() -> None:
+    """Its programs give out nothing but logits, and take a minute to make."""
+    values = load_recipe(ROOT / "recipes" / "phones.yaml").model_dump(mode="json", by_alias=True)
+    for part in ("visualize", "search"):
+        with pytest.raises(ValueError, match=f"{part}.backend"):
+            Recipe.model_validate(values | {part: {"backend": "executorch"}})
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
 @pytest.mark.parametrize("precision", ["bf16", "int8-bf16"])
 def test_bf16_is_openvino_s(tmp_path: Path, backend: str, precision: str) -> None:

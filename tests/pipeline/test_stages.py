@@ -17,13 +17,15 @@ from pipeline.stages import STAGES
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 RTX = {"backend": "tensorrt_rtx", "precisions": ["int8"], "targets": ["sm86"]}
+PLAIN = {"backend": "openvino", "precisions": ["fp32", "auto"]}
+PHONE = {"backend": "executorch", "precisions": ["fp32", "int8"]}
 
 
 def recipe(root: Path, **parts: Any) -> Recipe:
     values = {
         "schema": 1, "data": {"name": "three classes", "root": str(root)}, "model": {"name": "any", "image_size": 32},
         "quantize": {"precisions": ["fp32", "int8", "auto", "int8-qat"]},
-        "build": [{"backend": "openvino", "precisions": ["fp32", "auto"]}],
+        "build": [PLAIN],
     }  # fmt: skip
     return Recipe.model_validate({
         key: values[key] | parts.get(key, {}) if isinstance(values.get(key), dict) else parts.get(key, values.get(key))
@@ -45,6 +47,8 @@ def stages_changed(root: Path, **parts: Any) -> set[str]:
         ({"evaluate": {"batch_size": 7}}, {"evaluate"}),
         ({"build": [{"backend": "openvino", "precisions": ["fp32", "int8"]}, RTX]}, {"build", "evaluate", "benchmark"}),
         ({"build": [{"backend": "openvino", "precisions": ["auto"], "batch_sizes": [1, 4, 4]}]}, {"build", "search"}),
+        ({"build": [PLAIN, PHONE | {"precisions": ["fp32"]}]}, {"build", "evaluate", "benchmark"}),
+        ({"build": [PLAIN, PHONE]}, {"quantize", "build", "evaluate", "benchmark"}),
         ({"quantize": {"policy": "full"}}, {"quantize", "qat"}),
         ({"quantize": {"exclude": ["x"]}}, {"quantize", "qat", "search"}),
         ({"quantize": {"method": "mse"}}, {"quantize", "qat", "search", "sensitivity"}),

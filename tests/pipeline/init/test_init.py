@@ -282,7 +282,8 @@ def test_what_is_chosen_is_also_json(here: Path, capsys: Printed) -> None:
     assert document["recipe"] == "photos.yaml" and document["root"] == "photos-split"
     assert document["classes"] == list(COLOURS) and document["images"] == {"train": 48, "val": 12}
     assert document["next"] == "t2t-edge run --recipe photos.yaml --run photos"
-    assert {engine["backend"] for engine in document["engines"]} >= {"onnxruntime", "openvino"}
+    backends = {engine["backend"] for engine in document["engines"]}
+    assert backends >= {"onnxruntime", "openvino"} and "executorch" not in backends, "for phones where it is asked for"
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

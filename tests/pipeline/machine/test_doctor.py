@@ -63,7 +63,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capsys.readouterr().out)
     rows = {row["item"]: row for row in answer["findings"]}
     assert answer["can_run"] and rows["onnxruntime"]["status"] in ("ok", "bad")
-    assert {"python", "cpu", "opencv", "numpy", "torch", "tensorrt"} <= set(rows)
+    assert {"python", "cpu", "opencv", "numpy", "torch", "tensorrt", "executorch"} <= set(rows)
     assert all(row["fix"] or row["detail"] for row in rows.values() if row["status"] in ("missing", "bad"))
 
 
@@ -84,6 +84,7 @@ def test_no_engine_at_all_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "No engine can run here" in capsys.readouterr().out
     assert not doctor.print_doctor(as_json=True, device=True)
     answer = json.loads(capsys.readouterr().out)
+    assert "executorch" not in {row["item"] for row in answer["findings"]}, "a device is no phone"
     assert "pip install -e" not in json.dumps(answer) and all(
         row["fix"] for row in answer["findings"] if row["group"] == "engine"
     )

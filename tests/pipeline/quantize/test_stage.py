@@ -43,10 +43,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, image_root: Path, spec: Pre
     return {"export": made, "calibrate": made}
 
 
-def quantize(inputs: dict[str, Artifact], folder: Path, **part: Any) -> dict[str, Any]:
+def quantize(
+    inputs: dict[str, Artifact], folder: Path, build: list[dict[str, Any]] | None = None, **part: Any
+) -> dict[str, Any]:
     recipe = Recipe.model_validate({
         "schema": 1, "data": {"name": "photographs", "root": "nowhere"}, "quantize": part,
-        "model": {"name": "small", "image_size": 32}, "build": [],
+        "model": {"name": "small", "image_size": 32}, "build": build or [],
     })  # fmt: skip
     return quantize_stage.run(recipe, inputs, folder)
 
@@ -75,6 +77,33 @@ def test_engines_in_bf16_have_the_graphs_with_fp32(inputs: dict[str, Artifact], 
         assert {prop.key: prop.value for prop in graph.metadata_props}[FP32_TENSORS] == "[]"
     assert graphs["fp32"].graph == onnx.load(inputs["export"].path("fp32.onnx")).graph
     assert not list(tmp_path.glob("*bf16*"))
+
+
+def test_the_graph_for_phones_is_written_where_the_recipe_builds_it(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    always = {"fp32", "int8", "int8-onnxruntime", "int8-openvino"}
+    for name, precisions, more in (
+        ("none", [], set()),
+        ("fp32", ["fp32"], set()),
+        ("int8", ["fp32", "int8"], {"int8-executorch"}),
+    ):
+        (tmp_path / name).mkdir()
+        build = [{"backend": "executorch", "precisions": precisions}] if precisions else []
+        quantize(inputs, tmp_path / name, build, precisions=["fp32", "int8"])
+        assert {path.stem for path in (tmp_path / name).glob("*.onnx")} == always | more
+    rows = json.loads((tmp_path / "int8" / "decisions-int8-executorch.json").read_text())
+    wide = next(row for row in rows if row["node"] == "wide")
+    assert wide["output"] and len(wide["activations"]) == 2, "XNNPACK makes INT8 of INT8"
+    graph = onnx.load(tmp_path / "int8" / "int8-executorch.onnx")
+    stored = {value.name: numpy_helper.to_array(value) for value in graph.graph.initializer}
+    for row in wide["activations"]:
+        low, high = min(row["low"], 0), max(row["high"], 0)
+        assert row["scale"] == pytest.approx((high - low) / 255, rel=1e-6)
+        assert stored[f"{row['tensor']}_activation_scale"] == pytest.approx(row["scale"], rel=1e-6)
+        zero = stored[f"{row['tensor']}_activation_zero"]
+        assert zero.dtype == np.int8 and zero == np.rint(-128 - low / row["scale"])
+    assert stored["patches_activation_zero"] == -128, "pixels are never negative"
 
 
 @pytest.mark.parametrize("bits", [8, 4])
