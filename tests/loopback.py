@@ -90,7 +90,9 @@ class Bench:
         folder = self.folder / name
         for part in ("home", "tmp", "bin"):
             (folder / part).mkdir(parents=True)
-        (folder / "bin" / "python3").symlink_to(self.python)
+        device_python = folder / "bin" / "python3"
+        device_python.write_text(f'#!/bin/sh\nexec {self.python} "$@"\n')  # a link would not find its environment
+        device_python.chmod(0o755)
         tools = ("sh", "rsync", "env") if rsync else ("sh", "env")
         for tool in tools:
             if where := shutil.which(tool):
@@ -128,7 +130,9 @@ class Bench:
         )  # fmt: skip
         assert SSHD is not None
         with (folder / "sshd.log").open("ab") as log:
-            server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            server = subprocess.Popen(
+                [SSHD, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and server.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -140,7 +144,16 @@ class Bench:
     def check(self, device: Loopback) -> None:
         """Skip the tests where a login is not possible for reasons of this machine, such as a locked account."""
         user, _, _ = device.address.partition("@")
-        command = [str(self.folder / "bin" / "ssh"), "-o", "BatchMode=yes", "-p", str(device.port), f"{user}@127.0.0.1", "echo", "in"]
+        command = [
+            str(self.folder / "bin" / "ssh"),
+            "-o",
+            "BatchMode=yes",
+            "-p",
+            str(device.port),
+            f"{user}@127.0.0.1",
+            "echo",
+            "in",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         if done.stdout.strip() != "in":
             pytest.skip(f"sshd lets nobody in here: {done.stderr} {(device.folder / 'sshd.log').read_text()}")
@@ -178,6 +191,7 @@ def _free_port() -> int:
 
 def ssh_processes(bench: Bench) -> list[int]:
     """The clients of our own connections: they name the bench's configuration."""
-    done = subprocess.run(["pgrep", "-f", f"ssh -F {bench.folder / 'config'}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["pgrep", "-f", f"ssh -F {bench.folder / 'config'}"], capture_output=True, text=True, check=False
+    )
     return [int(word) for word in done.stdout.split()]
-

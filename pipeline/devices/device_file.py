@@ -51,8 +51,8 @@ def make_device(name: str, address: str, python: str = "python3", folder: str = 
     """A device of checked values; InputError for a name, an address or a path that is none."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(
-            "a device's name is a plain word", got=name, allowed="letters, digits, . _ -, of which the first is a letter or digit",
-            next_step="t2t-edge device add bench1 user@host",
+            "a device's name is a plain word", got=name,
+            allowed="letters, digits, . _ -, of which the first is a letter or digit", next_step="t2t-edge device add bench1 user@host",
         )  # fmt: skip
     user, host, port = _split(address)
     for what, value in (("python", python), ("folder", folder)):
@@ -119,7 +119,7 @@ def _device(path: Path, name: str, values: Any) -> Device:
 def _wrong(path: Path, got: str) -> InputError:
     return InputError(
         f"{path} is no file of devices", got=got,
-        allowed=f"schema: 1, and devices: by name, each with {', '.join(_KEYS)}; no passwords or keys, which are OpenSSH's affair",
+        allowed=f"schema: 1, and devices: by name, each with {', '.join(_KEYS)}; no passwords or keys: these are OpenSSH's",
         next_step=f"edit {path}; t2t-edge device add writes it",
     )  # fmt: skip
 
@@ -144,7 +144,8 @@ def chosen_devices(path: Path, names: Sequence[str], every: bool) -> list[Device
     devices = read_devices(path)
     if every == bool(names):
         raise InputError(
-            "devices are named, or all are meant" if every else "no device is named", got=f"--all and {', '.join(names)}" if every else None,
+            "devices are named, or all are meant" if every else "no device is named",
+            got=f"--all and {', '.join(names)}" if every else None,
             allowed=f"names or --all; devices in {path}: {', '.join(devices) or 'none'}",
             next_step="leave one of them out" if every else "name devices, or --all",
         )  # fmt: skip

@@ -22,8 +22,8 @@ sys.exit(run_command(Path("."), ["doctor", "--json"]))
 """
 # What a line of `device list` shows, and the doctor's rows that hold it.
 SHOWN = {
-    "GPU": "gpu", "JetPack": "L4T", "TensorRT": "tensorrt", "ONNX Runtime": "onnxruntime", "power mode": "power mode", "disk": "disk",
-    "memory": "memory", "Python": "python",
+    "GPU": "gpu", "JetPack": "L4T", "TensorRT": "tensorrt", "ONNX Runtime": "onnxruntime", "power mode": "power mode",
+    "disk": "disk", "memory": "memory", "Python": "python",
 }  # fmt: skip
 
 

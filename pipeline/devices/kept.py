@@ -90,8 +90,8 @@ class Kept:
 
 
 def take_files(folder: Path, files: list[dict[str, Any]], stream: IO[bytes], named: dict[str, str]) -> None:
-    """Write what a device sends into `folder`: only names of results, whole, with the hashes in `named`, which the run noted at its
-    end. Lost where it is cut off, ValueError where it is something else."""
+    """Write what a device sends into `folder`: only names of results, whole, with the hashes in `named`, which the run noted at
+    its end. Lost where it is cut off, ValueError where it is something else."""
     for file in files:
         name, size = file["name"], file["bytes"]
         if name not in RESULTS or name not in named or not isinstance(size, int) or not 0 <= size <= _MOST_BYTES:

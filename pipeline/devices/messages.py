@@ -26,7 +26,7 @@ def refusal(device: Device, status: int, text: str) -> InputError | None:
         return InputError(
             f"the host key of {name} is another one than before", got=_last(text, "IDENTIFICATION", "fingerprint|Offending"),
             allowed="the key in your known_hosts: somebody may be in between, or the device was installed anew",
-            next_step=f"find out why; if it is right: ssh-keygen -R '{place}', then {device.ssh('true')} and compare the fingerprint",
+            next_step=f"find out why; if it is right: ssh-keygen -R '{place}', then {device.ssh('true')} and compare",
         )  # fmt: skip
     if "Host key verification failed" in text or "host key is known" in text:
         return InputError(
@@ -74,7 +74,8 @@ def _other_python(device: Device, got: str) -> InputError:
 def unreachable(device: Device, why: str) -> DeviceFailed:
     """No connection came about."""
     return DeviceFailed(
-        f"{device.name} cannot be reached", got=f"{device.address}: {one_line(why)}", allowed="a device that is on and in the network",
+        f"{device.name} cannot be reached", got=f"{device.address}: {one_line(why)}",
+        allowed="a device that is on and in the network",
         next_step=f"try it: {device.ssh('true')}; another address: t2t-edge device add {device.name} user@host",
     )  # fmt: skip
 
@@ -136,8 +137,9 @@ def failed_run(device: Device, problem: dict[str, Any], status: int, again: str,
     if kind == "killed" and problem["signal"] == 9:
         sure = "the system was out of memory" if problem["out_of_memory"] else "signal 9, mostly for want of memory"
         return DeviceFailed(
-            f"{name} is out of memory: {what_of} was killed", got=sure, allowed="enough memory and swap for TensorRT's builder",
-            next_step="lower workspace_mib in the recipe's build[].options, add swap (docs/jetson.md), close the desktop (sudo init 3), "
+            f"{name} is out of memory: {what_of} was killed", got=sure,
+            allowed="enough memory and swap for TensorRT's builder",
+            next_step="lower workspace_mib in the recipe's build[].options, add swap (docs/jetson.md), close the desktop there, "
             f"or one engine: --engine NAME; finished engines are kept: {again}",
         )  # fmt: skip
     if kind == "killed":
@@ -146,7 +148,8 @@ def failed_run(device: Device, problem: dict[str, Any], status: int, again: str,
         )
     if kind == "slept":
         return DeviceFailed(
-            f"{name} slept while it measured", got=f"{duration(problem['seconds'])} in {step}", allowed="a device that stays awake",
+            f"{name} slept while it measured", got=f"{duration(problem['seconds'])} in {step}",
+            allowed="a device that stays awake",
             next_step=f"{device.ssh('sudo systemctl mask sleep.target suspend.target')}; engines are kept: {again}",
         )  # fmt: skip
     if kind == "stopped":
@@ -173,8 +176,9 @@ def failed_run(device: Device, problem: dict[str, Any], status: int, again: str,
 
 def no_backend(device: Device, text: str, again: str) -> DeviceFailed:
     """No engine runtime of the bundle is there, or not the one that was asked for."""
+    found = re.search(r"^  got: (.*)$", text, re.MULTILINE)
     return DeviceFailed(
-        f"{device.name} has no TensorRT or other runtime for these engines", got=one_line(text),
+        f"{device.name} has no TensorRT or other runtime for these engines", got=found[1] if found else one_line(text),
         allowed="TensorRT 10.3 or newer with cuda-bindings, or ONNX Runtime",
         next_step=f"{JETSON_INSTALL}; or pip install onnxruntime there; then: {again}",
     )  # fmt: skip

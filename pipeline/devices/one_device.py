@@ -29,7 +29,7 @@ from pipeline.devices.messages import (
     unreachable,
 )
 from pipeline.devices.remote.program import BOOT, program
-from pipeline.devices.remote.session import ENDED, RUNNING
+from pipeline.devices.remote.session import RUNNING
 from pipeline.devices.send import check_room, send, what_is_missing
 from pipeline.devices.ssh import Connection
 
@@ -85,11 +85,11 @@ class OneDevice:
                 reached = reached or bool(self._said)
                 if not reached:
                     raise unreachable(self.device, str(lost)) from lost
-                now = time.monotonic()
+                moment = time.monotonic()
                 if lost_since is None or self._at > before:
-                    lost_since, attempt = now, 0
-                if now - lost_since > self.work.patience:
-                    raise still_lost(self.device, str(lost), now - lost_since, self.work.again) from lost
+                    lost_since, attempt = moment, 0
+                if moment - lost_since > self.work.patience:
+                    raise still_lost(self.device, str(lost), moment - lost_since, self.work.again) from lost
                 if not attempt:
                     self._say(f"connection lost ({lost}); what runs there goes on, connecting again")
                 time.sleep(_WAITS[min(attempt, len(_WAITS) - 1)])
@@ -114,10 +114,10 @@ class OneDevice:
                 self._say(text)
 
     def _probe(self, place: str) -> dict[str, Any]:
-        sent = time.time()
+        sent = now()
         probe = self.connection.ask("probe", {"place": place})
         self._once("reached", "")
-        skew = probe["time"] - (sent + time.time()) / 2
+        skew = probe["time"] - (sent + now()) / 2
         if abs(skew) > _SKEW_SECONDS:
             self._once("skew", f"warning: {clock_skew(self.device, skew)}")
         return probe
@@ -222,16 +222,16 @@ class OneDevice:
         return failed_run(self.device, problem, state["status"], self.work.again, str(log))
 
 
+def now() -> float:
+    """This machine's clock, in seconds since 1970."""
+    return time.time()
+
+
 def note_of(run: str, token: str) -> dict[str, Any]:
     """What the device's lock says of us, for other people."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return {"owner": f"{getpass.getuser()}@{socket.gethostname()}", "run": run, "since": now, "token": token}
+    since = _day(now())
+    return {"owner": f"{getpass.getuser()}@{socket.gethostname()}", "run": run, "since": since, "token": token}
 
 
 def _day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def over(state: Mapping[str, Any] | None) -> bool:
-    """Whether nothing runs."""
-    return state is None or state["phase"] == ENDED

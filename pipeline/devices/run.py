@@ -163,7 +163,7 @@ def _tell(options: argparse.Namespace, work: Work, outcomes: Sequence[Outcome[in
     statuses = {outcome.device.name: outcome.status(outcome.answer or DONE) for outcome in outcomes}
     for outcome in outcomes:
         if outcome.error is not None:
-            say(f"{outcome.device.name}: {outcome.error.what}", FAILED)
+            say(f"failed: {outcome.error.what}", FAILED)
     options.document["devices"] = {outcome.device.name: _entry(outcome, statuses) for outcome in outcomes}
     return worst(list(statuses.values()))
 

@@ -34,7 +34,7 @@ class Sending:
 
 
 def what_is_missing(connection: Connection, place: str, bundle: Path, *, dry: bool) -> Sending:
-    """The files of the bundle that the device lacks or has otherwise. Unless `dry`, files of earlier bundles are deleted there."""
+    """The files of the bundle that the device lacks or has otherwise. Unless `dry`, other files are deleted there."""
     files = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["files"]
     request = {"place": place, "dry": dry}
     names = connection.ask("missing", request, json.dumps(files).encode(), _HASH_SECONDS)["missing"]

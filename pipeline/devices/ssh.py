@@ -183,7 +183,8 @@ class Connection:
         if error["errno"] in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(self.device, error["text"], error["place"])
         raise DeviceFailed(
-            f"{self.device.name} refuses a file", got=error["text"], next_step=f"see who may write there: {self.device.ssh('ls -ld', self.device.folder)}"
+            f"{self.device.name} refuses a file", got=error["text"],
+            next_step=f"see who may write there: {self.device.ssh('ls', '-ld', self.device.folder)}"
         )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def _unpack(root: Path) -> int:
 
 
 def seal(request: Request) -> None:
-    """Write the manifest, the last of the bundle's files, if all others are here as it lists them; else name those that are not."""
+    """Write the manifest, the last of the bundle's files, if all others are here as it lists them; else name the others."""
     root = Path.home() / request["place"] / "bundle"
     text = sys.stdin.buffer.read()
     wrong = [name for name, digest in json.loads(text)["files"].items() if not _is(root / name, digest)]
@@ -263,6 +263,6 @@ def clean(request: Request) -> None:
 
 
 ANSWERS = {
-    "probe": probe, "missing": missing, "receive": receive, "seal": seal, "start": start, "supervise": supervise, "follow": follow,
-    "collect": collect, "collected": collected, "stop": stop, "log": log, "predict": predict, "doctor": doctor, "clean": clean,
+    "probe": probe, "missing": missing, "receive": receive, "seal": seal, "start": start, "supervise": supervise,
+    "follow": follow, "collect": collect, "collected": collected, "stop": stop, "log": log, "predict": predict, "doctor": doctor, "clean": clean,
 }  # fmt: skip
