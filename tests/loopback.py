@@ -57,6 +57,18 @@ class Loopback:
         return [int(word) for word in done.stdout.split()]
 
 
+def add(bench: "Bench", name: str, *, rsync: bool = True) -> Loopback:
+    """A device, in devices.yaml, that has been logged into."""
+    device = bench.add(name, rsync=rsync)
+    bench.check(device)
+    file = Path("devices.yaml")
+    if not file.exists():
+        file.write_text("schema: 1\ndevices:\n")
+    with file.open("a") as text:
+        text.write(f"  {name}:\n    address: {device.address}\n")
+    return device
+
+
 def why_not() -> str:
     """Why there can be no such device here; "" where there can."""
     for name in ("ssh", "ssh-keygen", "pgrep"):

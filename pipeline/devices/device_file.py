@@ -52,7 +52,8 @@ def make_device(name: str, address: str, python: str = "python3", folder: str = 
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(
             "a device's name is a plain word", got=name,
-            allowed="letters, digits, . _ -, of which the first is a letter or digit", next_step="t2t-edge device add bench1 user@host",
+            allowed="letters, digits, . _ -, of which the first is a letter or digit",
+            next_step="t2t-edge device add bench1 user@host",
         )  # fmt: skip
     user, host, port = _split(address)
     for what, value in (("python", python), ("folder", folder)):

@@ -264,5 +264,6 @@ def clean(request: Request) -> None:
 
 ANSWERS = {
     "probe": probe, "missing": missing, "receive": receive, "seal": seal, "start": start, "supervise": supervise,
-    "follow": follow, "collect": collect, "collected": collected, "stop": stop, "log": log, "predict": predict, "doctor": doctor, "clean": clean,
+    "follow": follow, "collect": collect, "collected": collected, "stop": stop, "log": log, "predict": predict,
+    "doctor": doctor, "clean": clean,
 }  # fmt: skip
