@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,11 +22,11 @@ def played_run(bundled_run: Path, once: Once) -> Path:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(tmp_path: Path, bare_python: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Where devices are added; the working directory is one of its own, and `ssh` uses the bench's keys."""
     if reason := why_not():
         pytest.skip(reason)
-    bench = Bench(tmp_path / "bench", Path(sys.executable))
+    bench = Bench(tmp_path / "bench", bare_python)
     monkeypatch.setenv("PATH", f"{bench.folder / 'bin'}:{os.environ['PATH']}")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
