@@ -265,6 +265,12 @@ def _write_manifest(folder: Path, command: str, source: dict[str, Any]) -> None:
     recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     write_json(
         folder / MANIFEST,
-        {"schema": SCHEMA, "kind": "t2t-edge bundle", "run": recipe["run"], "rebuild": command, "made_of": source,
-         "files": files},
+        {
+            "schema": SCHEMA,
+            "kind": "t2t-edge bundle",
+            "run": recipe["run"],
+            "rebuild": command,
+            "made_of": source,
+            "files": files,
+        },
     )

@@ -1,6 +1,7 @@
 """runs/RUN/devices/: what devices measured, by name; one folder a device, and the page of all of them."""
 
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -82,11 +83,24 @@ class Kept:
         return found if isinstance(found, dict) else None
 
     def partial(self, name: str) -> Path:
-        """An empty folder for what is being fetched."""
-        folder = self.folder / f".{name}.partial"
-        shutil.rmtree(folder, ignore_errors=True)
+        """An empty folder for what is being fetched, of this process; those of dead ones are deleted."""
+        for left in self.folder.glob(f".{name}=*"):
+            owner = int(left.name.rpartition("=")[2])
+            if owner == os.getpid() or not _lives(owner):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = self.folder / f".{name}={os.getpid()}"
         folder.mkdir()
         return folder
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def take_files(folder: Path, files: list[dict[str, Any]], stream: IO[bytes], named: dict[str, str]) -> None:

@@ -10,6 +10,14 @@ from pipeline.devices.device_file import Device
 JETSON_INSTALL = "sudo apt-get install python3-libnvinfer, and pip install 'cuda-bindings==12.*' on the device"
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
+
+
+def plain(text: str) -> str:
+    """Text of a device as it may be printed: without control signs, line ends and tabs apart."""
+    return _CONTROL.sub("", text)
+
+
 class DeviceFailed(InputError):
     """A device or the way to it failed, where nothing that a person gave is wrong: exit status 1."""
 

@@ -92,7 +92,7 @@ class OneDevice:
                     raise still_lost(self.device, str(lost), moment - lost_since, self.work.again) from lost
                 if not attempt:
                     self._say(f"connection lost ({lost}); what runs there goes on, connecting again")
-                time.sleep(_WAITS[min(attempt, len(_WAITS) - 1)])
+                self.connection.processes.pause(_WAITS[min(attempt, len(_WAITS) - 1)])
                 attempt += 1
 
     def _attempt(self) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 from calib.errors import InputError
 from pipeline.console.exit_status import DONE, FAILED
 from pipeline.devices.device_file import (
-    Device,
     chosen_devices,
     make_device,
     no_such_device,
@@ -15,6 +14,7 @@ from pipeline.devices.device_file import (
     write_devices,
 )
 from pipeline.devices.doctor import examine, problems, summary
+from pipeline.devices.messages import plain
 from pipeline.devices.several import Outcome, on_each, worst
 
 _ROOT = "you log in as root there: nothing needs it; take a plain user"
@@ -82,13 +82,13 @@ def _tell(outcome: Outcome[dict[str, Any]]) -> None:
             print(f"    {line}")
         return
     state = "engines can run" if found["can_run"] else "no engine can run"
-    print(f"    {state}; {_used(device, found['holder'])}")
-    print("".join(f"    {title}: {text}\n" for title, text in summary(found).items()), end="")
+    print(f"    {state}; {plain(_used(found['holder']))}")
+    print(plain("".join(f"    {title}: {text}\n" for title, text in summary(found).items())), end="")
     for text in [*problems(found), *([_ROOT] if found["root"] else [])]:
-        print(f"    ! {text}")
+        print(f"    ! {plain(text)}")
 
 
-def _used(device: Device, holder: Mapping[str, Any] | None) -> str:
+def _used(holder: Mapping[str, Any] | None) -> str:
     if holder is None:
         return "free"
     return f"busy: {holder.get('owner', 'somebody')}, run {holder.get('run', 'unknown')}, since {holder.get('since', 'unknown')}"

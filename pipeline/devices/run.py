@@ -45,14 +45,10 @@ def run_on_devices(options: argparse.Namespace) -> int:
 
     def finish(connection: Connection) -> int:
         part = parts[connection.device.name] = OneDevice(connection, work)
-        try:
-            return part.finish()
-        except InputError as error:
-            lines.say(connection.device.name, f"error: {error}")
-            raise
+        return part.finish()
 
     try:
-        outcomes = on_each(devices, finish)
+        outcomes = on_each(devices, finish, lines.error)
     except KeyboardInterrupt:
         return say(_interrupted(options, folder, [name for name, part in parts.items() if part.begun]), FAILED)
     return _tell(options, work, outcomes)
@@ -133,10 +129,7 @@ def _plan(options: argparse.Namespace, devices: Sequence[Device], folder: Path) 
         if probe["holder"] is not None:
             lines.say(device.name, f"it is busy now: {probe['holder'].get('owner')}, run {probe['holder'].get('run')}")
 
-    outcomes = on_each(devices, plan)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            lines.say(outcome.device.name, f"error: {outcome.error}")
+    outcomes = on_each(devices, plan, lines.error)
     return worst([outcome.status() for outcome in outcomes])
 
 

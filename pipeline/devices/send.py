@@ -17,7 +17,7 @@ from typing import IO, Any
 from pipeline.artifact import MANIFEST
 from pipeline.device.contents import GRAPHS
 from pipeline.devices.device_file import Device
-from pipeline.devices.messages import DeviceFailed, Lost, disk_full, not_enough_room, refusal
+from pipeline.devices.messages import DeviceFailed, Lost, disk_full, not_enough_room, plain, refusal
 from pipeline.devices.ssh import OPTIONS, Connection, destination
 
 _HASH_SECONDS = 600.0  # for a device to hash what it has
@@ -102,7 +102,7 @@ def _rsync(connection: Connection, place: str, bundle: Path, names: Sequence[str
                     allowed="--timeout send=MINUTES", next_step="the same command goes on where it was",
                 ) from error  # fmt: skip
         said.seek(0)
-        text = said.read().decode(errors="replace")
+        text = plain(said.read().decode(errors="replace"))
     if process.returncode == 0:
         return
     if "No space left on device" in text or "Disk quota exceeded" in text:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from calib.errors import InputError
 from pipeline.devices.device_file import Device
-from pipeline.devices.messages import DeviceFailed, Lost, disk_full, refusal
+from pipeline.devices.messages import DeviceFailed, Lost, disk_full, plain, refusal
 from pipeline.devices.remote.program import BOOT, message
 
 MARK = b"\x1et2t-edge "
@@ -39,7 +39,16 @@ class Processes:
 
     _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    closed: bool = False
+    _closed: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def closed(self) -> bool:
+        """Whether all was ended."""
+        return self._closed.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not after the end."""
+        self._closed.wait(seconds)
 
     @contextmanager
     def running(self, command: list[str], stdin: int, stderr: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
@@ -67,7 +76,7 @@ class Processes:
     def close(self) -> None:
         """End them all."""
         with self._lock:
-            self.closed = True
+            self._closed.set()
             for process in self._running:
                 end(process)
 
@@ -166,7 +175,7 @@ class Connection:
 
     def _failure(self, status: int, words: IO[bytes], limit: _Limit, seconds: float) -> Exception:
         words.seek(0)
-        text = words.read().decode(errors="replace").strip()
+        text = plain(words.read().decode(errors="replace").strip())
         if limit.reached:
             return Lost(f"no answer within {seconds:g} s")
         known = refusal(self.device, status, text)
@@ -181,9 +190,9 @@ class Connection:
         if error is None:
             return answer
         if error["errno"] in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(self.device, error["text"], error["place"])
+            raise disk_full(self.device, plain(error["text"]), plain(error["place"]))
         raise DeviceFailed(
-            f"{self.device.name} refuses a file", got=error["text"],
+            f"{self.device.name} refuses a file", got=plain(error["text"]),
             next_step=f"see who may write there: {self.device.ssh('ls', '-ld', self.device.folder)}"
         )  # fmt: skip
 

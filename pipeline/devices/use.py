@@ -13,7 +13,7 @@ from pipeline.console.exit_status import DONE, say
 from pipeline.console.known_runs import command_for
 from pipeline.devices.device_file import chosen_devices
 from pipeline.devices.kept import Kept
-from pipeline.devices.messages import busy
+from pipeline.devices.messages import busy, plain
 from pipeline.devices.one_device import note_of
 from pipeline.devices.several import Lines, Outcome, on_each, worst
 from pipeline.devices.ssh import Connection
@@ -54,8 +54,8 @@ def predict_there(options: argparse.Namespace) -> int:
     if outcome.answer is None:
         assert outcome.error is not None
         return say(f"error: {outcome.error}", outcome.status())
-    print(outcome.answer["out"], end="")
-    print(outcome.answer["err"], end="", file=sys.stderr)
+    print(plain(outcome.answer["out"]), end="")
+    print(plain(outcome.answer["err"]), end="", file=sys.stderr)
     return int(outcome.answer["status"])
 
 

@@ -15,7 +15,9 @@ from pipeline.report.values.format import drop, headed, latency
 from pipeline.tasks.words import Words, words_of
 
 
-def comparison_page(compared: Sequence[Compared], picture: bytes, more: Section | None = None, noun: str = "run") -> str:
+def comparison_page(
+    compared: Sequence[Compared], picture: bytes, more: Section | None = None, noun: str = "run"
+) -> str:
     """The HTML page, of the same parts as a report's; `picture` (PNG) is for readers without a script.
 
     `more` stands behind the first section; `noun` is what the reports are of.
@@ -36,7 +38,14 @@ def comparison_page(compared: Sequence[Compared], picture: bytes, more: Section 
     runs = [{"label": c.label, "cells": run_cells(c)} for c in compared]
     machines = [(c.label, machine_rows(c.report)) for c in compared]
     sections = [
-        section(f"{headed(noun)}s", "runs.html", cautions=cautions(compared), heads=_heads(words, noun), words=_WORDS, rows=runs),
+        section(
+            f"{headed(noun)}s",
+            "runs.html",
+            cautions=cautions(compared),
+            heads=_heads(words, noun),
+            words=_WORDS,
+            rows=runs,
+        ),
         more,
         chart_section(picture, picture_text(timed, words)),
         engines_section(rows, "each run's FP32", words),

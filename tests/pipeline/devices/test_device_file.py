@@ -29,8 +29,9 @@ def test_an_address(address: str, user: str | None, host: str, port: int | None)
 @pytest.mark.parametrize(
     "address",
     [
-        "-oProxyCommand=touch /tmp/x", "user@-oProxyCommand=x", "-l@host", "user@host;id", "user@$(id)", "user@host:port", "user@host:0",
-        "user@host:70000", "user@ho st", "a@b@c", "", "user@", "user@host:22:23", "user@[::1", "user@`id`", "user@host\n", "us er@host", 7,
+        "-oProxyCommand=touch /tmp/x", "user@-oProxyCommand=x", "-l@host", "user@host;id", "user@$(id)", "user@host:port",
+        "user@host:0", "user@host:70000", "user@ho st", "a@b@c", "", "user@", "user@host:22:23", "user@[::1", "user@`id`",
+        "user@host\n", "us er@host", 7,
     ],
 )  # fmt: skip
 def test_what_is_no_address(address: str) -> None:
@@ -81,7 +82,8 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: b", "not exactly the keys schema"), ("schema: 2\ndevices: {}", "not exactly the keys"), ("[", "is no file of devices"),
+        ("a: b", "not exactly the keys schema"), ("schema: 2\ndevices: {}", "not exactly the keys"),
+        ("[", "is no file of devices"),
         ("schema: 1\ndevices: [a]", "devices: ['a']"), ("schema: 1\ndevices:\n  a: orin", "without an address"),
         ("schema: 1\ndevices:\n  a: {address: orin, password: x}", "no passwords or keys"),
         ("schema: 1\ndevices:\n  a: {address: orin, pyhton: x}", "did you mean python"),

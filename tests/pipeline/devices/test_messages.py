@@ -52,13 +52,15 @@ def test_a_lost_connection_is_none_of_these(text: str) -> None:
          "the build of tensorrt-int8 crashed on bench1", "signal 11", "log.txt"),
         ({"kind": "timeout", "step": "build", "seconds": 3600.0, "engine": "tensorrt-fp16"},
          "build on bench1 took longer than allowed (tensorrt-fp16)", "1 h", "--timeout build=120"),
-        ({"kind": "slept", "step": "benchmark", "seconds": 40.0}, "bench1 slept while it measured", "40 s in benchmark", "sleep.target"),
+        ({"kind": "slept", "step": "benchmark", "seconds": 40.0}, "bench1 slept while it measured", "40 s in benchmark",
+         "sleep.target"),
         ({"kind": "stopped", "step": "build"}, "the run on bench1 was stopped", "in build", "AGAIN"),
         ({"kind": "died", "step": "build", "restarted": True}, "the run on bench1 ended early", "started again", "AGAIN"),
         ({"kind": "died", "step": "build", "restarted": False}, "the run on bench1 ended early", "KillUserProcesses", "AGAIN"),
         ({"kind": "disk", "step": "build", "text": "error: the disk is full", "place": "/home/x"}, "the disk of bench1 is full",
          "build: error: the disk is full", "du -xh"),
-        ({"kind": "failed", "step": "evaluate", "text": "error: it is wrong"}, "evaluate failed on bench1", "error: it is wrong", "AGAIN"),
+        ({"kind": "failed", "step": "evaluate", "text": "error: it is wrong"}, "evaluate failed on bench1", "error: it is wrong",
+         "AGAIN"),
     ],
 )  # fmt: skip
 def test_what_became_of_a_run(problem: dict[str, Any], what: str, got: str, next_step: str) -> None:

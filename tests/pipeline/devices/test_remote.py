@@ -88,7 +88,8 @@ def test_the_gate_does_not_end_a_run(place: Session) -> None:
         ("print('tensorrt-fp16: building', flush=True); os.kill(os.getpid(), 9)",
          {"kind": "killed", "step": "build", "signal": 9, "out_of_memory": False, "engine": "tensorrt-fp16"}),
         ("os.kill(os.getpid(), 11)", {"kind": "killed", "step": "build", "signal": 11, "out_of_memory": False, "engine": None}),
-        ("print('error: the disk is full'); sys.exit(1)", {"kind": "disk", "step": "build", "status": 1, "text": "error: the disk is full"}),
+        ("print('error: the disk is full'); sys.exit(1)",
+         {"kind": "disk", "step": "build", "status": 1, "text": "error: the disk is full"}),
     ],
 )  # fmt: skip
 def test_a_step_that_fails_ends_the_run(place: Session, script: str, problem: dict[str, Any]) -> None:
