@@ -192,6 +192,14 @@ def no_backend(device: Device, text: str, again: str) -> DeviceFailed:
     )  # fmt: skip
 
 
+def without_tensorrt(device: Device, reason: str) -> str:
+    """A remark, no failure: another runtime is measured in its place."""
+    return (
+        f"{device.name} has no TensorRT that works\n  got: {reason}\n"
+        f"  allowed: the engines of another runtime, which are built in its place\n  next: {JETSON_INSTALL}"
+    )
+
+
 def clock_skew(device: Device, seconds: float) -> str:
     """A remark, no failure: nothing that is measured depends on the time of day."""
     way = "ahead of" if seconds > 0 else "behind"

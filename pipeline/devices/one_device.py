@@ -27,6 +27,7 @@ from pipeline.devices.messages import (
     no_backend,
     still_lost,
     unreachable,
+    without_tensorrt,
 )
 from pipeline.devices.remote.program import BOOT, program
 from pipeline.devices.remote.session import RUNNING
@@ -38,6 +39,7 @@ MINUTES = {"send": 60.0, "build": 240.0, "evaluate": 120.0, "benchmark": 120.0, 
 _SKEW_SECONDS = 60.0
 _SILENT_SECONDS = 30.0  # the device gives a sign of life every few seconds
 _WAITS = (0.3, 1.0, 3.0, 10.0)  # seconds before the connection is made again; the last one from then on
+_NO_TENSORRT = "tensorrt: "  # as `./t2t build` says why it takes another backend
 _NO_BACKEND = ("no engine of this bundle can be built here", "a package is missing")
 
 
@@ -171,6 +173,9 @@ class OneDevice:
             if "text" in answer:
                 for line in answer["text"].splitlines():
                     self._say(line)
+                    if line.startswith(_NO_TENSORRT):
+                        reason = line.removeprefix(_NO_TENSORRT)
+                        self._once("tensorrt", f"warning: {without_tensorrt(self.device, reason)}")
                 self._at = answer["at"]
             elif "state" in answer:
                 return dict(answer["state"] or {})

@@ -121,6 +121,7 @@ def test_three_devices_end_in_one_page(bench: Bench, bundled_run: Path, capsys: 
         for precision in ("fp32", "int8"):
             assert f"{name} · onnxruntime · {precision}" in page
         assert f"{name} | onnxruntime-int8: built" in printed
+    assert "a has no TensorRT that works" in printed and "python3-libnvinfer" in printed
     assert "the bundle is there, by rsync" in printed and "b | the bundle is there, by a tar stream" in printed
     assert "onnxruntime-fp32: pass" in (RUN / "devices" / "c" / "log.txt").read_text()
     image = str(next((RUN / "bundle" / "samples").iterdir()))
