@@ -39,6 +39,7 @@ MINUTES = {"send": 60.0, "build": 240.0, "evaluate": 120.0, "benchmark": 120.0, 
 _SKEW_SECONDS = 60.0
 _SILENT_SECONDS = 30.0  # the device gives a sign of life every few seconds
 _WAITS = (0.3, 1.0, 3.0, 10.0)  # seconds before the connection is made again; the last one from then on
+_FRUITLESS = 100  # attempts that reach the device and bring nothing new
 _NO_TENSORRT = "tensorrt: "  # as `./t2t build` says why it takes another backend
 _NO_BACKEND = ("no engine of this bundle can be built here", "a package is missing")
 
@@ -67,6 +68,8 @@ class OneDevice:
     _session: str = ""
     _at: int = 0  # how much of the session's log has been shown
     _said: set[str] = field(default_factory=set)
+    _heard: float = 0.0  # when the device answered last
+    _reached: bool = False  # whether it did in this attempt
 
     @property
     def device(self) -> Device:
@@ -74,28 +77,26 @@ class OneDevice:
 
     def finish(self) -> int:
         """Run, or attach to what runs, and keep the results. InputError and DeviceFailed, with the message, where it fails."""
-        lost_since: float | None = None
-        attempt = 0
-        reached = False
+        attempt, fruitless = 0, 0
         while True:
-            before = self._at
+            before, self._reached = self._at, False
             try:
                 return self._attempt()
             except Lost as lost:
                 if self.connection.processes.closed:
                     raise
-                reached = reached or bool(self._said)
-                if not reached:
+                if not self._heard:
                     raise unreachable(self.device, str(lost)) from lost
-                moment = time.monotonic()
-                if lost_since is None or self._at > before:
-                    lost_since, attempt = moment, 0
-                if moment - lost_since > self.work.patience:
-                    raise still_lost(self.device, str(lost), moment - lost_since, self.work.again) from lost
+                attempt = 0 if self._reached else attempt + 1
+                if self._reached:  # it is gone since now, however long ago an answer came
+                    self._heard = time.monotonic()
+                fruitless = 0 if self._at > before else fruitless + self._reached
+                silent = time.monotonic() - self._heard
+                if silent > self.work.patience or fruitless > _FRUITLESS:
+                    raise still_lost(self.device, str(lost), silent, self.work.again) from lost
                 if not attempt:
                     self._say(f"connection lost ({lost}); what runs there goes on, connecting again")
                 self.connection.processes.pause(_WAITS[min(attempt, len(_WAITS) - 1)])
-                attempt += 1
 
     def _attempt(self) -> int:
         place = self.work.kept.place(self.device, self.work.run)
@@ -109,6 +110,9 @@ class OneDevice:
     def _say(self, text: str) -> None:
         self.work.say(self.device.name, text)
 
+    def _hear(self) -> None:
+        self._heard, self._reached = time.monotonic(), True
+
     def _once(self, key: str, text: str) -> None:
         if key not in self._said:
             self._said.add(key)
@@ -118,7 +122,7 @@ class OneDevice:
     def _probe(self, place: str) -> dict[str, Any]:
         sent = now()
         probe = self.connection.ask("probe", {"place": place})
-        self._once("reached", "")
+        self._hear()
         skew = probe["time"] - (sent + now()) / 2
         if abs(skew) > _SKEW_SECONDS:
             self._once("skew", f"warning: {clock_skew(self.device, skew)}")
@@ -170,6 +174,7 @@ class OneDevice:
         if state["id"] != self._session:
             self._session, self._at = state["id"], 0
         for answer in self.connection.stream("follow", {"place": place, "at": self._at}, seconds=_SILENT_SECONDS):
+            self._hear()
             if "text" in answer:
                 for line in answer["text"].splitlines():
                     self._say(line)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from calib.errors import InputError
+from export.engines.sidecar import sha256_of
 from pipeline.artifact import MANIFEST
 from pipeline.device.contents import GRAPHS
 from pipeline.devices.device_file import Device
@@ -64,8 +66,20 @@ def send(
     manifest = (bundle / MANIFEST).read_bytes()
     wrong = connection.ask("seal", {"place": place}, manifest, _HASH_SECONDS)["wrong"]
     if wrong:
+        _check_own(bundle, wrong)
         raise Lost(f"{len(wrong)} files did not arrive whole, {wrong[0]} among them")
     return "rsync" if by_rsync else "a tar stream"
+
+
+def _check_own(bundle: Path, names: Sequence[str]) -> None:
+    """InputError where the host's own files are no longer those of its manifest: sending them again would not help."""
+    files = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["files"]
+    for name in names:
+        if sha256_of(bundle / name) != files[name]:
+            raise InputError(
+                "the bundle was changed while it was sent", got=bundle / name, allowed="a bundle that stays as it is",
+                next_step="the same command again",
+            )  # fmt: skip
 
 
 def _pack(stdin: IO[bytes], bundle: Path, names: Sequence[str]) -> None:

@@ -202,6 +202,29 @@ def test_the_same_command_attaches_again(a: Loopback, device: Device, capsys: py
     assert "a | playing report" in capsys.readouterr().out
 
 
+def test_a_connection_that_does_not_come_back(bench: Bench, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    a = add(bench, "a")
+    a.set_up(PAUSE="20")
+
+    def cut() -> None:
+        wait_for(lambda: "build" in played(a))
+        children = a.children()
+        end(a.server)
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    status = device("run", "a", "--patience", "0.05")
+    thread.join()
+    printed = capsys.readouterr().out
+    assert (
+        status == FAILED and "the connection to a is lost" in printed and "the same command attaches again" in printed
+    )
+    assert state(a)["phase"] == "running"
+
+
 def test_ctrl_c_leaves_it_running_and_says_how_to_stop_it(
     a: Loopback, bench: Bench, device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:
