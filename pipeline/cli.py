@@ -9,9 +9,10 @@ from pipeline.console.json_document import one_document, run_noted
 from pipeline.console.parser import Parser
 from pipeline.console.run_log import run_log
 from pipeline.console.version import ShowVersion
+from pipeline.devices import command as device
 
 # In the order that --help lists them.
-COMMANDS = (init, stage, report, predict, bundle, runs, doctor, models, recipe_schema, completion)
+COMMANDS = (init, stage, report, predict, bundle, device, runs, doctor, models, recipe_schema, completion)
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 
 

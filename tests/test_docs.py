@@ -37,6 +37,7 @@ ONLY_PARSED = {
     "qat": "trains; tests/pipeline/quantize/test_qat.py runs it",
     "bundle": "its own tests run it",
     "models": "counts 35 networks: half a minute; tests/pipeline/commands/test_models.py counts them",
+    "device": "needs devices: tests/pipeline/devices has some on loopback",
     "doctor": "its own tests run it",
     "init": "writes what the other commands here find; tests/pipeline/init/test_init.py runs it",
     "predict --show": "needs a display",

@@ -110,7 +110,13 @@ SEES: dict[str, set[str]] = {
         "pipeline.init", "pipeline.machine", "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report",
         "pipeline.report.values", "pipeline.resolve", "pipeline.run", "pipeline.stages",
     },
-    "pipeline.cli": {"pipeline.commands", "pipeline.console"},
+    "pipeline.devices.remote": set(),
+    "pipeline.devices": {
+        "calib", "export.engines", "pipeline.artifact", "pipeline.commands", "pipeline.console", "pipeline.device",
+        "pipeline.devices.remote", "pipeline.measure", "pipeline.parts", "pipeline.report", "pipeline.report.page",
+        "pipeline.report.values", "pipeline.run", "pipeline.tasks",
+    },
+    "pipeline.cli": {"pipeline.commands", "pipeline.console", "pipeline.devices"},
     "pipeline.__main__": {"pipeline.cli"},
 }  # fmt: skip
 OWNERS = {

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from calib.images import ImageSplit, balanced_subset
 from calib.preprocess import Preprocess, load_batch
 from export.engines.sidecar import sha256_of
 from export.engines.spec import graph_of, why_not
-from pipeline.artifact import swap_folder, write_json
+from pipeline.artifact import hash_of, swap_folder, write_json
 from pipeline.console.known_runs import finishing
 from pipeline.console.progress import track
 from pipeline.data.dataset import open_dataset
@@ -43,6 +44,7 @@ from pipeline.device.contents import (
     Sample,
     Timing,
     open_bundle,
+    read_manifest,
 )
 from pipeline.device.modules import ENTRY, ROOT, device_modules
 from pipeline.device.readme import readme
@@ -69,7 +71,7 @@ def write_bundle(run_folder: Path, output: Path, engine: str | None, images: int
     partial.mkdir(parents=True)
     try:
         _fill(partial, run, engine, images)
-        _write_manifest(partial, command)
+        _write_manifest(partial, command, made_of(run, engine, images))
         open_bundle(partial, "all")
         swap_folder(partial, output)
     finally:
@@ -242,11 +244,37 @@ def _write_code(folder: Path) -> None:
     (folder / "t2t").chmod(0o755)
 
 
-def _write_manifest(folder: Path, command: str) -> None:
+def made_of(run: FinishedRun, engine: str | None, images: int) -> dict[str, Any]:
+    """What a bundle depends on: `run` and `code` by hash, `engine` and `images` as they were asked for."""
+    outputs = {name: artifact.outputs for name, artifact in run.artifacts.items()}
+    code = {place.as_posix(): sha256_of(ROOT / place) for place in [*device_modules(), Path(ENTRY)]}
+    return {"run": hash_of(outputs), "code": hash_of(code), "engine": engine, "images": images}
+
+
+def is_current(folder: Path, run: FinishedRun, engine: str | None, images: int | None) -> bool:
+    """Whether the bundle in `folder` is what would be written of the run now; options that are None may be any."""
+    try:
+        found = read_manifest(folder).get("made_of")
+    except InputError:
+        return False
+    if not isinstance(found, dict):
+        return False
+    wanted = made_of(run, engine or found.get("engine"), images or found.get("images", 0))
+    return found == wanted
+
+
+def _write_manifest(folder: Path, command: str, source: dict[str, Any]) -> None:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {name: sha256_of(folder / name) for name in names}
     recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     write_json(
         folder / MANIFEST,
-        {"schema": SCHEMA, "kind": "t2t-edge bundle", "run": recipe["run"], "rebuild": command, "files": files},
+        {
+            "schema": SCHEMA,
+            "kind": "t2t-edge bundle",
+            "run": recipe["run"],
+            "rebuild": command,
+            "made_of": source,
+            "files": files,
+        },
     )

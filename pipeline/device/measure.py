@@ -28,7 +28,8 @@ _MAX_MEAN_LEVELS = 2.0  # of 255: decoders and resizing round differently by les
 
 
 def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
-    """Write `evaluation.json` and return its variants, failed ones included. Only one engine is in memory at a time."""
+    """Write `evaluation.json` and the engines' answers (`logits.npz`), from which a host computes it anew; return the variants,
+    failed ones included. Only one engine is in memory at a time."""
     bundle = state.bundle
     levels = compare_preprocessing(bundle)
     reference, labels, graphs = bundle.reference()
@@ -40,6 +41,7 @@ def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
             with noted(row["name"], missing):
                 answers[row["name"]] = _infer_all(state, row, threads)
     recipe, task = bundle.recipe, bundle.task
+    _keep_answers(state, {name: values for name, values in answers.items() if name not in graphs})
     scores = task.scores(reference, labels)
     score, share = scores[task.words.score], recipe.gate_share
     variants = [evaluate_variant(task, row, answers, missing, reference, score, labels, share) for row in rows]
@@ -50,6 +52,15 @@ def evaluate(state: DeviceState, threads: int) -> list[dict[str, Any]]:
         "preprocessing": levels, "variants": variants,
     })  # fmt: skip
     return variants
+
+
+def _keep_answers(state: DeviceState, answers: dict[str, Answers]) -> None:
+    """Write them, whole or not at all."""
+    path = state.path(f"{state.bundle.task.words.kept}.npz")
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **answers)  # type: ignore[arg-type]
+    os.replace(partial, path)
 
 
 def _infer_all(state: DeviceState, row: dict[str, Any], threads: int) -> Answers:

@@ -2,8 +2,10 @@
 
 import json
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from calib.preprocess import opencv_version
 from export.engines.cpu import bf16_instructions, int8_instructions
@@ -17,6 +19,7 @@ from pipeline.machine.known_bad import known_problem
 
 HOST_PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxsim", "nvidia-modelopt", "pydantic", "PyYAML")
 _GIB = 1 << 30
+_LITTLE_DISK = _GIB
 _LITTLE_MEMORY = 8 * _GIB  # a Jetson with less memory and swap than this together runs out while TensorRT builds
 Check = Callable[[], None]
 
@@ -36,7 +39,7 @@ class Finding:
 
 def examine(device: bool) -> list[Finding]:
     """Every row of the table; on a `device` without the packages that only training and export need."""
-    return [*_machine(), *_jetson(), *_packages(device), *_backends(device)]
+    return [*_machine(), _disk(), *_jetson(), *_packages(device), *_backends(device)]
 
 
 def print_doctor(as_json: bool, device: bool = False) -> bool:
@@ -89,6 +92,16 @@ def _gpu(name: str) -> Finding:
         return Finding(
             "machine", "gpu", name, "missing", str(reason), "pip install cuda-bindings (12.* for a CUDA 12 driver)"
         )
+
+
+def _disk() -> Finding:
+    """Of the home, where a bundle goes."""
+    found = shutil.disk_usage(Path.home())
+    little = found.free < _LITTLE_DISK
+    return Finding(
+        "machine", "disk", f"{found.free / _GIB:.1f} GiB free of {found.total / _GIB:.1f}", "note" if little else "ok",
+        "a bundle and its engines may not find room" if little else "",
+    )  # fmt: skip
 
 
 def _jetson() -> list[Finding]:

@@ -3,20 +3,25 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.console.figures import MISSING, megabytes, number
+from pipeline.console.figures import MISSING, counted, megabytes, number
 from pipeline.report.page.chart import chart_data, chart_levels, chart_section, picture_text
 from pipeline.report.page.engines import EngineRow, engines_section
 from pipeline.report.page.frame import page
 from pipeline.report.page.latency import latency_section
 from pipeline.report.page.page import machine_rows
-from pipeline.report.page.render import render, section
+from pipeline.report.page.render import Section, render, section
 from pipeline.report.values.compared import Compared, cautions, machine_name
 from pipeline.report.values.format import drop, headed, latency
 from pipeline.tasks.words import Words, words_of
 
 
-def comparison_page(compared: Sequence[Compared], picture: bytes) -> str:
-    """The HTML page, of the same parts as a report's; `picture` (PNG) is for readers without a script."""
+def comparison_page(
+    compared: Sequence[Compared], picture: bytes, more: Section | None = None, noun: str = "run"
+) -> str:
+    """The HTML page, of the same parts as a report's; `picture` (PNG) is for readers without a script.
+
+    `more` stands behind the first section; `noun` is what the reports are of.
+    """
     reports, labels = [c.report for c in compared], [c.label for c in compared]
     words = words_of(reports[0])
     rows = [
@@ -33,13 +38,21 @@ def comparison_page(compared: Sequence[Compared], picture: bytes) -> str:
     runs = [{"label": c.label, "cells": run_cells(c)} for c in compared]
     machines = [(c.label, machine_rows(c.report)) for c in compared]
     sections = [
-        section("Runs", "runs.html", cautions=cautions(compared), heads=_heads(words), words=_WORDS, rows=runs),
+        section(
+            f"{headed(noun)}s",
+            "runs.html",
+            cautions=cautions(compared),
+            heads=_heads(words, noun),
+            words=_WORDS,
+            rows=runs,
+        ),
+        more,
         chart_section(picture, picture_text(timed, words)),
         engines_section(rows, "each run's FP32", words),
         latency_section(timed),
         section("Machines", "machine.html", machines=machines),
     ]
-    header = render("comparison_header.html", count=len(compared))
+    header = render("comparison_header.html", count=counted(len(compared), noun))
     title, data = f"Comparison of {', '.join(labels)}", chart_data(reports, labels, _levels(reports))
     return page(title, header, sections, data, words)
 
@@ -53,9 +66,9 @@ def _levels(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:
 _WORDS = ("Model", "Data", "Machine", "Recommended")
 
 
-def _heads(words: Words) -> tuple[str, ...]:
+def _heads(words: Words, noun: str) -> tuple[str, ...]:
     score = f"{headed(words.score_name)} %"
-    return ("Run", "Model", "Data", "Machine", "FP32 %", "Recommended", score, "Δ pp [95 %]", "p50 ms", "MB")
+    return (headed(noun), "Model", "Data", "Machine", "FP32 %", "Recommended", score, "Δ pp [95 %]", "p50 ms", "MB")
 
 
 def run_cells(c: Compared) -> list[str]:

@@ -231,10 +231,11 @@ def test_json_of_an_interruption(capsys: Printed, monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_command_has_json_and_examples_that_parse(capsys: Printed) -> None:
-    for name, command in COMMANDS.items():
+    of_device = COMMANDS["device"]._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    for name, command in [*COMMANDS.items(), *(("device", action) for action in of_device.values())]:
         text = command.format_help()
         assert "examples:" in text, name
-        assert "--json" in text or name == "completion", name
+        assert "--json" in text or name == "completion" or command is COMMANDS["device"], name
         for line in text[text.index("examples:") :].splitlines()[1:]:
             example = re.split(r" {3,}", line.strip())[0].partition(" > ")[0]
             words = shlex.split(example)

@@ -11,6 +11,7 @@ from segmentation_run import SCENE_CLASSES, copy_bundle
 from export.engines.sidecar import SIDECAR
 from pipeline.console.exit_status import DONE
 from pipeline.device.contents import open_bundle
+from pipeline.devices.check import check_results
 from pipeline.report.values.schema import check_report
 
 
@@ -35,6 +36,7 @@ def test_every_command_runs_in_a_bare_environment(segmentation_run: Path, bare_p
         assert done.returncode == DONE, (command, done.stdout, done.stderr)
     report = json.loads((folder / "device" / "report" / "report.json").read_text())
     check_report(report)
+    assert check_results("a", folder / "device", open_bundle(folder, "all"), "again") == report, "as a host computes it"
     rows = {row["name"]: row for row in report["variants"]}
     assert report["task"] == "segmentation" and set(rows) == {"onnxruntime-fp32", "onnxruntime-int8"}
     assert rows["onnxruntime-fp32"]["agreement"] > 99.9 and rows["onnxruntime-fp32"]["status"] == "pass"
