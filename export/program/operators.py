@@ -119,8 +119,14 @@ def _group_norm(node: Node) -> Tensor:
 
 
 def _batch_norm(node: Node) -> Tensor:
-    scale, shift, mean, variance = (node.tensor(place) for place in range(1, 5))
-    return F.batch_norm(node.tensor(0), mean, variance, scale, shift, eps=float(node.attribute("epsilon", 1e-5)))
+    """A factor and a summand for each channel, which every engine has: what of them is constant is computed here."""
+    scale, shift, mean, variance = (node.host(place).astype(np.float64) for place in range(1, 5))
+    factor = scale / np.sqrt(variance + float(node.attribute("epsilon", 1e-5)))
+    x, shape = node.tensor(0), [-1] + [1] * (node.tensor(0).ndim - 2)
+    name, kind = node.proto.name or node.proto.output[0], node.host(1).dtype
+    parts = {"factor": factor, "summand": shift - mean * factor}
+    weights = [Weight(f"{name}_{part}", of.reshape(shape).astype(kind)) for part, of in parts.items()]
+    return x * node.as_tensor(weights[0]) + node.as_tensor(weights[1])
 
 
 def _instance_norm(node: Node) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from engine_graphs import IMAGENET, photographs
 
 from calib.preprocess import Preprocess
-from export.faults.computing import BACKENDS, on_engine, on_reference
+from export.faults.computing import on_engine, on_reference
 from export.faults.first_wrong import Comparison
 from export.faults.recover import recover
 from export.faults.without_qdq import quantized_nodes
@@ -25,6 +25,7 @@ from export.quantize.int8 import quantize_int8
 from export.simplify import simplify_onnx
 
 SIDE, IMAGES, CLASSES = 224, 8, 10
+BACKENDS = ("onnxruntime", "openvino")
 NETWORKS = (
     "mobilenetv4_conv_small", "efficientvit_m0", "convnext_atto",
     "t2t_vit_14", "resnet50", "swin_tiny_patch4_window7_224", "edgenext_xx_small", "nextvit_small",

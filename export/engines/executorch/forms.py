@@ -227,10 +227,16 @@ def _layer_norm(
     return found if bias is None else found + bias
 
 
+def _hard_sigmoid(constants: Constants, x: Tensor) -> Tensor:
+    """PyTorch's own steps have whole numbers in them, which are cast for each image."""
+    return F.hardtanh(x + _full(constants, (1,), 3.0), 0.0, 6.0) * _full(constants, (1,), 1 / 6)
+
+
 WITH_CONSTANTS: dict[Any, Callable[..., Tensor]] = {
     _aten.sum.dim_IntList: _sum,
     _aten.mean.dim: _mean,
     _aten.layer_norm.default: _layer_norm,
+    _aten.hardsigmoid.default: _hard_sigmoid,
     _aten.reciprocal.default: lambda constants, x: torch.div(_full(constants, (1,), 1.0), x),
 }
 

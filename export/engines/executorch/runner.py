@@ -30,6 +30,7 @@ class ExecuTorchRunner:
 
     def __init__(self, engine_path: Path, threads: int):
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  (what the process says: a pipe could fill up and stop it)
+        self._heard = 0  # bytes of it that are no news: every process says something when it starts
         descriptor = os.memfd_create("t2t-edge")
         command = [sys.executable, "-m", "export.engines.executorch.child", str(engine_path.resolve())]
         try:
@@ -50,6 +51,7 @@ class ExecuTorchRunner:
         told = self._answer()
         if threads and told["threads"] != threads:
             raise RuntimeError(f"ExecuTorch computes with {told['threads']} threads, not with {threads}")
+        self._heard = self._words.seek(0, os.SEEK_END)
         self.inputs = _infos([INPUT], told["inputs"])
         self.outputs = _infos([OUTPUT], told["outputs"])
         self._memory_before = told["memory_before"]
@@ -104,8 +106,8 @@ class ExecuTorchRunner:
 
     def _last_words(self) -> str:
         """What the process said last, behind a colon; "" where it said nothing."""
-        self._words.seek(0, os.SEEK_END)
-        self._words.seek(max(0, self._words.tell() - 4 * _LAST_WORDS))
+        end = self._words.seek(0, os.SEEK_END)
+        self._words.seek(max(self._heard, end - 4 * _LAST_WORDS))
         text = " ".join(self._words.read().decode(errors="replace").split())
         return f": …{text[-_LAST_WORDS:]}" if len(text) > _LAST_WORDS else f": {text}" if text else ""
 

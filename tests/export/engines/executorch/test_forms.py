@@ -39,6 +39,7 @@ CASES: dict[str, Case] = {
     "layer norm without weights": (lambda x: F.layer_norm(x, [4]), {"layer_norm"}),
     "layer norm over a map": (lambda x: F.layer_norm(x, [5, 4]), set()),
     "reciprocal": (lambda x: torch.reciprocal(x + 300), {"reciprocal"}),
+    "hard sigmoid": (lambda x: F.hardsigmoid(3 * x), {"hardsigmoid"}),
     "average that counts its padding": (lambda x: F.avg_pool2d(x, 3, 2, 1), set()),
     "average that does not": (lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), set()),
     "maximum without a stride": (lambda x: F.max_pool2d(x, 2), set()),
