@@ -76,7 +76,7 @@ def test_it_lives_on_when_its_process_is_killed(engine: Path) -> None:
         runner.infer({INPUT: IMAGES[:1]})
         os.kill(runner._process.pid, signal.SIGKILL)
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="ExecuTorch's process was ended by SIGKILL$"):
+            with pytest.raises(RuntimeError, match=r"ExecuTorch's process was ended by SIGKILL$"):
                 runner.infer({INPUT: IMAGES[:1]})
     with backend.load(engine, 1) as runner:
         assert runner.infer({INPUT: IMAGES})[OUTPUT].shape == (5, 3)
