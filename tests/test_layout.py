@@ -32,7 +32,7 @@ SEES: dict[str, set[str]] = {
     "export.onnx_export": {"calib", "export.explain", "export.quiet", "export.runner", "export.unfold", "export.ways"},
     "export.simplify": {"calib.precision", "export.onnx_export"},
     "export.graph": {"calib.precision", "export.onnx_export"},
-    "export.program": {"calib"},
+    "export.program": {"calib", "export.runner"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
     "export.engines.executorch": {"export.program", "export.quiet", "export.runner"},
     "export.engines": {"calib", "export.engines.executorch", "export.engines.tensorrt", "export.runner"},

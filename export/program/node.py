@@ -27,11 +27,15 @@ class Constants(nn.Module):
 
 @dataclass(frozen=True)
 class Node:
-    """A node, the values of its inputs, None for one that is left out, and where constants are kept."""
+    """A node, the values of its inputs, None for one that is left out, and where constants are kept.
+
+    `computes` is the type that it takes floating-point inputs in, None for the one that they have.
+    """
 
     proto: onnx.NodeProto
     inputs: tuple[Value | None, ...]
     constants: Constants
+    computes: torch.dtype | None = None
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute as a Python value; strings are text."""
@@ -57,6 +61,11 @@ class Node:
 
     def as_tensor(self, value: Value) -> Tensor:
         """Any value as a tensor; a quantized weight is dequantized by PT2E's operator."""
+        found = self._tensor(value)
+        wanted = self.computes is not None and found.is_floating_point()
+        return found.to(self.computes) if wanted else found
+
+    def _tensor(self, value: Value) -> Tensor:
         if isinstance(value, Weight):
             return self._weight(value)
         if isinstance(value, Tensor):

@@ -2,8 +2,12 @@
 
 Equal to the graph node for node, so that one place, the graph, holds all decisions: precisions, ranges, forms and folded
 weights. A product with a constant matrix and the bias behind it become one linear layer, as PyTorch has it.
+
+A graph in FP32 can be read in BF16: every node computes in it, but for what the graph's own list keeps in FP32 (`FP32_TENSORS`)
+and the borders of Q/DQ, which PT2E has in FP32.
 """
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +25,7 @@ from export.program.operators import RULES
 from export.program.products import is_bias, product
 from export.program.shapes import on_host
 from export.program.values import Value, Weight
+from export.runner import FP32_TENSORS
 
 # Images that a program with a free batch is traced with: torch.export takes 0 and 1 for numbers of their own.
 FREE_BATCH = 2
@@ -29,10 +34,14 @@ FREE_BATCH = 2
 class GraphNetwork(nn.Module):
     """Computes an ONNX graph of one input: images uint8 (batch, H, W, C) → its outputs, a tensor where there is one."""
 
-    def __init__(self, proto: onnx.ModelProto):
-        """InputError for an operator that `export.program.operators.RULES` does not have."""
+    def __init__(self, proto: onnx.ModelProto, low: torch.dtype | None = None):
+        """`low` is the type that an FP32 graph is computed in where it does not list that as FP32, None for the graph's own.
+
+        InputError for an operator that `export.program.operators.RULES` does not have.
+        """
         super().__init__()
         _check(proto)
+        self._low, self._in_fp32 = low, _listed_in_fp32(proto) if low is not None else frozenset[str]()
         self.constants = Constants()
         self._input = proto.graph.input[0].name
         self._outputs = [value.name for value in proto.graph.output]
@@ -48,13 +57,24 @@ class GraphNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         values: dict[str, Value] = {**self._stored, self._input: images}
         for proto, bias in self._nodes:
-            node = Node(proto, tuple(values[name] if name else None for name in proto.input), self.constants)
+            inputs = tuple(values[name] if name else None for name in proto.input)
+            node = Node(proto, inputs, self.constants, self._computes(proto, bias))
             found = self._compute(node, None if bias is None else values[bias.constant])
             outputs = found if isinstance(found, list | tuple) else [found]
             names = [bias.output] if bias is not None else list(proto.output)
             values |= {name: value for name, value in zip(names, outputs, strict=False) if name}
         given = tuple(_computed(values[name]) for name in self._outputs)
+        if self._low is not None:
+            given = tuple(value.float() for value in given)
         return given[0] if len(given) == 1 else given
+
+    def _computes(self, proto: onnx.NodeProto, bias: "_Bias | None") -> torch.dtype | None:
+        """The type that a node takes its floating-point inputs in, None for the one that they have."""
+        if self._low is None or proto.op_type == "DequantizeLinear":
+            return None
+        given = [*proto.output, *([bias.output] if bias is not None else [])]
+        fp32 = proto.op_type == "QuantizeLinear" or not self._in_fp32.isdisjoint(given)
+        return torch.float32 if fp32 else self._low
 
     def _compute(self, node: Node, bias: Value | None) -> Value | Sequence[Value]:
         if bias is not None:
@@ -80,6 +100,17 @@ def _check(proto: onnx.ModelProto) -> None:
         )  # fmt: skip
 
 
+def _listed_in_fp32(proto: onnx.ModelProto) -> frozenset[str]:
+    """The tensors that a graph wants in FP32 where it is computed in BF16. InputError where it does not say."""
+    listed = {entry.key: entry.value for entry in proto.metadata_props}
+    if FP32_TENSORS not in listed:
+        raise InputError(
+            "this graph does not list what stays in FP32 where an engine computes in BF16", got="no such metadata",
+            allowed="a graph of the quantize stage", next_step="t2t-edge quantize --recipe RECIPE",
+        )  # fmt: skip
+    return frozenset(json.loads(listed[FP32_TENSORS]))
+
+
 def _computed(value: Value) -> Tensor:
     assert isinstance(value, Tensor)
     return value
@@ -93,13 +124,16 @@ def read_module(proto: onnx.ModelProto) -> GraphNetwork:
     return module
 
 
-def read_program(proto: onnx.ModelProto, batch: int | None = None) -> torch.export.ExportedProgram:
+def read_program(
+    proto: onnx.ModelProto, batch: int | None = None, low: torch.dtype | None = None
+) -> torch.export.ExportedProgram:
     """The graph as an exported program for `batch` images, None for any number: uint8 (batch, H, W, C) → its outputs.
 
-    InputError for an operator that is not known.
+    `low`: torch.bfloat16 for an FP32 graph, with or without Q/DQ, that is to compute in it; its outputs are FP32 all the same.
+    InputError for an operator that is not known, and with `low` where the graph does not list what stays in FP32.
     """
     fixed = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or batch
-    module = GraphNetwork(proto).eval()
+    module = GraphNetwork(proto, low).eval()
     example = _example(proto, fixed or FREE_BATCH)
     shapes = None if fixed else ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad(), warnings.catch_warnings():
