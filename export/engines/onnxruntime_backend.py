@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engines.cpu import adds_pairs_in_16_bits
+from export.cpu import adds_pairs_in_16_bits
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds, in_fixed_batches
 
 ENGINE_NAME = "engine.onnx"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engines.cpu import adds_pairs_in_16_bits, bf16_instructions
+from export.cpu import adds_pairs_in_16_bits, bf16_instructions
 from export.engines.openvino_bf16 import check_pins, held_names, hold_in_fp32, mark_ir
 from export.engines.openvino_weights import fit_16_bits
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds, in_fixed_batches

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from export.engines.cpu import bf16_instructions, int8_instructions
+from export.cpu import bf16_instructions, int8_instructions
 from export.engines.engine import unavailable
 from export.engines.spec import BACKENDS, PHONE_BACKENDS, Backend
 from export.engines.tensorrt.cuda_device import compute_capability

@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
-from export.engines.cpu import cpu_facts, int8_instructions
+from export.cpu import cpu_facts, int8_instructions
 from export.engines.engine import backend_version
 from pipeline.machine.jetson import jetson_model, l4t_release
 

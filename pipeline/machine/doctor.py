@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from calib.preprocess import opencv_version
-from export.engines.cpu import bf16_instructions, int8_instructions
+from export.cpu import bf16_instructions, int8_instructions
 from export.engines.engine import backend_module
 from export.engines.spec import BACKENDS, PHONE_BACKENDS
 from export.engines.tensorrt.cuda_device import compute_capability

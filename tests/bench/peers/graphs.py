@@ -14,7 +14,7 @@ from bench.peers.networks import Network
 from bench.peers.tools import MODELOPT, NNCF, NNCF_ONNX, ORT, ORT_UINT8
 
 from calib.errors import InputError
-from export.engines.cpu import bf16_instructions
+from export.cpu import bf16_instructions
 from export.engines.spec import graph_of, in_bf16, why_not
 from export.quantize.dialects import DIALECTS
 from export.quantize.fp32_tensors import list_fp32_tensors

@@ -19,7 +19,8 @@ from calib.calibration import CalibrationSet
 from calib.images import read_split
 from calib.precision.policy import performer_kernel
 from calib.preprocess import Preprocess, load_batch
-from export.engines import cpu, onnxruntime_backend, openvino_backend, openvino_bf16
+from export import cpu
+from export.engines import onnxruntime_backend, openvino_backend, openvino_bf16
 from export.engines.engine import build_engine, load_engine
 from export.engines.openvino_bf16 import check_pins, held_names, hold_in_fp32, mark_ir
 from export.engines.spec import EngineSpec

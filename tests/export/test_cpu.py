@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from export.engines import cpu
+from export import cpu
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""A program of PyTorch compiled ahead of time: AOTInductor's package, a `.pt2` with machine code and packed weights.
+
+On a CPU, products with constant weights become oneDNN's, whose weights are packed while compiling; those between uint8 activations
+and INT8 weights per channel (PT2E's operators) its INT8 kernels. All else becomes loops in C++ that g++ compiles for this very CPU.
+"""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.engines.pytorch.layers import count_products
+from export.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
+
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def compile_package(program: "torch.export.ExportedProgram", path: Path, facts: Mapping[str, str]) -> dict[str, int]:
+    """Write the package to `path` with `facts` in it; gives its products by what they compute in.
+
+    RuntimeError where PyTorch or its compiler fails.
+    """
+    import torch
+    import torch._inductor
+
+    layers: Counter[str] = Counter()
+    options: dict[str, Any] = {
+        "freezing": True,  # weights are constants, so that they are packed, and Q/DQ become INT8 kernels
+        "cpp.dynamic_threads": True,  # the number of threads is that of the run
+        "aot_inductor.metadata": dict(facts),
+        "post_grad_custom_pre_pass": lambda graph: layers.update(count_products(graph)),  # behind freezing
+    }
+    with torch.no_grad(), _own_cache(), warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")  # of PyTorch's own code
+        try:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+        except Exception as error:  # Inductor's, Triton's and the C++ compiler's errors have nothing else in common
+            raise RuntimeError(f"PyTorch's Inductor: {error}") from error
+    return dict(layers)
+
+
+@contextmanager
+def _own_cache() -> Iterator[None]:
+    """Inductor keeps what it compiled, by default in a folder of /tmp that other users of a machine could make before it does."""
+    import platformdirs
+
+    before = os.environ.get(_CACHE)
+    if before is None:
+        os.environ[_CACHE] = str(platformdirs.user_cache_path("t2t-edge", appauthor=False) / "inductor")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_CACHE]
