@@ -52,6 +52,7 @@ def build(onnx_path: Path, engine_path: Path, *, bf16: bool = False) -> Engine:
     """
     import onnx
 
+    from export.engines.pytorch.gathers import slice_gathers
     from export.engines.pytorch.package import compile_package
     from export.program.program import read_program
 
@@ -62,6 +63,7 @@ def build(onnx_path: Path, engine_path: Path, *, bf16: bool = False) -> Engine:
     batch = 1 if device == "cpu" else None
     inputs, outputs = describe_graph(proto, batch)
     program = read_program(proto, batch, _bf16() if bf16 else None)
+    slice_gathers(program)
     facts = {"device": device, "inputs": [asdict(of) for of in inputs], "outputs": [asdict(of) for of in outputs]}
     partial = engine_path.with_name(f"partial-{engine_path.name}")
     layers = compile_package(program, partial, {_FACTS: json.dumps(facts)})

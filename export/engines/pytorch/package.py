@@ -17,7 +17,9 @@ from export.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
+    from torch.fx import Graph
 
+_ADDED = 6  # the operand of oneDNN's INT8 product that is added to it
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -30,11 +32,16 @@ def compile_package(program: "torch.export.ExportedProgram", path: Path, facts: 
     import torch._inductor
 
     layers: Counter[str] = Counter()
+
+    def behind_freezing(graph: "Graph") -> None:
+        _add_rows_that_lie_together(graph)
+        layers.update(count_products(graph))
+
     options: dict[str, Any] = {
         "freezing": True,  # weights are constants, so that they are packed, and Q/DQ become INT8 kernels
         "cpp.dynamic_threads": True,  # the number of threads is that of the run
         "aot_inductor.metadata": dict(facts),
-        "post_grad_custom_pre_pass": lambda graph: layers.update(count_products(graph)),  # behind freezing
+        "post_grad_custom_pre_pass": behind_freezing,
     }
     with torch.no_grad(), _own_cache(), warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # of PyTorch's own code
@@ -43,6 +50,23 @@ def compile_package(program: "torch.export.ExportedProgram", path: Path, facts: 
         except Exception as error:  # Inductor's, Triton's and the C++ compiler's errors have nothing else in common
             raise RuntimeError(f"PyTorch's Inductor: {error}") from error
     return dict(layers)
+
+
+def _add_rows_that_lie_together(graph: "Graph") -> None:
+    """Copy what an INT8 product adds where that is a slice of wider rows: oneDNN has no kernel for it but its reference, which
+    takes seconds (3136 × 64 × 64, a slice of Q, K and V)."""
+    import torch
+
+    onednn = torch.ops.onednn.qlinear_pointwise
+    for node in list(graph.nodes):
+        if node.target in (onednn.binary, onednn.binary_tensor) and not node.args[_ADDED].meta["val"].is_contiguous():
+            added = node.args[_ADDED]
+            with graph.inserting_before(node):
+                copy = graph.call_function(
+                    torch.ops.aten.clone.default, (added,), {"memory_format": torch.contiguous_format}
+                )
+            copy.meta["val"] = added.meta["val"].contiguous()
+            node.update_arg(_ADDED, copy)
 
 
 @contextmanager
