@@ -17,6 +17,7 @@ MOST_FILES = 14  # in a room, its __init__.py apart
 # Every room and the rooms that its files import, from the bottom up: a room sees only rooms that stand above it in this table.
 SEES: dict[str, set[str]] = {
     "export.padding": set(),
+    "export.cpu": set(),
     "models": set(),
     "calib": set(),
     "calib.precision": {"calib"},
@@ -35,7 +36,10 @@ SEES: dict[str, set[str]] = {
     "export.program": {"calib", "export.runner"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
     "export.engines.executorch": {"export.program", "export.quiet", "export.runner"},
-    "export.engines": {"calib", "export.engines.executorch", "export.engines.tensorrt", "export.runner"},
+    "export.engines.pytorch": {"export.cpu", "export.program", "export.quiet", "export.runner"},
+    "export.engines": {
+        "calib", "export.cpu", "export.engines.executorch", "export.engines.pytorch", "export.engines.tensorrt", "export.runner",
+    },
     "export.brought": {"calib", "export.engines", "export.onnx_export", "export.padding"},
     "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export", "export.runner"},
     "export.quantize": {

@@ -1,7 +1,8 @@
 """Build and load engines of any backend, chosen by a visible `if`.
 
-ONNX Runtime's, OpenVINO's and ExecuTorch's engines are graphs and run on any machine; TensorRT's are machine code, tied to the
-GPU and to the version of TensorRT: one for another machine is refused before anything reads it.
+ONNX Runtime's, OpenVINO's, ExecuTorch's and eager PyTorch's engines are graphs and run on any machine. TensorRT's and Inductor's are
+machine code, tied to the version that made it and to the GPU, Inductor's on a CPU to its instructions: one for another machine is
+refused before anything reads it.
 """
 
 import os
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from calib.preprocess import Preprocess
+from export.cpu import compiled_instructions
 from export.engines import onnxruntime_backend, openvino_backend
 from export.engines.executorch import backend as executorch_backend
+from export.engines.pytorch import eager_backend, inductor_backend
+from export.engines.pytorch.inductor_backend import gpu_capability
 from export.engines.sidecar import NOTHING, Expected, Refusal, Sidecar, read_sidecar, sha256_of, write_sidecar
 from export.engines.spec import EngineSpec, in_bf16
 from export.engines.tensorrt import backend as tensorrt_backend
@@ -57,6 +61,10 @@ def backend_module(backend: str) -> BackendModule:
         return openvino_backend
     if backend == "executorch":
         return executorch_backend
+    if backend == "inductor":
+        return inductor_backend
+    if backend == "pytorch":
+        return eager_backend
     if backend == "tensorrt":
         return tensorrt_backend
     assert backend == "tensorrt_rtx", backend
@@ -93,6 +101,11 @@ def build_engine(
         engine = openvino_backend.build(onnx_path, folder / openvino_backend.ENGINE_NAME, bf16=in_bf16(spec.precision))
     elif spec.backend == "executorch":
         engine = executorch_backend.build(onnx_path, folder / executorch_backend.ENGINE_NAME)
+    elif spec.backend == "inductor":
+        path, batch = folder / inductor_backend.ENGINE_NAME, spec.batch_sizes[1]
+        engine = inductor_backend.build(onnx_path, path, batch=batch, bf16=in_bf16(spec.precision))
+    elif spec.backend == "pytorch":
+        engine = eager_backend.build(onnx_path, folder / eager_backend.ENGINE_NAME)
     else:
         assert options is not None
         engine = _build_tensorrt(spec, options, onnx_path, folder / _PLAN, progress)
@@ -100,13 +113,16 @@ def build_engine(
             _link_or_copy(onnx_path, folder / WEIGHTS)
     version = backend_version(spec.backend)
     assert version is not None
+    capability = _built_for(spec)
+    compiled = spec.backend == "inductor" and capability is None
+    notes = engine.notes if spec.backend in ("executorch", "inductor") else {}
     sidecar = Sidecar(
         spec.backend, spec.precision, spec.target, version, machine(), engine.path.name,
         {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         None if options is None else spec.batch_sizes[2], sha256_of(onnx_path),
-        preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, _built_for(spec),
+        preprocess.to_dict(), preprocess.sha256(), tuple(classes), engine.layers, capability,
         None if options is None else asdict(options), None if options is None else spec.batch_sizes, task,
-        engine.notes if spec.backend == "executorch" else None,
+        notes or None, compiled_instructions() if compiled else None,
     )  # fmt: skip
     write_sidecar(sidecar, folder)
     return sidecar
@@ -132,11 +148,13 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _built_for(spec: EngineSpec) -> str | None:
-    """`8.6` for the target `sm86`, this machine's GPU for TensorRT, None for a CPU."""
+    """`8.6` for the target `sm86`, this machine's GPU for TensorRT and for Inductor, None for a CPU."""
     if spec.backend == "tensorrt_rtx":
         assert spec.target is not None
         digits = spec.target.removeprefix("sm")
         return f"{digits[:-1]}.{digits[-1]}"
+    if spec.backend == "inductor":
+        return gpu_capability()
     return compute_capability() if spec.backend == "tensorrt" else None
 
 
@@ -152,6 +170,8 @@ def load_engine(
     options = sidecar.build_options() or BuildOptions()
     if sidecar.backend.startswith("tensorrt"):
         _check_made_here(sidecar, options, path, Refusal(folder, expected))
+    if sidecar.backend == "inductor":
+        _check_compiled_here(sidecar, Refusal(folder, expected))
     if backend_version(sidecar.backend) is None:
         raise Unavailable(f"{sidecar.backend} is not installed: {backend_module(sidecar.backend).INSTALL}")
     weights = folder / WEIGHTS if options.strip_weights else None
@@ -161,6 +181,10 @@ def load_engine(
         return sidecar, openvino_backend.load(path, threads, bf16=in_bf16(sidecar.precision))
     if sidecar.backend == "executorch":
         return sidecar, executorch_backend.load(path, threads)
+    if sidecar.backend == "inductor":
+        return sidecar, inductor_backend.load(path, threads)
+    if sidecar.backend == "pytorch":
+        return sidecar, eager_backend.load(path, threads)
     if sidecar.backend == "tensorrt":
         return sidecar, tensorrt_backend.load(path, run, weights=weights, host_code=options.version_compatible)
     return sidecar, tensorrt_rtx_backend.load(path, run, weights=weights)
@@ -187,6 +211,26 @@ def _check_made_here(sidecar: Sidecar, options: BuildOptions, path: Path, refuse
         if not _fits(here, sidecar.compute_capability, options):
             built_for = sidecar.compute_capability or "a GPU it does not name"
             raise refused(f"it was built for compute capability {built_for}", f"this GPU has {here}")
+
+
+def _check_compiled_here(sidecar: Sidecar, refused: "Refusal") -> None:
+    """Of Inductor's package, which is machine code: operating system, PyTorch, and the GPU or the CPU's instructions."""
+    if sidecar.machine != machine():
+        raise refused(f"it was compiled on {sidecar.machine}", f"this machine is {machine()}")
+    installed = backend_version(sidecar.backend)
+    if installed is None:
+        return
+    if installed != sidecar.version:
+        raise refused(f"it was compiled by PyTorch {sidecar.version}", f"{installed} is installed")
+    if sidecar.compute_capability is not None:
+        here = gpu_capability()
+        if here != sidecar.compute_capability:
+            got = "PyTorch has no GPU here" if here is None else f"this GPU has {here}"
+            raise refused(f"it was compiled for compute capability {sidecar.compute_capability}", got)
+    elif sidecar.instructions != compiled_instructions():
+        ours, its = set(compiled_instructions().split()), set((sidecar.instructions or "").split())
+        apart = ", ".join([f"without {name}" for name in sorted(its - ours)] + [f"with {name}" for name in sorted(ours - its)])
+        raise refused("it was compiled for another CPU's instructions", f"this CPU is {apart}")
 
 
 def _runs_on(installed: str, built: str, options: BuildOptions) -> bool:

@@ -29,8 +29,9 @@ class Sidecar:
 
     `backend` is the flavour, `machine` operating system and architecture. `compute_capability` is that of the GPU it
     was built for, `options` and `batch_sizes` (smallest, typical, largest) those a TensorRT engine was built with; all
-    None of other backends. `task` is the recipe's `data.task`, `notes` says where operators run that
-    XNNPACK does not take (`export.engines.executorch.placed`), None of other backends.
+    None of other backends. `instructions` are the CPU's that an engine of Inductor was compiled for, None of other engines.
+    `task` is the recipe's `data.task`. `notes` says where operators run that XNNPACK does not take
+    (`export.engines.executorch.placed`), or how many products Inductor has no INT8 kernels for; None without any.
     """
 
     backend: str
@@ -51,10 +52,11 @@ class Sidecar:
     batch_sizes: tuple[int, int, int] | None = None
     task: str = DEFAULT_TASK
     notes: dict[str, Any] | None = None
+    instructions: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; task and notes only where they are not the default."""
-        left_out = (("task", DEFAULT_TASK), ("notes", None))
+        """Plain JSON types; task, notes and instructions only where they are not the default."""
+        left_out = (("task", DEFAULT_TASK), ("notes", None), ("instructions", None))
         return {name: value for name, value in asdict(self).items() if (name, value) not in left_out}
 
     def build_options(self) -> BuildOptions | None:
@@ -148,7 +150,7 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 _OPTIONAL_KINDS: dict[str, type] = {
     "target": str, "max_batch": int, "layers": dict, "compute_capability": str, "options": dict, "batch_sizes": list,
-    "task": str, "notes": dict,
+    "task": str, "notes": dict, "instructions": str,
 }  # fmt: skip
 
 

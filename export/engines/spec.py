@@ -6,14 +6,15 @@ from typing import Any, Literal, get_args
 
 from export.engines.tensorrt.options import BuildOptions
 
-Backend = Literal["onnxruntime", "openvino", "executorch", "tensorrt", "tensorrt_rtx"]
+Backend = Literal["onnxruntime", "openvino", "executorch", "inductor", "pytorch", "tensorrt", "tensorrt_rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino", "executorch")  # engines are made and run on any machine
-PHONE_BACKENDS: tuple[Backend, ...] = (
-    "executorch",
-)  # only where a recipe names them: slow to build, and for elsewhere
+PHONE_BACKENDS: tuple[Backend, ...] = ("executorch",)
+# Only where a recipe names them: slow to build, for elsewhere, or no engine that anybody would ship.
+ON_REQUEST: tuple[Backend, ...] = (*PHONE_BACKENDS, "inductor", "pytorch")
 # Those that read INT8 in a dialect of their own: export/quantize/dialects.py.
-OWN_GRAPHS: tuple[Backend, ...] = ("onnxruntime", "openvino", "executorch")
+OWN_GRAPHS: tuple[Backend, ...] = ("onnxruntime", "openvino", "executorch", "inductor")
+_BF16: tuple[Backend, ...] = ("openvino", "inductor")  # whose engines compute in BF16 what a graph has in FP32
 
 
 def graph_of(backend: str, precision: str) -> str:
@@ -28,10 +29,9 @@ def graph_of(backend: str, precision: str) -> str:
 
 
 def written_graphs(build: Iterable[Mapping[str, Any]]) -> tuple[Backend, ...]:
-    """The backends whose dialects are written for the engines of a recipe's `build`: those for phones only where it names them
-    with INT8."""
+    """The backends whose dialects are written for the engines of a recipe's `build`: some only where it names them with INT8."""
     asked = {part["backend"] for part in build if any(graph_of(part["backend"], of) != of for of in part["precisions"])}
-    return tuple(name for name in OWN_GRAPHS if name not in PHONE_BACKENDS or name in asked)
+    return tuple(name for name in OWN_GRAPHS if name not in ON_REQUEST or name in asked)
 
 
 def in_bf16(precision: str) -> bool:
@@ -41,12 +41,14 @@ def in_bf16(precision: str) -> bool:
 
 def why_not(backend: str, precision: str) -> str:
     """Why a backend has no engines of a precision; "" where it has."""
-    if precision.startswith("fp8") and backend in CPU_BACKENDS:
-        return "fp8 goes with tensorrt and tensorrt_rtx: CPU engines have no FP8 kernels"
+    if backend == "pytorch" and precision != "fp32":
+        return f"{precision} does not go with pytorch: it is the baseline, PyTorch in FP32 as everybody runs it"
+    if precision.startswith("fp8") and "tensorrt" not in backend:
+        return "fp8 goes with tensorrt and tensorrt_rtx: other engines have no FP8 kernels"
     if backend in PHONE_BACKENDS and ("fp16" in precision or in_bf16(precision)):
         return f"{precision} does not go with {backend}: its engines are in FP32, and in INT8 with FP32 around it"
-    if in_bf16(precision) and backend != "openvino":
-        return f"{precision} goes with openvino: it is a hint to its CPU engine, and {backend} has none"
+    if in_bf16(precision) and backend not in _BF16:
+        return f"{precision} goes with openvino and inductor: {backend} has no engines that compute in it"
     return ""
 
 

@@ -62,8 +62,9 @@ class Node:
     def as_tensor(self, value: Value) -> Tensor:
         """Any value as a tensor; a quantized weight is dequantized by PT2E's operator."""
         found = self._tensor(value)
-        wanted = self.computes is not None and found.is_floating_point()
-        return found.to(self.computes) if wanted else found
+        if self.computes in (None, found.dtype) or not found.is_floating_point():
+            return found
+        return found.to(self.computes)
 
     def _tensor(self, value: Value) -> Tensor:
         if isinstance(value, Weight):

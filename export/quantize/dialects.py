@@ -66,6 +66,11 @@ DIALECTS: dict[str, Dialect] = {
         Rules(any_convolution=True, sums=True, outputs="weight layers"), activations="signed over the range",
         int32_biases=True, behind_activation=True, fp16_scales=False,
     ),
+    "inductor": Dialect(
+        Rules(any_convolution=True, sums=True, outputs="convolutions"), windows=True, activations="unsigned",
+        behind_activation=True, fp16_scales=False,
+    ),
+    "pytorch": PLAIN,
     "tensorrt": PLAIN,
     "tensorrt_rtx": PLAIN,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from calib.preprocess import opencv_version
 from export.cpu import bf16_instructions, int8_instructions
 from export.engines.engine import backend_module
-from export.engines.spec import BACKENDS, PHONE_BACKENDS
+from export.engines.spec import BACKENDS, ON_REQUEST
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
 from pipeline.machine.describe import cpu_name, gpu_name, installed_versions
@@ -160,7 +160,7 @@ def _opencv() -> Finding:
 
 
 def _backends(device: bool) -> list[Finding]:
-    return [_backend(backend, device) for backend in BACKENDS if not (device and backend in PHONE_BACKENDS)]
+    return [_backend(backend, device) for backend in BACKENDS if not (device and backend in ON_REQUEST)]
 
 
 def _backend(backend: str, device: bool) -> Finding:

@@ -9,7 +9,7 @@ import onnx
 
 from calib.calibration import CalibrationSet, load_calibration_set
 from calib.precision.policy import PolicyName, cover, performer_kernel
-from export.engines.spec import PHONE_BACKENDS, written_graphs
+from export.engines.spec import ON_REQUEST, written_graphs
 from export.graph.layers import count_precisions, read_layers
 from export.onnx_export import read_metadata
 from export.quantize.fp32_tensors import list_fp32_tensors
@@ -53,7 +53,7 @@ def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[st
 def narrow(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Reduce `build` in a recipe's `parts` to the backends whose graphs are written only for it; without any it is no part."""
     kept = {name: part for name, part in parts.items() if name != "build"}
-    asked = [name for name in written_graphs(parts.get("build", ())) if name in PHONE_BACKENDS]
+    asked = [name for name in written_graphs(parts.get("build", ())) if name in ON_REQUEST]
     return kept | ({"build": [{"backend": name} for name in asked]} if asked else {})
 
 

@@ -138,7 +138,7 @@ def test_bf16_is_openvino_s(tmp_path: Path, backend: str, precision: str) -> Non
     values["quantize"]["precisions"] = ["fp32", precision]
     values["build"] = [{"backend": backend, "precisions": ["fp32", precision]}]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    message = f"build.0: {precision} goes with openvino: it is a hint to its CPU engine, and {backend} has none"
+    message = f"build.0: {precision} goes with openvino and inductor: {backend} has no engines that compute in it"
     with pytest.raises(InputError, match=message):
         load_recipe(tmp_path / "recipe.yaml")
     recipe = Recipe.model_validate(values | {"build": [{"backend": "openvino", "precisions": ["fp32", precision]}]})

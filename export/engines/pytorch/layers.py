@@ -18,6 +18,23 @@ _ATTENTION = "scaled_dot_product"  # in the name of an operator that is a whole 
 _KINDS = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
+_DEQUANTIZE = "quantized_decomposed.dequantize_per_"
+
+
+def count_quantized(graph: "Graph") -> int:
+    """Products of an exported program that both sides of are dequantized, which INT8 kernels could compute."""
+    return sum(
+        bool(_kind(node)) and len(node.args) > 1 and all(map(_is_dequantized, node.args[:2])) for node in graph.nodes
+    )
+
+
+def _is_dequantized(node: Any) -> bool:
+    """Whether it is a DequantizeLinear's result, in whatever type."""
+    while str(node.target) in ("aten.to.dtype", "prims.convert_element_type.default"):
+        node = node.args[0]
+    return str(node.target).startswith(_DEQUANTIZE)
+
+
 def count_products(graph: "Graph") -> dict[str, int]:
     """How many compute in INT8, FP16 and FP32, and `bf16` where any does; an attention in one operator counts as one."""
     layers = Counter(int8=0, fp16=0, fp32=0)

@@ -32,6 +32,7 @@ def compile_package(program: "torch.export.ExportedProgram", path: Path, facts: 
     import torch._inductor
 
     layers: Counter[str] = Counter()
+    _drop_assertions(program)
 
     def behind_freezing(graph: "Graph") -> None:
         _add_rows_that_lie_together(graph)
@@ -50,6 +51,17 @@ def compile_package(program: "torch.export.ExportedProgram", path: Path, facts: 
         except Exception as error:  # Inductor's, Triton's and the C++ compiler's errors have nothing else in common
             raise RuntimeError(f"PyTorch's Inductor: {error}") from error
     return dict(layers)
+
+
+def _drop_assertions(program: "torch.export.ExportedProgram") -> None:
+    """Of types, which `torch.export` writes beside each cast: what is read by one is not read by its product alone, so it would not
+    become an INT8 kernel."""
+    import torch
+
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _add_rows_that_lie_together(graph: "Graph") -> None:
