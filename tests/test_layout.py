@@ -48,7 +48,8 @@ SEES: dict[str, set[str]] = {
     "export.faults": {"calib.precision", "export.engines", "export.engines.executorch", "export.graph", "export.runner"},
     "pipeline.artifact": {"export.engines"},
     "pipeline.machine": {
-        "calib", "export.engines", "export.engines.executorch", "export.engines.tensorrt", "export.runner",
+        "calib", "export.cpu", "export.engines", "export.engines.executorch", "export.engines.pytorch",
+        "export.engines.tensorrt", "export.runner",
     },
     "pipeline.tasks": {"calib", "calib.precision"},
     "pipeline.parts": {"calib", "calib.precision", "export.engines", "pipeline.tasks"},
@@ -65,7 +66,7 @@ SEES: dict[str, set[str]] = {
         "pipeline.training", "pipeline.training.learning",
     },
     "pipeline.measure": {
-        "calib", "export.engines", "export.engines.tensorrt", "export.faults", "export.onnx_export", "export.runner",
+        "calib", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.faults", "export.onnx_export", "export.runner",
         "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe", "pipeline.tasks",
     },
     "pipeline.quantize": {
@@ -91,7 +92,7 @@ SEES: dict[str, set[str]] = {
         "pipeline.report.values", "pipeline.tasks", "pipeline.training",
     },
     "pipeline.init": {
-        "calib", "export.engines", "export.engines.tensorrt", "export.runner", "pipeline.console", "pipeline.data",
+        "calib", "export.cpu", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.runner", "pipeline.console", "pipeline.data",
         "pipeline.machine", "pipeline.parts", "pipeline.recipe",
     },
     "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console", "pipeline.tasks"},

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from export.cpu import bf16_instructions, int8_instructions
 from export.engines.engine import unavailable
-from export.engines.spec import BACKENDS, PHONE_BACKENDS, Backend
+from export.engines.pytorch.inductor_backend import gpu_capability
+from export.engines.spec import BACKENDS, ON_REQUEST, Backend
 from export.engines.tensorrt.cuda_device import compute_capability
 from export.runner import Unavailable
+from pipeline.machine.describe import gpu_name
 from pipeline.parts.part import Precision
 
 _ELSEWHERE = ("sm86", "sm89")  # without a GPU here: RTX 30 and RTX 40
@@ -22,9 +24,13 @@ class Engines:
 
 
 def engines_here() -> tuple[list[Engines], dict[str, str]]:
-    """What can be built here, and why the other backends cannot; engines for phones are for who asks for them."""
-    offered = [backend for backend in BACKENDS if backend not in PHONE_BACKENDS]
+    """What can be built here, and why the other backends cannot. Engines for phones are for who asks for them, and PyTorch's own
+    are offered where it has a GPU that TensorRT does not reach."""
+    offered = [backend for backend in BACKENDS if backend not in ON_REQUEST]
     missing = unavailable(offered, "build")
+    alone = "tensorrt" in missing and gpu_name() is not None and gpu_capability() is not None
+    if alone and not unavailable(["inductor"], "build"):
+        offered += ["inductor", "pytorch"]
     return [_engines(backend) for backend in offered if backend not in missing], missing
 
 
@@ -33,6 +39,10 @@ def _engines(backend: Backend) -> Engines:
         return Engines(backend, ("fp16", "int8-fp16"), _targets())
     if backend == "tensorrt":
         return Engines(backend, ("fp16", "int8-fp16"))
+    if backend == "inductor":
+        return Engines(backend, ("fp32", "fp16", "int8"))
+    if backend == "pytorch":
+        return Engines(backend, ("fp32",))
     if backend == "openvino" and bf16_instructions():
         return Engines(backend, ("fp32", "bf16", "int8"))
     return Engines(backend, ("fp32", "int8"))

@@ -77,7 +77,7 @@ def _machine() -> list[Finding]:
     )
     rows.append(Finding("machine", "cpu", cpu_name(), "note" if slow else "ok", slow))
     bf16 = ", ".join(bf16_instructions())
-    without = "" if bf16 else "OpenVINO's engines of bf16 and int8-bf16 need AVX512_BF16 or AMX_BF16"
+    without = "" if bf16 else "engines of bf16 and int8-bf16 on a CPU need AVX512_BF16 or AMX_BF16"
     rows.append(Finding("machine", "bf16", bf16 or "none", "note" if without else "ok", without))
     gpu = gpu_name()
     if gpu is None:
@@ -167,8 +167,10 @@ def _backend(backend: str, device: bool) -> Finding:
     module = backend_module(backend)
     version = module.version()
     build, run = _reason(module.check_available_to_build), _reason(module.check_available_to_run)
+    if not run and build:
+        return Finding("engine", backend, version or "-", "note", f"runs engines, cannot build them: {build}")
     if not run:
-        assert version is not None and not build
+        assert version is not None
         return _judge("engine", backend, version, {})
     if device:
         run = without_extra(run)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from export.engines.engine import load_engine
 from export.engines.executorch.runner import ExecuTorchRunner
+from export.engines.pytorch.runner import TorchRunner
 from export.engines.tensorrt.child_process import call_in_child
 from export.engines.tensorrt.progress import Progress
 from export.engines.tensorrt.runner import TensorRtRunner
@@ -17,7 +18,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def engine_memory(folder: Path, runner: Runner, images: NDArray[np.uint8], threads: int) -> int | None:
-    """Bytes for the engine in `folder` and batches like `images`; None where the system does not report them (not Linux).
+    """Bytes for the engine in `folder` and batches like `images`; None where that is not reported (not Linux, PyTorch on a GPU).
 
     On a GPU: the device memory that `runner` holds after its calls. On a CPU: the highest resident memory of a new
     process that loads and runs the engine, less what that process had before; the backend's libraries are counted. ExecuTorch's
@@ -27,8 +28,8 @@ def engine_memory(folder: Path, runner: Runner, images: NDArray[np.uint8], threa
         return runner.memory_bytes
     if isinstance(runner, TensorRtRunner):
         return runner.device_memory_bytes
-    if not _STATUS.is_file():
-        return None
+    if not _STATUS.is_file() or (isinstance(runner, TorchRunner) and runner.on_gpu):
+        return None  # PyTorch tells what its allocator holds for all engines together
     return call_in_child(_peak_ram, (folder, images, threads), Progress())
 
 

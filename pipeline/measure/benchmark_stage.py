@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from calib.preprocess import load_batch
 from export.engines.engine import load_engine
+from export.engines.pytorch.runner import TorchRunner
 from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import INPUT, DeviceTimes, Runner, RunOptions, fixed_batch
 from pipeline.artifact import Artifact
@@ -222,7 +223,7 @@ def _costs(name: str, found: Candidates, images: NDArray[np.uint8], part: Timing
     """Memory at the largest batch size, energy of an image at each, and how a GPU ran the engine."""
     runner, limit = found.runners[name], found.limits[name]
     sizes = [size for size in part.batch_sizes if limit is None or size <= limit]
-    on_gpu = isinstance(runner, TensorRtRunner)
+    on_gpu = isinstance(runner, TensorRtRunner) or (isinstance(runner, TorchRunner) and runner.on_gpu)
     energy = {
         str(size): meter.measure(runner, images[:size], part.energy_seconds, on_gpu=on_gpu)
         for size in sizes if part.energy_seconds

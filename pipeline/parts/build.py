@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from export.engines.spec import CPU_BACKENDS, Backend, why_not
+from export.engines.spec import Backend, why_not
 from pipeline.parts.part import Part, Positive, Precision
 
 
@@ -29,14 +29,14 @@ class EnginePart(Part):
     """Engines of one backend: a precision each, for `tensorrt_rtx` times a target (`sm86`) each."""
 
     backend: Backend
-    """onnxruntime and openvino: CPU. executorch: phones, also run here. tensorrt: built on its GPU. tensorrt_rtx: built
-    anywhere, for RTX GPUs."""
+    """onnxruntime and openvino: CPU. executorch: phones, also run here. inductor: PyTorch compiled for this machine's GPU or CPU.
+    pytorch: PyTorch as it is, the baseline. tensorrt: built on its GPU. tensorrt_rtx: built anywhere, for RTX GPUs."""
     precisions: tuple[Precision, ...]
     """An engine each; they must be among quantize.precisions."""
     targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
     """GPU architectures such as sm86, for tensorrt_rtx alone: an engine each."""
     batch_sizes: tuple[Positive, Positive, Positive] = (1, 1, 8)
-    """Minimum, typical and maximum of a TensorRT optimization profile."""
+    """Minimum, typical and maximum of a TensorRT optimization profile; of inductor on a CPU the typical one is all that it takes."""
     options: BuildOptionsPart = BuildOptionsPart()
     """Of the TensorRT backends alone: docs/tensorrt.md."""
 
@@ -46,7 +46,7 @@ class EnginePart(Part):
             raise ValueError("targets go with backend tensorrt_rtx, and it needs at least one, such as sm86")
         if reasons := [reason for name in self.precisions if (reason := why_not(self.backend, name))]:
             raise ValueError(reasons[0])
-        if self.backend in CPU_BACKENDS and self.options != BuildOptionsPart():
+        if "tensorrt" not in self.backend and self.options != BuildOptionsPart():
             raise ValueError(f"options are TensorRT's: {self.backend} has none")
         if self.backend == "tensorrt_rtx" and (self.options.hardware != "this_gpu" or self.options.version_compatible):
             raise ValueError("hardware and version_compatible go with tensorrt: tensorrt_rtx builds for its targets")

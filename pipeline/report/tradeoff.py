@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which colour-blind readers tell apart; red is kept for failures.
 _COLOURS = {
     "onnxruntime": "#0072B2", "openvino": "#009E73", "executorch": "#56B4E9", "tensorrt": "#E69F00", "tensorrt_rtx": "#AA4499",
+    "inductor": "#8C6D1F", "pytorch": "#000000",
 }  # fmt: skip
 _OTHER, _FAILED, _GATE, _REFERENCE, _FRONT = "#555555", "#C1121F", "#C1121F", "#333333", "#B4BDC8"
 _RUN_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#AA4499", "#56B4E9", "#8C6D1F", "#555555", "#000000")

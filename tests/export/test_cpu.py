@@ -40,3 +40,36 @@ def test_bf16_needs_instructions_of_its_own(monkeypatch: pytest.MonkeyPatch, fla
     assert cpu.bf16_instructions() == found
     monkeypatch.setattr(cpu, "cpu_facts", dict)
     assert cpu.bf16_instructions() == [], "no /proc/cpuinfo"
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({"flags": "avx512f avx512_fp16"}, ["avx512_fp16"]),
+        ({"Features": "fp asimd fphp asimdhp"}, ["asimdhp"]),
+        ({"flags": "avx512f avx512_bf16"}, []),
+        ({}, []),
+    ],
+)
+def test_fp16_needs_instructions_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, facts: dict[str, str], found: list[str]
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_facts", lambda: facts)
+    assert cpu.fp16_instructions() == found
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({"flags": "vmx fma avx512f hypervisor avx2 sse4_2 lm"}, "avx2 avx512f fma sse4_2"),
+        ({"Features": "fp asimd sve i8mm"}, "asimd fp i8mm sve"),
+        ({}, "riscv64"),
+    ],
+)
+def test_code_compiled_for_this_cpu_uses_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, facts: dict[str, str], found: str
+) -> None:
+    """Not what a kernel or a hypervisor changes between two starts of one machine."""
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(cpu, "cpu_facts", lambda: facts)
+    assert cpu.compiled_instructions() == found

@@ -55,6 +55,7 @@ def build(onnx_path: Path, engine_path: Path, *, batch: int = 1, bf16: bool = Fa
     import onnx
 
     from export.engines.pytorch.gathers import slice_gathers
+    from export.engines.pytorch.integer_products import write_integer_products
     from export.engines.pytorch.layers import count_quantized
     from export.engines.pytorch.package import compile_package
     from export.program.program import read_program
@@ -68,6 +69,9 @@ def build(onnx_path: Path, engine_path: Path, *, batch: int = 1, bf16: bool = Fa
     program = read_program(proto, own, _bf16() if bf16 else None)
     quantized = count_quantized(program.graph)
     slice_gathers(program)
+    if device == "cuda":
+        write_integer_products(program)
+        program = _on_gpu(program)
     facts = {"device": device, "inputs": [asdict(of) for of in inputs], "outputs": [asdict(of) for of in outputs]}
     partial = engine_path.with_name(f"partial-{engine_path.name}")
     layers = compile_package(program, partial, {_FACTS: json.dumps(facts)})
@@ -80,6 +84,12 @@ def _alarm(int8: int, quantized: int) -> dict[str, str]:
     if not 0 < int8 < quantized:
         return {}
     return {"alarm": f"{quantized - int8} of its {quantized} quantized products became no INT8 kernels of PyTorch"}
+
+
+def _on_gpu(program: "torch.export.ExportedProgram") -> "torch.export.ExportedProgram":
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, "cuda")
 
 
 def _bf16() -> "torch.dtype":

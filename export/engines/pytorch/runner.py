@@ -77,6 +77,11 @@ class TorchRunner:
         self._device, self._threads = device, threads
         self.inputs, self.outputs = inputs, outputs
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self._device != "cpu"
+
     def infer(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         return in_fixed_batches(self.inputs, feeds, self._run)
 

@@ -15,6 +15,8 @@ SLOTS = {
     "tensorrt": 2,
     "tensorrt_rtx": 3,
     "executorch": 4,
+    "inductor": 5,
+    "pytorch": 6,
 }  # colour and shape, the same in every report
 _PERCENTILES = ("p50", "p90", "p99")
 
