@@ -66,8 +66,9 @@ SEES: dict[str, set[str]] = {
         "pipeline.training", "pipeline.training.learning",
     },
     "pipeline.measure": {
-        "calib", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.faults", "export.onnx_export", "export.runner",
-        "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe", "pipeline.tasks",
+        "calib", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.faults", "export.onnx_export",
+        "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
+        "pipeline.tasks",
     },
     "pipeline.quantize": {
         "calib", "calib.precision", "export.brought", "export.engines", "export.graph", "export.onnx_export",
@@ -92,8 +93,8 @@ SEES: dict[str, set[str]] = {
         "pipeline.report.values", "pipeline.tasks", "pipeline.training",
     },
     "pipeline.init": {
-        "calib", "export.cpu", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.runner", "pipeline.console", "pipeline.data",
-        "pipeline.machine", "pipeline.parts", "pipeline.recipe",
+        "calib", "export.cpu", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.runner",
+        "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.parts", "pipeline.recipe",
     },
     "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console", "pipeline.tasks"},
     "pipeline.device": {

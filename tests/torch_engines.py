@@ -65,7 +65,10 @@ class Engines:
 
     def folder(self, name: str, precision: str) -> Path:
         """The engine's folder, with its sidecar."""
-        return self._once(f"inductor_{name}_{precision}", lambda place: self._build(name, precision, place / "engine")) / "engine"
+        return (
+            self._once(f"inductor_{name}_{precision}", lambda place: self._build(name, precision, place / "engine"))
+            / "engine"
+        )
 
     def _build(self, name: str, precision: str, folder: Path) -> None:
         side = NETWORKS[name][0]

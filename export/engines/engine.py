@@ -1,8 +1,8 @@
 """Build and load engines of any backend, chosen by a visible `if`.
 
-ONNX Runtime's, OpenVINO's, ExecuTorch's and eager PyTorch's engines are graphs and run on any machine. TensorRT's and Inductor's are
-machine code, tied to the version that made it and to the GPU, Inductor's on a CPU to its instructions: one for another machine is
-refused before anything reads it.
+ONNX Runtime's, OpenVINO's, ExecuTorch's and eager PyTorch's engines are graphs and run on any machine. TensorRT's and Inductor's
+are machine code, tied to the version that made it and to the GPU, Inductor's on a CPU to its instructions: one for another
+machine is refused before anything reads it.
 """
 
 import os
@@ -229,7 +229,9 @@ def _check_compiled_here(sidecar: Sidecar, refused: "Refusal") -> None:
             raise refused(f"it was compiled for compute capability {sidecar.compute_capability}", got)
     elif sidecar.instructions != compiled_instructions():
         ours, its = set(compiled_instructions().split()), set((sidecar.instructions or "").split())
-        apart = ", ".join([f"without {name}" for name in sorted(its - ours)] + [f"with {name}" for name in sorted(ours - its)])
+        apart = ", ".join(
+            [f"without {name}" for name in sorted(its - ours)] + [f"with {name}" for name in sorted(ours - its)]
+        )
         raise refused("it was compiled for another CPU's instructions", f"this CPU is {apart}")
 
 

@@ -36,7 +36,7 @@ class EnginePart(Part):
     targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,3}$")], ...] = ()
     """GPU architectures such as sm86, for tensorrt_rtx alone: an engine each."""
     batch_sizes: tuple[Positive, Positive, Positive] = (1, 1, 8)
-    """Minimum, typical and maximum of a TensorRT optimization profile; of inductor on a CPU the typical one is all that it takes."""
+    """Minimum, typical and maximum of a TensorRT optimization profile; inductor on a CPU is for the typical one alone."""
     options: BuildOptionsPart = BuildOptionsPart()
     """Of the TensorRT backends alone: docs/tensorrt.md."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from export.engines.pytorch import runner
 from export.engines.pytorch.layers import count_products
-from export.engines.pytorch.runner import TorchRunner, check_available_to_run, describe_graph, device_here
+from export.engines.pytorch.runner import TorchRunner, describe_graph, device_here
 from export.runner import Engine
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENGINE_NAME = "engine.onnx"
 INSTALL, INSTALL_ON_DEVICE = runner.INSTALL, runner.INSTALL_ON_DEVICE
-version = runner.version
+version, check_available_to_run = runner.version, runner.check_available_to_run
 check_available_to_build = check_available_to_run  # both need the package alone
 
 

@@ -1,7 +1,8 @@
 """Gathers of evenly spaced indices as slices: Inductor computes what feeds a gather anew for every number that is gathered.
 
-The soft splits of INT8 graphs gather their windows so (`export/forms/windows.py`). As slices that are joined, the map they are cut
-from is computed once, and each piece is a copy of rows: 0.7 for 12.7 ms with the LayerNorm behind it, 28 × 28 windows of 3 × 3 × 64.
+The soft splits of INT8 graphs gather their windows so (`export/forms/windows.py`). As slices that are joined, the map they are
+cut from is computed once, and each piece is a copy of rows: 0.7 for 12.7 ms with the LayerNorm behind it, for 28 × 28 windows
+of 3 × 3 × 64.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ _MOST_PIECES = 64
 
 
 def slice_gathers(program: "torch.export.ExportedProgram") -> int:
-    """Rewrite, in place, gathers along one axis by constant indices that run evenly in two or more directions; returns how many."""
+    """Rewrite, in place, gathers by constant indices that run evenly in two or more directions; returns how many."""
     import torch
 
     stored = dict(program.named_buffers())
@@ -29,9 +30,10 @@ def slice_gathers(program: "torch.export.ExportedProgram") -> int:
             continue
         x, axis, index = node.args
         found = stored.get(names.get(index.name, ""))
-        runs = None if found is None else even_runs(found.numpy())
-        if runs is not None and _rewrite(node, x, int(axis), int(found[0]), runs):
-            done += 1
+        if found is None:
+            continue
+        runs = even_runs(found.numpy())
+        done += runs is not None and _rewrite(node, x, int(axis), int(found[0]), runs)
     if done:
         program.graph_module.recompile()
     return done

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from export.cpu import adds_pairs_in_16_bits, bf16_instructions, fp16_instructions
 from export.engines.pytorch import runner
-from export.engines.pytorch.runner import TorchRunner, check_available_to_run, describe_graph, device_here
+from export.engines.pytorch.runner import TorchRunner, describe_graph, device_here
 from export.runner import Engine, TensorInfo, Unavailable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ENGINE_NAME = "engine.pt2"
 INSTALL, INSTALL_ON_DEVICE = runner.INSTALL, runner.INSTALL_ON_DEVICE
-version = runner.version
+version, check_available_to_run = runner.version, runner.check_available_to_run
 _FACTS = "t2t_edge"  # in a package: its inputs and outputs, and its device
 
 
@@ -107,7 +107,9 @@ def _check_cpu(proto: "onnx.ModelProto", bf16: bool) -> None:
     if bf16 and not bf16_instructions():
         raise Unavailable("this CPU has no BF16 instructions: neither AVX512_BF16 nor AMX_BF16")
     if fp16 and int8:
-        raise Unavailable("on a CPU, PyTorch has INT8 products with FP32 or BF16 around them: int8 or int8-bf16, or a GPU")
+        raise Unavailable(
+            "on a CPU, PyTorch has INT8 products with FP32 or BF16 around them: int8 or int8-bf16, or a GPU"
+        )
     if fp16 and not fp16_instructions():
         raise Unavailable("this CPU has no FP16 instructions: neither AVX512_FP16 nor AMX_FP16")
     if int8 and adds_pairs_in_16_bits():

@@ -1,7 +1,8 @@
 """A program of PyTorch compiled ahead of time: AOTInductor's package, a `.pt2` with machine code and packed weights.
 
-On a CPU, products with constant weights become oneDNN's, whose weights are packed while compiling; those between uint8 activations
-and INT8 weights per channel (PT2E's operators) its INT8 kernels. All else becomes loops in C++ that g++ compiles for this very CPU.
+On a CPU, products with constant weights become oneDNN's, whose weights are packed while compiling; those between uint8
+activations and INT8 weights per channel (PT2E's operators) its INT8 kernels. All else becomes loops in C++ that g++ compiles for
+this very CPU.
 """
 
 import os
@@ -54,8 +55,8 @@ def compile_package(program: "torch.export.ExportedProgram", path: Path, facts: 
 
 
 def _drop_assertions(program: "torch.export.ExportedProgram") -> None:
-    """Of types, which `torch.export` writes beside each cast: what is read by one is not read by its product alone, so it would not
-    become an INT8 kernel."""
+    """Of types, which `torch.export` writes beside each cast: what one reads is not read by its product alone, and would become
+    no INT8 kernel."""
     import torch
 
     for node in list(program.graph.nodes):

@@ -1,4 +1,4 @@
-"""What both backends of PyTorch share: its version, where it computes, and a runner. PyTorch itself is imported inside functions."""
+"""What both backends of PyTorch share: its version, where it computes, and a runner. PyTorch is imported inside functions."""
 
 import importlib.util
 import re
@@ -45,7 +45,9 @@ def device_here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def describe_graph(proto: "onnx.ModelProto", batch: int | None) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+def describe_graph(
+    proto: "onnx.ModelProto", batch: int | None
+) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
     """Inputs and outputs of a graph as a program for `batch` images has them, None for any number."""
     from onnx.helper import tensor_dtype_to_np_dtype
 

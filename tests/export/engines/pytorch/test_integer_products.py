@@ -34,7 +34,9 @@ class Quantized(nn.Module):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("activations", "zero"), [(torch.uint8, 128), (torch.uint8, 0), (torch.int8, 0), (torch.int8, -5)])
+@pytest.mark.parametrize(
+    ("activations", "zero"), [(torch.uint8, 128), (torch.uint8, 0), (torch.int8, 0), (torch.int8, -5)]
+)
 @pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("free", [False, True])
 def test_it_computes_the_layer(activations: torch.dtype, zero: int, bias: bool, low: torch.dtype, free: bool) -> None:
@@ -48,7 +50,9 @@ def test_it_computes_the_layer(activations: torch.dtype, zero: int, bias: bool, 
         found = program.module()(x)
     assert found.shape == expected.shape
     error = (found - expected).abs().max() / expected.abs().max()
-    assert error < (1e-5 if low == torch.float32 else 2e-2), f"BF16 rounds what goes into the layer, integers do not: {error}"
+    assert error < (1e-5 if low == torch.float32 else 2e-2), (
+        f"BF16 rounds what goes into the layer, integers do not: {error}"
+    )
 
 
 @pytest.mark.parametrize(("shape", "inputs"), [((2, 16, 32), 32), ((40, 32), 32), ((2, 20, 36), 36)])

@@ -1,4 +1,4 @@
-"""A package is code: it is read only with a sidecar that says it was compiled by this PyTorch, for this machine, from this graph."""
+"""A package is code: it is read only with a sidecar that says that this PyTorch compiled it, for this machine, of this graph."""
 
 import json
 import re
@@ -64,7 +64,10 @@ REFUSALS: list[tuple[Edit, str]] = [
     (change(version="2.12.1+cpu"), "it was compiled by PyTorch 2.12.1+cpu\n  got: 2.12.1+cu130 is installed"),
     (change(version="2.13.0+cu130"), "it was compiled by PyTorch 2.13.0+cu130"),
     (change(machine="Linux-aarch64"), "it was compiled on Linux-aarch64"),
-    (change(instructions="amx_int8 avx2 avx512f fma"), "another CPU's instructions\n  got: this CPU is without amx_int8"),
+    (
+        change(instructions="amx_int8 avx2 avx512f fma"),
+        "another CPU's instructions\n  got: this CPU is without amx_int8",
+    ),
     (change(instructions="avx2 fma"), "another CPU's instructions\n  got: this CPU is with avx512f"),
     (change(instructions=None), "another CPU's instructions\n  got: this CPU is with avx2, with avx512f, with fma"),
     (change(instructions=["avx2"]), "its sidecar cannot be read\n  got: instructions: ['avx2']"),
@@ -105,7 +108,9 @@ def test_the_sidecar_says_what_it_was_compiled_for(package: Path) -> None:
     assert sidecar.machine == engines.machine()
 
 
-def test_of_a_gpu_it_says_that(tmp_path: Path, package: Path, spec: Preprocess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_gpu_it_says_that(
+    tmp_path: Path, package: Path, spec: Preprocess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engines, "gpu_capability", lambda: "9.0")
     engine = EngineSpec("inductor", "fp16", None, (1, 1, 8))
     sidecar = build_engine(engine, tmp_path / "graph.onnx", tmp_path / "gpu", spec, ["a"])
