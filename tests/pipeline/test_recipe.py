@@ -130,7 +130,7 @@ def test_no_number_is_infinite(tmp_path: Path, part: str, key: str, value: str) 
             "{backend: openvino,",
             "{backend: OpenVINO,",
             "build.1.backend = 'OpenVINO': none of its values; did you mean openvino?",
-            "onnxruntime, openvino, executorch, tensorrt, tensorrt_rtx",
+            "onnxruntime, openvino, executorch, inductor, pytorch, tensorrt, tensorrt_rtx",
         ),
         (
             "schema: 1",
