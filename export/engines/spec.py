@@ -10,8 +10,9 @@ Backend = Literal["onnxruntime", "openvino", "executorch", "inductor", "pytorch"
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino", "executorch")  # engines are made and run on any machine
 PHONE_BACKENDS: tuple[Backend, ...] = ("executorch",)
+TORCH_BACKENDS: tuple[Backend, ...] = ("inductor", "pytorch")  # run by PyTorch, which no device has
 # Only where a recipe names them: slow to build, for elsewhere, or no engine that anybody would ship.
-ON_REQUEST: tuple[Backend, ...] = (*PHONE_BACKENDS, "inductor", "pytorch")
+ON_REQUEST: tuple[Backend, ...] = (*PHONE_BACKENDS, *TORCH_BACKENDS)
 # Those that read INT8 in a dialect of their own: export/quantize/dialects.py.
 OWN_GRAPHS: tuple[Backend, ...] = ("onnxruntime", "openvino", "executorch", "inductor")
 _BF16: tuple[Backend, ...] = ("openvino", "inductor")  # whose engines compute in BF16 what a graph has in FP32

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
-from export.engines.spec import graph_of, why_not
+from export.engines.spec import TORCH_BACKENDS, graph_of, why_not
 from export.engines.tensorrt.options import BuildOptions
 from pipeline.artifact import MANIFEST, Artifact, hash_of, read_artifact
 from pipeline.console.exit_status import GateFailed
@@ -23,6 +23,7 @@ NO_FP16 = (
     "no engine of the recipe needs a graph with FP16, so none was made; name fp16 and int8-fp16 in quantize.precisions, or "
     "engines of tensorrt in build"
 )
+NO_PYTORCH = "PyTorch runs it, and a device has none: this engine is for machines with a checkout"
 _BATCH_SIZES = (1, 1, 8)  # of those that it does not name
 
 
@@ -103,6 +104,10 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
     needed = {graph_of(backend, name) for backend in backends_of(run) for name in wanted}
     left_out = {f"graph {name}": reason for name, reason in graphs.items() if reason and name in needed}
     left_out |= {row["name"]: row["reason"] for row in rows.values() if row["precision"] in wanted}
+    left_out |= {
+        row["name"]: NO_PYTORCH for row in run.report["variants"]
+        if row["backend"] in TORCH_BACKENDS and row["precision"] in wanted and row["name"] not in left_out
+    }  # fmt: skip
     engines = {}
     for backend in backends_of(run):
         parts = [part for part in run.parts["build"] if part["backend"] == backend]

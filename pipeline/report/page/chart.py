@@ -15,9 +15,10 @@ SLOTS = {
     "tensorrt": 2,
     "tensorrt_rtx": 3,
     "executorch": 4,
-    "inductor": 5,
-    "pytorch": 6,
+    "inductor": 6,
+    "pytorch": 7,
 }  # colour and shape, the same in every report
+OTHER = 5  # of a backend that this release does not know; its shape is also that of points below the chart
 _PERCENTILES = ("p50", "p90", "p99")
 
 
@@ -35,8 +36,7 @@ def chart_data(
         for variant in report["variants"]
     ]
     names = list(dict.fromkeys(point["series"] for point in points))
-    free = iter(range(len(SLOTS), len(SLOTS) + len(names)))
-    slots = [SLOTS[name] if name in SLOTS else next(free) for name in names] if one else range(len(names))
+    slots = [SLOTS.get(name, OTHER) for name in names] if one else range(len(names))
     return {
         "seriesTitle": "Backend" if one else "Run",
         "series": [{"name": name, "slot": slot} for name, slot in zip(names, slots, strict=True)],

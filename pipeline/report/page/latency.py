@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.console.figures import quantity
-from pipeline.report.page.chart import SLOTS
+from pipeline.report.page.chart import OTHER, SLOTS
 from pipeline.report.page.render import Section, section
 
 _TAILS = (("p50", "median"), ("p90", "90 %"), ("p99", "99 %"))
@@ -49,7 +49,7 @@ def _strip(
         spans.append({"kind": kind, "left": left, "width": _place(end, low, high) - left})
     named = list(zip(_TAILS, tails, strict=True))
     return {
-        "name": variant["name"], "status": variant["status"], "slot": SLOTS.get(variant["backend"], len(SLOTS)),
+        "name": variant["name"], "status": variant["status"], "slot": SLOTS.get(variant["backend"], OTHER),
         "spans": spans, "ticks": [{"name": name, "place": _place(value, low, high)} for (name, _), value in named],
         "words": ", ".join(f"{word} {quantity(value)}" for (_, word), value in named),
         "figures": " · ".join(f"{name} {quantity(value)}" for (name, _), value in named),

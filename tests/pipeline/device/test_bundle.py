@@ -105,6 +105,16 @@ def test_a_run_for_cpus_says_that_it_has_no_graph_with_fp16() -> None:
     assert list(found.left_out) == ["tensorrt in FP16"] and "int8-fp16" in found.left_out["tensorrt in FP16"]
 
 
+def test_engines_that_pytorch_runs_stay_out_and_say_so() -> None:
+    rows = ("tensorrt", "fp16", "unavailable"), ("pytorch", "fp32", "pass"), ("inductor", "int8", "pass")
+    graphs = {"fp32": "", "int8": "", "int8-onnxruntime": "", "fp16": ""}
+    found = choose(fake_run(*rows), None, graphs)
+    assert set(found.engines) == {"tensorrt", "onnxruntime"}
+    assert set(found.left_out) == {"pytorch-fp32", "inductor-int8"} and "a device has none" in found.left_out["inductor-int8"]
+    found = choose(fake_run(*rows), "inductor-int8", graphs)
+    assert list(found.left_out) == ["inductor-int8"] and found.graphs() == ["int8", "int8-onnxruntime"]
+
+
 def test_what_failed_the_gate_stays_out() -> None:
     run = fake_run(
         ("onnxruntime", "fp32", "pass"), ("onnxruntime", "int8", "fail"), ("tensorrt", "fp16", "unavailable"),
