@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from export.engines.pytorch.layers import count_products
@@ -44,8 +45,11 @@ def compile_package(program: "torch.export.ExportedProgram", path: Path, facts: 
         "cpp.dynamic_threads": True,  # the number of threads is that of the run
         "aot_inductor.metadata": dict(facts),
         "post_grad_custom_pre_pass": behind_freezing,
+        # They are kept in the folder of /tmp wherever else the cache is, 140 MB each, and an engine needs each once.
+        "cpp_cache_precompile_headers": False,
+        "aot_inductor.precompile_headers": False,
     }
-    with torch.no_grad(), _own_cache(), warnings.catch_warnings(), quiet():
+    with torch.no_grad(), _private_cache(path.parent), warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # of PyTorch's own code
         try:
             torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
@@ -83,15 +87,19 @@ def _add_rows_that_lie_together(graph: "Graph") -> None:
 
 
 @contextmanager
-def _own_cache() -> Iterator[None]:
-    """Inductor keeps what it compiled, by default in a folder of /tmp that other users of a machine could make before it does."""
-    import platformdirs
+def _private_cache(folder: Path) -> Iterator[None]:
+    """Inductor writes, loads and compiles code in `folder`, which is gone behind it.
 
+    By default that is a folder of /tmp whose name others on the machine know, so that they could make it first; PyTorch puts it
+    into the environment as soon as it is imported. All that it compiled would stay there, and is of no use again.
+    """
     before = os.environ.get(_CACHE)
-    if before is None:
-        os.environ[_CACHE] = str(platformdirs.user_cache_path("t2t-edge", appauthor=False) / "inductor")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_CACHE]
+    with TemporaryDirectory(dir=folder, prefix="inductor-") as place:
+        os.environ[_CACHE] = place
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_CACHE]
+            else:
+                os.environ[_CACHE] = before

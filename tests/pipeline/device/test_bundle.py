@@ -110,7 +110,10 @@ def test_engines_that_pytorch_runs_stay_out_and_say_so() -> None:
     graphs = {"fp32": "", "int8": "", "int8-onnxruntime": "", "fp16": ""}
     found = choose(fake_run(*rows), None, graphs)
     assert set(found.engines) == {"tensorrt", "onnxruntime"}
-    assert set(found.left_out) == {"pytorch-fp32", "inductor-int8"} and "a device has none" in found.left_out["inductor-int8"]
+    assert (
+        set(found.left_out) == {"pytorch-fp32", "inductor-int8"}
+        and "a device has none" in found.left_out["inductor-int8"]
+    )
     found = choose(fake_run(*rows), "inductor-int8", graphs)
     assert list(found.left_out) == ["inductor-int8"] and found.graphs() == ["int8", "int8-onnxruntime"]
 
