@@ -1,7 +1,7 @@
 """Engines of PyTorch beside the other CPU backends': what Inductor takes in INT8, how near the logits are, how fast they are.
 
 `python tests/bench/pytorch_engines.py --keep FOLDER t2t_vit_7 resnet18`, names of timm; without any, those of docs/inductor.md.
-Random weights, 224 px, one image; engines take turns. What `FOLDER` has is not built again: a network takes four minutes.
+Random weights, 224 px, one image; engines take turns. What `FOLDER` has is not built again: a network takes two minutes.
 """
 
 import argparse
@@ -50,7 +50,7 @@ LABELS = [str(label) for label in range(CLASSES)]
 def main(names: list[str], threads: list[int], folder: Path) -> None:
     import models  # noqa: F401  (registers the models)
 
-    headings = ["network", "engine", "products INT8 / FP32", "logits against the graph's, dB", "MB", "built in s"]
+    headings = ["network", "engine", "products INT8 / FP32", "logits against the graph's, dB", "MB"]
     headings += [f"{of} thread{'s'[: of > 1]}: ms, × {BASELINE}" for of in threads]
     print(f"| {' | '.join(headings)} |")
     print(f"|{'---|' * len(headings)}")
@@ -68,7 +68,6 @@ def compare(name: str, threads: list[int], folder: Path) -> None:
     for spec in SPECS:
         told = built[spec.name]
         cells = [name, spec.name, f"{told['int8']} / {told['fp32']}", f"{told['snr']:.1f}", f"{told['mb']:.1f}"]
-        cells.append(f"{told['seconds']:.0f}")
         for found in times.values():
             ratios = [one / two for one, two in zip(found[BASELINE], found[spec.name], strict=True)]
             cells.append(f"{np.median(found[spec.name]):.1f}, {np.median(ratios):.2f}")
@@ -91,16 +90,14 @@ def kept(spec: EngineSpec, folder: Path, images: np.ndarray) -> dict[str, Any]:
     """What is told of an engine, which is built where `folder` has none."""
     told, graph = folder / f"{spec.name}.json", folder / f"{spec.graph}.onnx"
     if not told.is_file():
-        started = time.perf_counter()
         sidecar = build_engine(spec, graph, folder / spec.name, PREPROCESS, LABELS)
-        seconds = time.perf_counter() - started
         with onnxruntime_backend.load(graph, 1, literal=True) as runner:
             written = np.asarray(runner.infer({INPUT: images})[OUTPUT])
         with load_engine(folder / spec.name, 1)[1] as runner:
             near = snr_db(written, np.asarray(runner.infer({INPUT: images})[OUTPUT]))
         size = sum((folder / spec.name / file).stat().st_size for file in sidecar.files) / 1e6
         layers = sidecar.layers or {"int8": 0, "fp32": 0}
-        told.write_text(json.dumps({**layers, "seconds": seconds, "snr": near, "mb": size}), encoding="utf-8")
+        told.write_text(json.dumps({**layers, "snr": near, "mb": size}), encoding="utf-8")
     return dict(json.loads(told.read_text(encoding="utf-8")))
 
 
