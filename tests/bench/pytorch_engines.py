@@ -16,9 +16,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import numpy as np
-import timm
-import torch
-from engine_graphs import IMAGENET, photographs
+from engine_graphs import IMAGENET, build_network, count_classes, photographs
 
 from calib.calibration import CalibrationSet
 from calib.preprocess import Preprocess
@@ -32,7 +30,7 @@ from export.quantize.int8 import quantize_int8
 from export.runner import Runner
 from export.simplify import simplify_onnx
 
-SIDE, IMAGES, CLASSES = 224, 4, 10
+SIDE, IMAGES = 224, 4
 ROUNDS, CALLS = 12, 4
 NETWORKS = ("t2t_vit_7", "resnet18")
 SPECS = [
@@ -44,12 +42,9 @@ SPECS = [
 ]  # fmt: skip
 BASELINE = "pytorch-fp32"
 PREPROCESS = Preprocess(SIDE, SIDE, 0.9, "bicubic", *IMAGENET)
-LABELS = [str(label) for label in range(CLASSES)]
 
 
 def main(names: list[str], threads: list[int], folder: Path) -> None:
-    import models  # noqa: F401  (registers the models)
-
     headings = ["network", "engine", "products INT8 / FP32", "logits against the graph's, dB", "MB"]
     headings += [f"{of} thread{'s'[: of > 1]}: ms, × {BASELINE}" for of in threads]
     print(f"| {' | '.join(headings)} |")
@@ -77,20 +72,22 @@ def compare(name: str, threads: list[int], folder: Path) -> None:
 def write_graphs(name: str, folder: Path, calibration: CalibrationSet) -> None:
     """`fp32.onnx` and `int8-<backend>.onnx`, as the stages write them by default."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=CLASSES).eval()
-    export_onnx(model, PREPROCESS, LABELS, folder / "raw.onnx")
+    export_onnx(build_network(name), PREPROCESS, labels(name), folder / "raw.onnx")
     simplify_onnx(folder / "raw.onnx", folder / "simple.onnx", calibration.first(2))
     for backend in {spec.backend for spec in SPECS if spec.precision == "int8"}:
         quantize_int8(folder / "simple.onnx", folder / f"int8-{backend}.onnx", calibration, dialect=DIALECTS[backend])
     (folder / "simple.onnx").replace(folder / "fp32.onnx")
 
 
+def labels(name: str) -> list[str]:
+    return [str(label) for label in range(count_classes(name))]
+
+
 def kept(spec: EngineSpec, folder: Path, images: np.ndarray) -> dict[str, Any]:
     """What is told of an engine, which is built where `folder` has none."""
     told, graph = folder / f"{spec.name}.json", folder / f"{spec.graph}.onnx"
     if not told.is_file():
-        sidecar = build_engine(spec, graph, folder / spec.name, PREPROCESS, LABELS)
+        sidecar = build_engine(spec, graph, folder / spec.name, PREPROCESS, labels(folder.name))
         with onnxruntime_backend.load(graph, 1, literal=True) as runner:
             written = np.asarray(runner.infer({INPUT: images})[OUTPUT])
         with load_engine(folder / spec.name, 1)[1] as runner:
