@@ -106,7 +106,7 @@ def choose(run: FinishedRun, engine: str | None, graphs: Mapping[str, str]) -> C
     left_out |= {row["name"]: row["reason"] for row in rows.values() if row["precision"] in wanted}
     left_out |= {
         row["name"]: NO_PYTORCH for row in run.report["variants"]
-        if row["backend"] in TORCH_BACKENDS and row["precision"] in wanted and row["name"] not in left_out
+        if row["backend"] in TORCH_BACKENDS and row["status"] == "pass" and row["precision"] in wanted
     }  # fmt: skip
     engines = {}
     for backend in backends_of(run):
