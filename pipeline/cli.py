@@ -10,9 +10,10 @@ from pipeline.console.parser import Parser
 from pipeline.console.run_log import run_log
 from pipeline.console.version import ShowVersion
 from pipeline.devices import command as device
+from pipeline.sweep import command as sweep
 
 # In the order that --help lists them.
-COMMANDS = (init, stage, report, predict, bundle, device, runs, doctor, models, recipe_schema, completion)
+COMMANDS = (init, stage, report, sweep, predict, bundle, device, runs, doctor, models, recipe_schema, completion)
 INTERRUPTED = "interrupted: finished stages are kept; the same command goes on from there"
 
 

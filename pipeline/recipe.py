@@ -202,22 +202,35 @@ def keys_of(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe file; every problem in it is named in one InputError."""
+def read_recipe(path: Path) -> Any:
+    """The plain values of a recipe file, not validated; InputError where it cannot be read."""
     try:
-        values = read_yaml(path)
+        return read_yaml(path)
     except FileNotFoundError as error:
         recipes = ", ".join(sorted(str(found) for found in Path("recipes").glob("*.yaml"))) or "none in recipes/"
         raise InputError("no such recipe", got=path, allowed=recipes) from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"the recipe {path} cannot be read as YAML", got=" ".join(str(error).split())) from error
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and validate a recipe file; every problem in it is named in one InputError."""
+    values = read_recipe(path)
+    if isinstance(values, dict) and "recipe" in values and {"axes", "points"} & set(values):
+        raise InputError(
+            "this is a sweep, not a recipe", got=path, allowed="a recipe", next_step=f"t2t-edge sweep {path}"
+        )
+    return recipe_of(values, f"recipe {path}", f"edit {path}; docs/recipe.md explains every key")
+
+
+def recipe_of(values: Any, called: str, next_step: str) -> Recipe:
+    """The recipe of these plain values, validated; one InputError, about what is `called` so, names every problem."""
     if not isinstance(values, dict):
-        raise InputError(f"the recipe {path} is not a mapping", got=type(values).__name__, allowed="keys and values")
+        raise InputError(f"the {called} is not a mapping", got=type(values).__name__, allowed="keys and values")
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         got, allowed = problems_in_words(error, Recipe)
         raise InputError(
-            f"the recipe {path} has {error.error_count()} wrong value(s)", got=got, allowed=allowed,
-            next_step=f"edit {path}; docs/recipe.md explains every key",
-        ) from error  # fmt: skip
+            f"the {called} has {error.error_count()} wrong value(s)", got=got, allowed=allowed, next_step=next_step
+        ) from error

@@ -98,7 +98,7 @@ def run_stages(recipe: Recipe, run_folder: Path, last: str, say: Callable[[str],
     for line in resolved.lines:
         say(f"{'':>11}{line}")
     for stage in wanted:
-        done[stage.name] = _run_or_skip(stage, recipe, done, run_folder, look, say)
+        done[stage.name] = run_stage(stage, recipe, done, run_folder, look, say)
     return done[wanted[-1].name]
 
 
@@ -110,6 +110,15 @@ def wanted_stages(recipe: Recipe, last: str) -> list[Stage]:
     return [stage for stage in STAGES[: names.index(last) + 1] if stage.name in needed or stage.wanted(recipe)]
 
 
+def needed_stages(recipe: Recipe, last: str) -> list[Stage]:
+    """The stage `last` and all that it is made of, in order: of what the recipe wants, without what only a later stage reads."""
+    wanted = {stage.name: stage for stage in wanted_stages(recipe, last)}
+    needed = {last}
+    for stage in reversed(wanted.values()):
+        needed |= set(stage.inputs) if stage.name in needed else set()
+    return [stage for name, stage in wanted.items() if name in needed]
+
+
 def _rank() -> int:
     return int(os.environ.get("RANK", 0))
 
@@ -118,9 +127,13 @@ def _silent(_: str) -> None:
     """Ranks above 0 say nothing."""
 
 
-def _run_or_skip(
+def run_stage(
     stage: Stage, recipe: Recipe, done: Mapping[str, Artifact], run_folder: Path, look: Look, say: Callable[[str], None]
-) -> Artifact:  # fmt: skip
+) -> Artifact:
+    """Run one stage of a resolved recipe in `run_folder`, or skip it where it is complete or kept; returns its artifact.
+
+    `done` are the artifacts of the stages that it reads, `look` is at the recipe's images.
+    """
     inputs = {name: done[name] for name in stage.inputs if name in done}
     folder = run_folder / stage.name
     refuse_lost(folder)

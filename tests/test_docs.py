@@ -40,6 +40,7 @@ ONLY_PARSED = {
     "device": "needs devices: tests/pipeline/devices has some on loopback",
     "doctor": "its own tests run it",
     "init": "writes what the other commands here find; tests/pipeline/init/test_init.py runs it",
+    "sweep": "trains its points; tests/pipeline/sweep/test_sweep.py runs some",
     "predict --show": "needs a display",
     "predict rtsp": "needs a camera: tests/pipeline/predict/test_sources.py uses one made of HTTP",
     "torchrun": "needs several processes: tests/pipeline/training/test_train.py",

@@ -107,14 +107,30 @@ SEES: dict[str, set[str]] = {
         "pipeline.device", "pipeline.machine", "pipeline.parts", "pipeline.recipe", "pipeline.training",
         "pipeline.training.learning",
     },
+    "pipeline.sweep.outcome": {
+        "calib", "pipeline.console", "pipeline.report", "pipeline.report.page", "pipeline.report.values", "pipeline.tasks",
+    },
     "pipeline.stages": {
         "pipeline.artifact", "pipeline.data", "pipeline.measure", "pipeline.quantize", "pipeline.quantize.search",
         "pipeline.recipe", "pipeline.report", "pipeline.resolve", "pipeline.run", "pipeline.training", "pipeline.visualize",
     },
+    "pipeline.sweep.planning": {
+        "calib", "pipeline.artifact", "pipeline.parts", "pipeline.recipe", "pipeline.resolve", "pipeline.run",
+        "pipeline.stages",
+    },
+    "pipeline.sweep.running": {
+        "calib", "pipeline.artifact", "pipeline.console", "pipeline.recipe", "pipeline.resolve", "pipeline.run",
+        "pipeline.stages", "pipeline.sweep.planning",
+    },
     "pipeline.commands": {
-        "models", "calib", "export.engines", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",
+        "models", "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",
         "pipeline.init", "pipeline.machine", "pipeline.predict", "pipeline.quantize", "pipeline.recipe", "pipeline.report",
-        "pipeline.report.values", "pipeline.resolve", "pipeline.run", "pipeline.stages",
+        "pipeline.report.values", "pipeline.resolve", "pipeline.run", "pipeline.stages", "pipeline.sweep.planning",
+    },
+    "pipeline.sweep": {
+        "calib", "pipeline.artifact", "pipeline.commands", "pipeline.console", "pipeline.data", "pipeline.parts",
+        "pipeline.recipe", "pipeline.resolve", "pipeline.run", "pipeline.sweep.outcome", "pipeline.sweep.planning",
+        "pipeline.sweep.running", "pipeline.tasks", "pipeline.training",
     },
     "pipeline.devices.remote": set(),
     "pipeline.devices": {
@@ -122,7 +138,7 @@ SEES: dict[str, set[str]] = {
         "pipeline.devices.remote", "pipeline.measure", "pipeline.parts", "pipeline.report", "pipeline.report.page",
         "pipeline.report.values", "pipeline.run", "pipeline.tasks",
     },
-    "pipeline.cli": {"pipeline.commands", "pipeline.console", "pipeline.devices"},
+    "pipeline.cli": {"pipeline.commands", "pipeline.console", "pipeline.devices", "pipeline.sweep"},
     "pipeline.__main__": {"pipeline.cli"},
 }  # fmt: skip
 OWNERS = {
@@ -145,6 +161,7 @@ OWNERS = {
         "pipeline/predict/writers.py",
     },
     "onnxsim": {"export/simplify.py"},
+    "ray": {"pipeline/sweep/running/cluster.py", "pipeline/sweep/running/halving.py"},
     "executorch": {"export/engines/executorch/lower.py", "export/engines/executorch/child.py"},
 }
 HOST_ONLY = {

@@ -1,4 +1,4 @@
-"""`t2t-edge recipe-schema`: the JSON schema of a recipe, which lets editors complete and explain its keys."""
+"""`t2t-edge recipe-schema`: the JSON schema of a recipe, or of a sweep, which lets editors complete and explain its keys."""
 
 import argparse
 import json
@@ -17,11 +17,13 @@ def register(commands: "Commands") -> None:
         commands, "recipe-schema", "the JSON schema of a recipe, with which editors complete and explain its keys", _print,
         ("t2t-edge recipe-schema > recipes/recipe.schema.json",), one_document=False,
     )  # fmt: skip
+    command.add_argument("--sweep", action="store_true", help="the schema of a sweep file: recipes/sweep.schema.json")
     command.add_argument("--json", action="store_true", help="the same: what it prints is JSON")
 
 
-def _print(_: argparse.Namespace) -> int:
+def _print(options: argparse.Namespace) -> int:
     from pipeline.recipe import recipe_schema
+    from pipeline.sweep.planning.file import sweep_schema
 
-    print(json.dumps(recipe_schema(), indent=1, ensure_ascii=False))
+    print(json.dumps(sweep_schema() if options.sweep else recipe_schema(), indent=1, ensure_ascii=False))
     return DONE

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.engines.sidecar import RECIPE_PATH
 from pipeline.commands.command import add_command, add_run_options, command_line, run_to_make
 from pipeline.console.completers import complete_recipes
 from pipeline.console.exit_status import DONE
@@ -98,17 +97,20 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
     """
     from pipeline.recipe import load_recipe
     from pipeline.run.lock import hold
+    from pipeline.run.made_from import note_recipe, recipe_noted
     from pipeline.stages import run_stages
 
     folder = run_to_make(options)
-    options.recipe = options.recipe or _own_recipe(folder)
+    options.recipe = (
+        options.recipe or recipe_noted(folder) or NEW_RUN
+    )  # another would make the run again, over what it has
     recipe = load_recipe(options.recipe)
     if options.dry_run:
         if int(os.environ.get("RANK", 0)) == 0:
             _dry_run(options, recipe, folder, last)
         return None
     with hold(folder, command_line(options)):
-        _remember(folder, options.recipe)
+        note_recipe(folder, options.recipe)
         options.log.begin(folder)
         artifact = run_stages(recipe, folder, last)
     return None if int(os.environ.get("RANK", 0)) > 0 else artifact
@@ -137,19 +139,3 @@ def _dry_run(options: argparse.Namespace, recipe: "Recipe", folder: Path, last: 
     command = f"t2t-edge {options.command} --recipe {shlex.quote(str(options.recipe))} {where(options)}"
     print(f"  nothing was written; next: {command}")
     options.document |= {"dry_run": True, "stages": [asdict(row) for row in planned], "next": command}
-
-
-def _own_recipe(folder: Path) -> Path:
-    """What `_remember` noted: with another recipe the run would be made again, over what it has."""
-    path = folder / RECIPE_PATH
-    return Path(path.read_text(encoding="utf-8")) if path.is_file() else NEW_RUN
-
-
-def _remember(folder: Path, recipe: Path) -> None:
-    """Note which recipe the run is made from, for messages that name the command to run again."""
-    path = folder / RECIPE_PATH
-    if int(os.environ.get("RANK", 0)) == 0 and not (path.is_file() and path.read_text(encoding="utf-8") == str(recipe)):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")  # on a full disk the earlier note stays
-        partial.write_text(str(recipe), encoding="utf-8")
-        partial.replace(path)

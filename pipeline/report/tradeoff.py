@@ -60,11 +60,20 @@ def draw_comparison(reports: Sequence[dict[str, Any]], labels: Sequence[str], ti
     return _draw([row | {"pareto": id(row) in front} for row in rows], title, None, colours, words)
 
 
+def draw_named_front(variants: Sequence[dict[str, Any]], title: str, words: Words) -> bytes:
+    """PNG bytes (1280 × 800 pixels): engines of many runs of one task, coloured by backend, of which `pareto` says which are
+    on their common front. These alone are named."""
+    return _draw(variants, title, None, {}, words, front_alone=True)
+
+
 def _draw(
     variants: Sequence[dict[str, Any]], title: str, levels: tuple[str, float, float] | None, runs: Mapping[str, str],
-    words: Words,
+    words: Words, *, front_alone: bool = False,
 ) -> bytes:  # fmt: skip
-    """The picture; `levels` are the reference's name and score and the gate's share of it, `runs` colours to explain."""
+    """The picture; `levels` are the reference's name and score and the gate's share of it, `runs` colours to explain.
+
+    With `front_alone` the labels of other engines than the front's are left out.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -85,8 +94,9 @@ def _draw(
         _draw_marker(axes, variant, point, below=variant["score"] < low)
     _draw_legend(figure, axes, runs)
     across = [((axes.get_xlim()[0], height), (axes.get_xlim()[1], height)) for height in lines]
-    labels = [(_label(v, below=v["score"] < low), _colour(v)) for v in shown]
-    _draw_labels(figure, axes, points, labels, across + front)
+    named = [(v, point) for v, point in zip(shown, points, strict=True) if v["pareto"] or not front_alone]
+    labels = [(_label(v, below=v["score"] < low), _colour(v)) for v, _ in named]
+    _draw_labels(figure, axes, [point for _, point in named], labels, across + front)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pipeline.recipe import read_recipe
 
-from pipeline.recipe import Recipe
-
-DEMO, RESNET = "recipes/demo.yaml", "recipes/resnet50.yaml"
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+DEMO, RESNET = Path("recipes/demo.yaml"), Path("recipes/resnet50.yaml")
+NETWORKS: dict[str, tuple[Path, dict[str, dict[str, Any]]]] = {
     "t2t_vit_mini": (DEMO, {}),
     "t2t_vit_t_mini": (DEMO, {"model": {"name": "t2t_vit_t_mini"}}),
     "vit_small_patch16_224": (
@@ -19,10 +17,9 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def load_network(name: str) -> Recipe:
-    """The recipe of one network."""
+def parts_of(name: str) -> dict[str, Any]:
+    """What a network's training has in the place of the demo's: whole parts of a recipe, for a point of a sweep."""
     recipe, changes = NETWORKS[name]
-    values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-    for key, changed in changes.items():
-        values[key] = values.get(key, {}) | changed
-    return Recipe.model_validate(values)
+    demo, own = read_recipe(DEMO), read_recipe(recipe)
+    parts = {key: own[key] | changes.get(key, {}) for key in ("model", "preprocess", "train")}
+    return {key: part for key, part in parts.items() if part != demo[key]}

@@ -1,17 +1,15 @@
 """`make zoo`: forty networks of timm through the whole chain on a few embedded photographs, a row each.
 
 Each is trained for a few steps, which is enough for logits that mean something and far too little for accuracy: the columns
-that count are how it was exported, its INT8 layers, the agreement with FP32 and the speed. A finished row is kept in
-results/zoo.json, and docs/networks.md is written anew with it; started again, the command goes on with the next network, and
-one that was interrupted goes on with its next stage. What fails is a row with the reason.
+that count are how it was exported, its INT8 layers, the agreement with FP32 and the speed. The networks that have no row in
+results/zoo.json yet are the points of a sweep (`t2t-edge sweep`): interrupted, the same command goes on. At its end, however
+it came, finished rows are kept and docs/networks.md is written anew with them. What fails is a row with the reason.
 """
 
 import argparse
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import time
 from importlib import metadata
@@ -29,6 +27,7 @@ from bench.zoo_networks import FORTY, SIZES
 from bench.zoo_table import table
 
 import models  # noqa: F401  (registers ours)
+from pipeline.cli import main as sweep
 from pipeline.data.dataset import open_dataset
 from pipeline.machine.describe import cpu_name
 from pipeline.parts.data import DataPart
@@ -42,26 +41,30 @@ CLASSES, TRAIN, VAL = 10, 15, 20  # images of each class
 TRAINING_SECONDS = 60  # of each network, where two epochs do not take longer
 STEP = 5  # images of the step that is timed
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 8
-FINISHED = (0, 3)  # 3: no engine passed the gate, which hours of training would mend
-MINUTES = 40  # for one network; the largest take ten on two cores
+SWEEP = "zoo"  # its runs are in FOLDER/zoo
 
 
 def main() -> None:
-    """Run the chain for each network that has no row yet."""
+    """Run the sweep of the networks without a row, and keep what it came to."""
     options = arguments()
-    images = few_images(options.folder / "images")
-    failed = []
+    rows = read_kept(options.results)
+    names = [name for name in options.networks or FORTY if wanted(rows.get(name), options)]
+    if names:
+        path = write_sweep(names, options)
+        try:
+            sweep(["sweep", str(path), "--runs", str(options.folder)])
+        finally:
+            keep_rows(names, options)
+    rows = read_kept(options.results)
     for number, name in enumerate(options.networks or FORTY, start=1):
-        row = read_kept(options.results).get(name)
-        if row is None or options.again or ("failed" in row and options.retry):
-            print(f"{number:>3}  {name} …", flush=True)
-            row = one_network(name, images, options)
-            keep(options.results, name, row)
-            write_page(options.page, [table(read_kept(options.results))], *MARKERS)
-        print(f"{number:>3}  {name}: {in_words(row)}", flush=True)
-        failed += [name] if "failed" in row else []
-    if failed:
-        sys.exit(f"did not finish: {', '.join(failed)}")
+        print(f"{number:>3}  {name}: {in_words(rows[name]) if name in rows else 'not run yet'}")
+    if missing := [name for name in names if "failed" in rows.get(name, {"failed": ""})]:
+        sys.exit(f"did not finish: {', '.join(missing)}")
+
+
+def wanted(row: dict[str, Any] | None, options: argparse.Namespace) -> bool:
+    """Whether a network is run: it has no row, or its row is asked for once more."""
+    return row is None or options.again or ("failed" in row and options.retry)
 
 
 def arguments() -> argparse.Namespace:
@@ -72,7 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="run networks that have a row, too")
     parser.add_argument("--retry", action="store_true", help="run networks that failed once more")
     parser.add_argument(
-        "--keep", action="store_true", help="keep the runs (0.4 GB each): --again then does what has changed"
+        "--keep", action="store_true", help="keep the runs (0.4 GB each): --again then makes what has changed"
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/zoo"), help="default: %(default)s")
     parser.add_argument("--results", type=Path, default=Path("results/zoo.json"), help="default: %(default)s")
@@ -93,37 +96,56 @@ def few_images(root: Path) -> Path:
     return root
 
 
-def one_network(name: str, images: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run the chain in a process of its own; the row. The run's folder, which may have a gigabyte, stays only if asked."""
+def write_sweep(names: list[str], options: argparse.Namespace) -> Path:
+    """The images, the base recipe and the sweep's file; its path."""
+    base = options.folder / "base.yaml"
+    images = few_images(options.folder / "images")
+    base.write_text(yaml.safe_dump(base_recipe(images)), encoding="utf-8")
+    points = [point(name, options) for name in names]
+    path = options.folder / f"{SWEEP}.yaml"
+    path.write_text(yaml.safe_dump({"schema": 1, "recipe": str(base), "points": points}), encoding="utf-8")
+    return path
+
+
+def point(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The network's point. How long it trains is timed once: another length would be another training."""
     size = options.size or SIZES.get(name) or own_size(name)
-    epochs = options.epochs or affordable_epochs(name, size)
-    recipe, run = options.folder / f"{name}.yaml", options.folder / name
-    recipe.write_text(yaml.safe_dump(recipe_values(name, images, size, epochs)), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "run",
-        "--recipe",
-        str(recipe),
-        "--runs",
-        str(options.folder),
-        "--run",
-        name,
-    ]
-    started = time.monotonic()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES, check=False)
-        status, said = done.returncode, done.stdout + done.stderr
-    except subprocess.TimeoutExpired:
-        status, said = -1, f"error: not finished after {MINUTES} minutes"
-    row: dict[str, Any] = {"settings": settings(size, epochs), "seconds": round(time.monotonic() - started)}
-    if status not in FINISHED:
-        return row | {"failed": last_error(said) or f"exit status {status}"}
-    row |= read_run(run)
-    if not options.keep:
-        shutil.rmtree(run)
-    return row
+    path = options.folder / "epochs.json"
+    known = read_kept(path)
+    if options.epochs is None and name not in known:
+        known = keep(path, name, {"epochs": affordable_epochs(name, size)})
+    epochs = options.epochs or known[name]["epochs"]
+    return {
+        "name": name, "model.name": name, "model.image_size": size, "train.epochs": epochs,
+        "train.warmup_epochs": min(1, epochs - 1), "train.eval_every": epochs,
+    }  # fmt: skip
+
+
+def keep_rows(names: list[str], options: argparse.Namespace) -> None:
+    """Keep the rows of networks that are done or have failed, write the page, and remove the runs if they are not to stay."""
+    folder = options.folder / SWEEP
+    outcome = folder / "sweep.json"
+    points = json.loads(outcome.read_text(encoding="utf-8"))["points"] if outcome.is_file() else []
+    failed = {point["name"]: point["reason"] for point in points if point["status"] == "failed"}
+    for name in names:
+        run = folder / name
+        if not (done := (run / "report" / "manifest.json").is_file()) and name not in failed:
+            continue
+        recipe = yaml.safe_load((folder / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))
+        row = {
+            "settings": settings(recipe["model"]["image_size"], recipe["train"]["epochs"]),
+            "seconds": seconds_of(run),
+        }
+        keep(options.results, name, row | (read_run(run) if done else {"failed": failed[name]}))
+        if not options.keep:
+            shutil.rmtree(run)
+    write_page(options.page, [table(read_kept(options.results))], *MARKERS)
+
+
+def seconds_of(run: Path) -> int:
+    """Of all stages."""
+    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in run.glob("*/manifest.json")]
+    return round(sum(manifest["seconds"] for manifest in manifests))
 
 
 def own_size(name: str) -> int:
@@ -151,30 +173,23 @@ def settings(size: int, epochs: int) -> dict[str, Any]:
     return {"cpu": cpu_name(), "size": size, "epochs": epochs, "versions": tools}
 
 
-def recipe_values(name: str, images: Path, size: int, epochs: int) -> dict[str, Any]:
+def base_recipe(images: Path) -> dict[str, Any]:
     """A short training, INT8 on both CPU engines, and for a GPU that need not be here."""
     cpu = [{"backend": backend, "precisions": ["fp32", "int8"]} for backend in ENGINES]
     return {
         "schema": 1,
         "data": {"name": "few photographs", "root": str(images)},
-        "model": {"name": name, "image_size": size},
+        "model": {"name": "resnet18"},  # each point has its own
         "preprocess": {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.286] * 3, "std": [0.353] * 3},
         "train": {
-            "epochs": epochs, "batch_size": 10, "lr": 5e-4, "warmup_epochs": min(1, epochs - 1), "mixup": 0, "cutmix": 0,
-            "auto_augment": None, "random_erasing": 0, "random_resize_scale": [0.8, 1.0], "drop_path": 0, "ema_decay": 0,
-            "clip_grad": 1.0, "workers": 0, "eval_every": epochs,
+            "batch_size": 10, "lr": 5e-4, "mixup": 0, "cutmix": 0, "auto_augment": None, "random_erasing": 0,
+            "random_resize_scale": [0.8, 1.0], "drop_path": 0, "ema_decay": 0, "clip_grad": 1.0, "workers": 0,
         },
         "calibrate": {"images": 50},
         "build": [*cpu, {"backend": "tensorrt_rtx", "precisions": ["int8-fp16"], "targets": [TARGET]}],
         "evaluate": {"batch_size": 20},
         "benchmark": {"batch_sizes": [1], "warmup": 2, "rounds": 5, "calls": 3, "threads": os.cpu_count() or 1},
     }  # fmt: skip
-
-
-def last_error(said: str) -> str:
-    """The message that a command ended with, in one line."""
-    _, found, message = said.rpartition("error: ")
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())[:300] if found else ""
 
 
 def read_run(run: Path) -> dict[str, Any]:

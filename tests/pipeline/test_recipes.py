@@ -11,11 +11,14 @@ import models  # noqa: F401  (registers the models)
 from calib.errors import InputError
 from models.t2t_vit import VARIANTS
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.sweep.planning.file import load_sweep
+from pipeline.sweep.planning.points import make_points
 from pipeline.training.distributed import World
 from pipeline.training.trainer import accumulation, fit_batch
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+SWEEP = ROOT / "recipes" / "sweep.yaml"
+RECIPES = sorted(set((ROOT / "recipes").glob("*.yaml")) - {SWEEP})
 IMAGENET = [path for path in RECIPES if load_recipe(path).data.name == "imagenet"]
 EXPECTED = {  # learning rate, weight decay
     **dict.fromkeys(("t2t_vit_7", "t2t_vit_10", "t2t_vit_12"), (1e-3, 0.03)),
@@ -37,6 +40,15 @@ def test_the_recipe_is_valid_and_names_a_network(path: Path) -> None:
         model = timm.create_model(recipe.model.name, **options, **recipe.model.args)
     assert all(parameter.device.type == "meta" for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e5
+
+
+def test_the_sweep_is_valid_and_is_no_recipe() -> None:
+    points = make_points(load_sweep(SWEEP), SWEEP)
+    assert len(points) == 24 and all(point.recipe.train.epochs == 1 for point in points)
+    with pytest.raises(InputError, match=r"this is a sweep, not a recipe"):
+        load_recipe(SWEEP)
+    with pytest.raises(InputError, match=r"this is a recipe, not a sweep"):
+        load_sweep(RECIPES[0])
 
 
 def test_every_variant_of_the_paper_has_a_recipe() -> None:

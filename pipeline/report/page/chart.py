@@ -31,7 +31,7 @@ def chart_data(
     """
     one, words = len(reports) == 1, words_of(reports[0])
     points = [
-        _point(report, variant, variant["backend"] if one else label)
+        chart_point(report, variant, variant["backend"] if one else label)
         for report, label in zip(reports, labels, strict=True)
         for variant in report["variants"]
     ]
@@ -55,7 +55,7 @@ def chart_levels(report: dict[str, Any], reference: dict[str, Any]) -> list[tupl
     ]
 
 
-def _point(report: dict[str, Any], variant: dict[str, Any], series: str) -> dict[str, Any]:
+def chart_point(report: dict[str, Any], variant: dict[str, Any], series: str) -> dict[str, Any]:
     """One variant as the script needs it, unrounded; `latency` by batch size and percentile, milliseconds."""
     words = words_of(report)
     keys = ("name", "backend", "precision", "status", words.score, words.delta, "ci95_pp", "agreement")

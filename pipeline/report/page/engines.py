@@ -44,12 +44,15 @@ def engine_rows(report: dict[str, Any]) -> list[EngineRow]:
     return [EngineRow(v, f"{v['backend']} · {v['precision']}", v["name"] == chosen) for v in report["variants"]]
 
 
-def engines_section(rows: Sequence[EngineRow], reference: str, words: Words) -> Section:
-    """The table, one `tbody` per engine, and what its signs mean; `reference` names what Δ is against."""
+def engines_section(
+    rows: Sequence[EngineRow], reference: str, words: Words, front_of: str = "of its run"
+) -> Section:  # fmt: skip
+    """The table, one `tbody` per engine, and what its signs mean; `reference` names what Δ is against, `front_of` whose front
+    the sign is of."""
     columns = _columns([row.variant for row in rows], words)
     return section(
         "Engines", "engines.html", rows=rows, columns=columns, reference=reference, score=words.score_name, ranks=_RANKS,
-        marks=_MARKS,
+        marks=_MARKS, front_of=front_of,
     )  # fmt: skip
 
 

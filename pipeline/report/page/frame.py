@@ -18,20 +18,27 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 def page(
-    title: str, header: Markup, sections: Iterable[Section | None], data: dict[str, Any] | None, words: Words
+    title: str, header: Markup, sections: Iterable[Section | None], data: dict[str, Any] | None, words: Words,
+    assets: Path | None = None,
 ) -> str:  # fmt: skip
     """The whole page; sections that are None, which have nothing to say, are left out.
 
-    `data` is what the script draws (see `chart_data`), in the words of a task. The page's own content security policy refuses
-    every network request and every script but ours.
+    `data` is what the script draws (see `chart_data`), in the words of a task. `assets` is a folder of another room with style
+    (*.css) and script (*.js) beside a report's; its script runs first. The page's own content security policy refuses every
+    network request and every script but ours.
     """
-    style, script = _style(words), _script(words)
+    style, script = _style(words) + _all(assets, "*.css"), _all(assets, "*.js") + _script(words)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return render(
         "frame.html", title=title, header=header, sections=[part for part in sections if part is not None], data=data,
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         style=Markup(style), script=Markup(script),
     )  # fmt: skip
+
+
+def _all(folder: Path | None, pattern: str) -> str:
+    """The texts of a folder's files, in order of their names; "" without a folder."""
+    return "".join(file.read_text("utf-8") for file in sorted(folder.glob(pattern))) if folder else ""
 
 
 def _style(words: Words) -> str:

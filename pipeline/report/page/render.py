@@ -29,13 +29,18 @@ def section(title: str, template: str, **values: Any) -> Section:
 
 def render(template: str, **values: Any) -> Markup:
     """HTML of a template. jinja2.UndefinedError where it names a value that is not there."""
-    return Markup(_environment().get_template(template).render(**values))
+    return render_in(_TEMPLATES, template, **values)
+
+
+def render_in(folder: Path, template: str, **values: Any) -> Markup:
+    """HTML of a template in another room's `folder`, which may import the templates that are here."""
+    return Markup(_environment(folder).get_template(template).render(**values))
 
 
 @cache
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader([folder, _TEMPLATES]), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals["MISSING"] = MISSING

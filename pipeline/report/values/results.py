@@ -49,7 +49,7 @@ def save_results(reports: Sequence[dict[str, Any]], target: Path, machine: str) 
             "a results file holds one task", got=f"{path} of {', '.join(other)}, for runs of {words.task}",
             allowed="another file, or a folder", next_step=f"t2t-edge report --compare … --save {path.parent}",
         )  # fmt: skip
-    rows = {(report["run"], report["model"]): report for report in (*kept, *map(_short, reports))}
+    rows = {(report["run"], report["model"]): report for report in (*kept, *map(short_report, reports))}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema": 1, "runs": [rows[key] for key in sorted(rows)]}, indent=1, ensure_ascii=False)
     partial = path.with_suffix(".partial")
@@ -58,7 +58,7 @@ def save_results(reports: Sequence[dict[str, Any]], target: Path, machine: str) 
     return path
 
 
-def _short(report: dict[str, Any]) -> dict[str, Any]:
+def short_report(report: dict[str, Any]) -> dict[str, Any]:
     """Without what is long and told by the report's own page."""
     variants = [{key: value for key, value in v.items() if key not in _LONG} for v in report["variants"]]
     return report | {"variants": variants}

@@ -16,7 +16,7 @@ from calib.errors import InputError
 from calib.precision.smoothing import logits_distance
 from export.engines import onnxruntime_backend, openvino_backend
 from export.onnx_export import INPUT, OUTPUT
-from export.runner import Runner, Unavailable
+from export.runner import Engine, Runner, Unavailable
 from pipeline.measure.warm_up import begin_turn
 from pipeline.tasks.statistics import accuracy, agreement
 
@@ -64,18 +64,24 @@ def prepare(
     try:
         graph = write_graph(label, backend, network, fp32, folder)
         engine = folder / f"{backend}-{label.replace(' ', '-')}"
-        if backend == "openvino":
-            built = openvino_backend.build(graph, engine.with_suffix(".xml"), bf16=label == OURS_BF16)
-            runner: Runner = openvino_backend.load(built.path, threads, bf16=label == OURS_BF16)
-        else:
-            built = onnxruntime_backend.build(graph, engine.with_suffix(".onnx"))
-            runner = onnxruntime_backend.load(built.path, threads)
+        built, runner = open_graph(graph, backend, engine, threads, bf16=label == OURS_BF16)
         logits = infer(runner, network.images)
     except Unavailable as error:
         return {"unavailable": str(error)}, None
     except (InputError, RuntimeError) as error:
         return {"error": " ".join(str(error).split())[:240]}, None
     return {"layers": built.layers} | closeness(network, reference, logits), runner
+
+
+def open_graph(
+    graph: Path, backend: str, engine: Path, threads: int, *, bf16: bool = False
+) -> tuple[Engine, Runner]:  # fmt: skip
+    """A graph as a backend's engine beside the path `engine`. Unavailable or RuntimeError where there is none."""
+    if backend == "openvino":
+        built = openvino_backend.build(graph, engine.with_suffix(".xml"), bf16=bf16)
+        return built, openvino_backend.load(built.path, threads, bf16=bf16)
+    built = onnxruntime_backend.build(graph, engine.with_suffix(".onnx"))
+    return built, onnxruntime_backend.load(built.path, threads)
 
 
 def infer(runner: Runner, images: NDArray[np.uint8]) -> NDArray[np.float32]:

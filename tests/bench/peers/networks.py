@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from bench.quantization_networks import NETWORKS, load_network
+from bench.quantization_networks import NETWORKS
 from literal_export import export_literal
 from numpy.typing import NDArray
 from torch import nn
@@ -27,6 +27,7 @@ from pipeline.data.dataset import open_dataset
 from pipeline.parts.data import DataPart
 from pipeline.parts.quantize import QuantizePart
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.run.made_from import recipe_noted
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.weights import build_model
 
@@ -71,7 +72,7 @@ class Network:
 
 def names_at_hand(runs: Path) -> list[str]:
     """All that can be compared here: those with random weights, EfficientNet-Lite0, and finished runs by their folder."""
-    places = [*sorted(runs.glob("*/calibrate")), *sorted(runs.glob("quantization/*/calibrate"))]
+    places = [*sorted(runs.glob("*/calibrate")), *(runs / "quantization" / name / "calibrate" for name in NETWORKS)]
     finished = [place.parent for place in places if read_artifact(place) and _recipe_of(place.parent)]
     return [*RANDOM, IMAGENET, *map(str, finished)]
 
@@ -131,12 +132,9 @@ def _of_run(run: Path, images: int) -> Network:
 
 
 def _recipe_of(run: Path) -> Recipe | None:
-    """The recipe that a run was last made from, or that of `make quantization`; None where neither is known."""
-    told = run / "recipe.path"
-    if told.is_file():
-        path = Path(told.read_text(encoding="utf-8").strip())
-        return load_recipe(path) if path.is_file() else None
-    return load_network(run.name) if run.parent.name == "quantization" and run.name in NETWORKS else None
+    """The recipe that a run was last made from; None where that is not known."""
+    path = recipe_noted(run)
+    return load_recipe(path) if path is not None and path.is_file() else None
 
 
 def write_graphs(network: Network, folder: Path) -> dict[str, Path]:

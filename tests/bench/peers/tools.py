@@ -5,6 +5,7 @@ modelopt replaces parts of ONNX Runtime's quantizer where it is imported; after 
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 INPUT = "images"
 NNCF, NNCF_ONNX = "NNCF", "NNCF, of ONNX"
 ORT, ORT_UINT8, MODELOPT = "ONNX Runtime's quantizer", "ONNX Runtime's quantizer, uint8", "modelopt"
+MODELOPT_MAX = "modelopt, max"  # of `make quantization`
 Images = NDArray[np.uint8]
 
 
@@ -67,18 +69,19 @@ def onnxruntime_uint8(images: Images, transformer: bool, source: Path, target: P
     onnxruntime_int8(images, transformer, source, target, activation_type=QuantType.QUInt8, per_channel=True)
 
 
-def modelopt(images: Images, transformer: bool, source: Path, target: Path) -> None:
-    """nvidia-modelopt's defaults; what it leaves in floating point stays in FP32."""
+def modelopt(images: Images, transformer: bool, source: Path, target: Path, method: str | None = None) -> None:
+    """nvidia-modelopt's defaults, or another method of calibration; what it leaves in floating point stays in FP32."""
     from modelopt.onnx.quantization import quantize
 
     quantize(
         str(source), quantize_mode="int8", calibration_data={INPUT: images}, calibration_eps=["cpu"],
-        high_precision_dtype="fp32", output_path=str(target), log_level="ERROR",
+        high_precision_dtype="fp32", output_path=str(target), log_level="ERROR", calibration_method=method,
     )  # fmt: skip
 
 
 MAKERS: dict[str, Callable[[Images, bool, Path, Path], None]] = {
     NNCF: nncf_openvino, NNCF_ONNX: nncf_onnx, ORT: onnxruntime_int8, ORT_UINT8: onnxruntime_uint8, MODELOPT: modelopt,
+    MODELOPT_MAX: partial(modelopt, method="max"),
 }  # fmt: skip
 
 

@@ -11,35 +11,40 @@ from schema_check import violations
 from pipeline.cli import main
 from pipeline.console.exit_status import DONE
 from pipeline.recipe import recipe_schema
+from pipeline.sweep.planning.file import sweep_schema
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-FILE = ROOT / "recipes" / "recipe.schema.json"
+FILE, SWEEPS_FILE = (ROOT / "recipes" / f"{name}.schema.json" for name in ("recipe", "sweep"))
 
 
-def found_in(values: Any) -> list[str]:
-    schema = json.loads(FILE.read_text(encoding="utf-8"))
+def found_in(values: Any, file: Path = FILE) -> list[str]:
+    schema = json.loads(file.read_text(encoding="utf-8"))
     return list(violations(values, schema, schema))
 
 
-def test_the_committed_file_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recipe-schema"]) == DONE
-    assert capsys.readouterr().out == FILE.read_text(encoding="utf-8"), (
-        "t2t-edge recipe-schema > recipes/recipe.schema.json"
+@pytest.mark.parametrize(("options", "file"), [((), FILE), (("--sweep",), SWEEPS_FILE)], ids=["recipe", "sweep"])
+def test_the_committed_file_is_what_the_command_prints(
+    options: tuple[str, ...], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipe-schema", *options]) == DONE
+    assert capsys.readouterr().out == file.read_text(encoding="utf-8"), (
+        f"t2t-edge recipe-schema {' '.join(options)} > recipes/{file.name}"
     )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_names_the_schema_and_fits_it(path: Path) -> None:
+    file = SWEEPS_FILE if path.stem == "sweep" else FILE
     first = path.read_text(encoding="utf-8").splitlines()[0]
     prefix = "# yaml-language-server: $schema="
-    assert first.startswith(prefix) and (path.parent / first.removeprefix(prefix)).samefile(FILE)
-    assert found_in(yaml.safe_load(path.read_text(encoding="utf-8"))) == []
+    assert first.startswith(prefix) and (path.parent / first.removeprefix(prefix)).samefile(file)
+    assert found_in(yaml.safe_load(path.read_text(encoding="utf-8")), file) == []
 
 
-def test_every_key_has_a_description() -> None:
-    schema = recipe_schema()
-    parts = {"Recipe": schema} | schema["$defs"]
+@pytest.mark.parametrize(("schema", "title"), [(recipe_schema(), "Recipe"), (sweep_schema(), "SweepFile")])
+def test_every_key_has_a_description(schema: dict[str, Any], title: str) -> None:
+    parts = {title: schema} | schema["$defs"]
     without = [
         f"{part}.{key}"
         for part, values in parts.items()

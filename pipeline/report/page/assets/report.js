@@ -3,6 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const MISSING = "–";
+  const MOST_NAMED = 30;  // engines: of more, the chart names those on the front alone
   const SVG = "http://www.w3.org/2000/svg";
   const SHAPES = [
     "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0Z", "M-5.4,-5.4H5.4V5.4H-5.4Z", "M0,-7L7,5H-7Z", "M0,-7.4L7.4,0L0,7.4L-7.4,0Z",
@@ -69,13 +70,20 @@
   if (!root || !data || !data.points.length) return;
   const slots = Object.fromEntries(data.series.map((series) => [series.name, series.slot % SHAPES.length]));
   const state = {
-    hidden: new Set(), batch: data.batches.includes("1") ? "1" : data.batches[0], tail: "p50", budget: Infinity,
+    hidden: new Set(), off: {}, batch: data.batches.includes("1") ? "1" : data.batches[0], tail: "p50",
+    budget: data.budget ?? Infinity, least: data.least ?? -Infinity,
   };
   let focused = null;
 
   const latency = (point) => (point.latency[state.batch] || {})[state.tail] ?? null;
+  const indices = new Map(data.points.map((point, index) => [point, index]));
+  const indexOf = (point) => indices.get(point);
   const passes = (point) => point.status === "pass";
-  const wanted = () => data.points.filter((point) => !state.hidden.has(point.series));
+  // `filters`, of a sweep: keys of `point.values`, of each the values that are switched off
+  const filters = data.filters || [];
+  for (const filter of filters) state.off[filter.key] = new Set();
+  const isOff = (values) => filters.some((filter) => state.off[filter.key].has(values[filter.key]));
+  const wanted = () => data.points.filter((point) => !state.hidden.has(point.series) && !(point.values && isOff(point.values)));
   const shown = () => wanted().filter((point) => latency(point) !== null && point.top1 !== null);
 
   function paretoFront(points) {
@@ -88,26 +96,42 @@
   }
   // accuracies on different images are not comparable: then there is neither a front nor a winner
   const datasets = (points) => [...new Set(points.map((point) => point.dataset))];
-  const better = (a, b) => b.top1 - a.top1 || latency(a) - latency(b);
-  const findWinner = (points) => datasets(points).length > 1 ? null : points.filter((p) => passes(p) && latency(p) <= state.budget).sort(better)[0] || null;
+  const better = (a, b) => b.top1 - a.top1 || latency(a) - latency(b) || (a.size ?? Infinity) - (b.size ?? Infinity);
+  const findWinner = (points) => datasets(points).length > 1 ? null : points.filter((p) => passes(p) && latency(p) <= state.budget && p.top1 >= state.least).sort(better)[0] || null;
 
   // controls
   const form = element("form", { class: "controls", "aria-label": "What the chart shows" });
   form.addEventListener("submit", (event) => event.preventDefault());
   function choices(legend, kind, name, options, checked, change) {
     const set = element("fieldset", {}, element("legend", {}, legend));
+    const inputs = [];
     for (const [value, label, icon] of options) {
       const input = element("input", { type: kind, name, value });
       input.checked = checked(value);
       input.addEventListener("change", () => { change(value, input.checked); });
+      inputs.push(input);
       set.append(element("label", {}, input, ...(icon ? [icon] : []), label));
     }
     form.append(set);
+    return { set, inputs };
+  }
+  // of a filter with many values: one press for all of them, in both directions
+  function chooseAll({ set, inputs }, legend, change) {
+    for (const [text, on] of [["all", true], ["none", false]]) {
+      const button = element("button", { type: "button", "aria-label": `${legend}: ${text}` }, text);
+      button.addEventListener("click", () => { for (const input of inputs) input.checked = on; change(on); });
+      set.append(button);
+    }
   }
   const icon = (slot) =>
     shape("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true", class: `c${slot}` }, shape("path", { d: SHAPES[slot], fill: "currentColor" }));
   choices(data.seriesTitle, "checkbox", "series", data.series.map((s) => [s.name, s.name, icon(slots[s.name])]), () => true,
-    (value, checked) => { checked ? state.hidden.delete(value) : state.hidden.add(value); reset(); });
+    (value, checked) => { checked ? state.hidden.delete(value) : state.hidden.add(value); reset(state.budget); });
+  for (const { key, values } of filters) {
+    const made = choices(key, "checkbox", `axis-${key}`, values.map((value) => [value, value]), () => true,
+      (value, checked) => { checked ? state.off[key].delete(value) : state.off[key].add(value); reset(state.budget); });
+    if (values.length > 3) chooseAll(made, key, (on) => { state.off[key] = new Set(on ? [] : values); reset(state.budget); });
+  }
   if (data.batches.length > 1) {
     choices("Batch size", "radio", "batch", data.batches.map((size) => [size, size]), (value) => value === state.batch,
       (value) => { state.batch = value; reset(); });
@@ -118,6 +142,12 @@
   const entry = element("input", { type: "number", id: "budget-ms", min: 0, step: "any", "aria-label": "Latency budget, milliseconds" });
   form.append(element("div", { class: "budget" }, element("label", { for: "budget", class: "label" }, "Latency budget"), slider,
     element("label", {}, entry, "ms")));
+  if ("least" in data) {
+    const least = element("input", { type: "number", id: "least", min: 0, max: 100, step: "any", placeholder: "none" });
+    least.value = data.least ?? "";
+    least.addEventListener("change", () => { state.least = least.value === "" ? -Infinity : Number(least.value); draw(); });
+    form.append(element("div", { class: "least" }, element("label", {}, element("span", { class: "label" }, "At least"), least, "% top-1")));
+  }
   const winner = element("p", { class: "winner", id: "winner", role: "status" });
   const plot = element("div", { class: "plot", id: "plot" });
   const left = element("p", { class: "note", id: "left-out" });
@@ -129,10 +159,10 @@
   let range = [1, 2];
   const sliderToMs = (value) => range[0] * (range[1] / range[0]) ** (value / 1000);
   const msToSlider = (ms) => Math.round(1000 * Math.log(ms / range[0]) / Math.log(range[1] / range[0]));
-  function reset() {
+  function reset(budget = data.budget ?? Infinity) {
     const values = shown().map(latency);
     if (values.length) range = [0.9 * Math.min(...values), 1.05 * Math.max(...values)];
-    setBudget(Infinity);
+    setBudget(budget);
   }
   function setBudget(ms) {
     state.budget = ms;
@@ -144,10 +174,11 @@
   slider.addEventListener("input", () => setBudget(Number(slider.value) >= 1000 ? Infinity : sliderToMs(Number(slider.value))));
   entry.addEventListener("change", () => setBudget(Number(entry.value) > 0 ? Number(entry.value) : Infinity));
 
-  const fullName = (point) => data.seriesTitle === "Run" ? `${point.series}: ${point.name}` : point.name;
+  const fullName = (point) => data.seriesTitle === "Run" ? `${point.series}: ${point.name}` : point.label ?? point.name;
   function sayWinner(points, best) {
     const where = `${state.tail}, batch ${state.batch}`;
-    const within = state.budget === Infinity ? "Most accurate, without a budget" : `Most accurate within ${quantity(state.budget)} ms`;
+    const least = state.least === -Infinity ? "" : ` with at least ${number(state.least)} % top-1`;
+    const within = (state.budget === Infinity ? "Most accurate, without a budget" : `Most accurate within ${quantity(state.budget)} ms`) + least;
     const passing = points.filter(passes).sort((a, b) => latency(a) - latency(b));
     winner.replaceChildren();
     winner.classList.toggle("nobody", !best);
@@ -159,8 +190,10 @@
         `, ${number(best.top1)} % top-1 in ${quantity(latency(best))} ms`);
       if (passing[0] !== best) winner.append(`. Fastest that passes: ${fullName(passing[0])}, ${quantity(latency(passing[0]))} ms.`);
       else winner.append(", also the fastest that passes.");
+      if (best.about) winner.append(element("small", {}, best.about), element("span", { class: "next" }, "Next: ", element("code", {}, best.command)));
     } else if (passing.length) {
-      winner.append(`Within ${quantity(state.budget)} ms (${where}): no engine that passes. The fastest is ${fullName(passing[0])}, ${quantity(latency(passing[0]))} ms.`);
+      const limit = state.budget === Infinity ? "Without a budget" : `Within ${quantity(state.budget)} ms`;
+      winner.append(`${limit}${least} (${where}): no engine that passes. The fastest is ${fullName(passing[0])}, ${quantity(latency(passing[0]))} ms.`);
     } else winner.append(`No engine that passes was measured (${where}).`);
     slider.setAttribute("aria-valuetext", state.budget === Infinity ? "no budget" : `${quantity(state.budget)} milliseconds`);
   }
@@ -218,9 +251,13 @@
 
   function draw() {
     const points = shown(), best = findWinner(points);
+    const front = datasets(points).length > 1 ? [] : paretoFront(points.filter(passes));
     sayWinner(points, best);
+    document.dispatchEvent(new CustomEvent("drawn", { detail: { front: front.map(indexOf), wanted: wanted().map(indexOf), isOff,
+      latencies: front.map(latency) } }));
     const unseen = wanted().filter((point) => !points.includes(point));
-    left.textContent = unseen.length ? `Not in the chart, because they were not measured so: ${unseen.map(fullName).join(", ")}.` : "";
+    left.textContent = !unseen.length ? ""
+      : `Not in the chart, because they were not measured so: ${unseen.length > MOST_NAMED ? `${unseen.length} engines` : unseen.map(fullName).join(", ")}.`;
     hideTip();
     if (!points.length) {
       plot.replaceChildren(element("p", { class: "nothing" }, "Nothing to show: no engine of this choice was measured."));
@@ -254,7 +291,6 @@
         `latency ${state.tail} at batch ${state.batch}, ms${log ? ", logarithmic" : ""}`),
       shape("text", { transform: `translate(12 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "top-1, %"));
     drawLevels(back, box, y, narrow);
-    const front = datasets(points).length > 1 ? [] : paretoFront(points.filter(passes));
     if (front.length) {
       let path = `M${x(latency(front[0]))},${y(front[0].top1)}`;
       for (const point of front.slice(1)) path += `H${x(latency(point))}V${y(point.top1)}`;
@@ -293,7 +329,7 @@
 
   function drawPoint(svg, point, x, y, below, best) {
     const late = latency(point) > state.budget;
-    const id = String(data.points.indexOf(point));
+    const id = String(indexOf(point));
     const words = [fullName(point), ...describe(point), best ? "the winner" : ""].filter(Boolean).join(", ");
     const node = shape("g", { class: `point c${slots[point.series]} ${passes(point) ? "pass" : "fail"}${best ? " best" : ""}${late ? " late" : ""}`,
       transform: `translate(${x} ${y})`, tabindex: 0, role: "img", "aria-label": words, "data-id": id, "data-name": point.name },
@@ -314,8 +350,9 @@
     const rank = (mark) => mark.point === best ? 0 : front.includes(mark.point) ? 1 : passes(mark.point) ? 3 : 2;
     const overlaps = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
     for (const mark of [...marks].sort((a, b) => rank(a) - rank(b))) {
-      if (narrow && rank(mark) > 1) continue;
-      const name = mark.below ? `${mark.point.name} (${number(mark.point.top1, 1)} %)` : mark.point.name;
+      if ((narrow || marks.length > MOST_NAMED) && rank(mark) > 1) continue;
+      const own = mark.point.label ?? mark.point.name;
+      const name = mark.below ? `${own} (${number(mark.point.top1, 1)} %)` : own;
       const text = shape("text", { "aria-hidden": "true" }, name);
       mark.node.append(text);
       const wide = text.getComputedTextLength() + 4;
