@@ -126,7 +126,7 @@ def test_rows_of_the_same_origin_stay(options: argparse.Namespace, report: dict[
     assert list(rows) == ["weights / max", "full / max"] and rows["full / max"] == old["rows"]["full / max"]
     text = options.page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
-    assert "checkpoint c0ffeec0ffee; 1 rows are of one graph for both engines: full / max; made by" in text
+    assert "checkpoint c0ffeec0ffee; of one graph for both engines: full / max; made by" in text
     options.again = True
     assert "full / max" in quantization.missing("t2t_vit_mini", OF, options)
 

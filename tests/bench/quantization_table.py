@@ -34,7 +34,7 @@ def _told(of: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
     told = f"{of['cpu']}; {of['images']} evaluation images; checkpoint {of['checkpoint'][:12]}"
     one_graph = [label for label, row in rows.items() if "layers" in row]
     if one_graph and any("settings" in row for row in rows.values()):
-        return f"{told}; {len(one_graph)} rows are of one graph for both engines: {', '.join(one_graph)}"
+        return f"{told}; of one graph for both engines: {', '.join(one_graph)}"
     return told
 
 
