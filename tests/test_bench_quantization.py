@@ -103,14 +103,16 @@ def test_a_row_of_a_report(report: dict[str, Any]) -> None:
 
 
 def test_what_a_network_refuses_is_a_row_and_an_accident_is_none() -> None:
-    refused, broken = row_called("+attention / max", "resnet50"), row_called("full / max", "resnet50")
+    labels = ("+attention / max", "full / max", "full / mse")
+    refused, broken, killed = (row_called(label, "resnet50") for label in labels)
     told = {
         refused.point: {"status": "failed", "stage": "quantize", "reason": "no attention"},
         broken.point: {"status": "failed", "stage": "build", "reason": "no space left on device"},
+        killed.point: {"status": "failed", "stage": "quantize", "reason": "MemoryError: cannot allocate"},
     }
-    found = quantization.measured_rows([refused, broken], told, Path())
+    found = quantization.measured_rows([refused, broken, killed], told, Path())
     assert found == {"+attention / max": {"unavailable": "no attention"}}
-    assert [quantization.is_broken(point) for point in told.values()] == [False, True]
+    assert [quantization.is_broken(point) for point in told.values()] == [False, True, True]
 
 
 def test_rows_of_the_same_origin_stay(options: argparse.Namespace, report: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ is FP32's time over the row's, one image, both on the same engine, taking turns.
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,9 @@ def missing(name: str, of: dict[str, Any], options: argparse.Namespace) -> list[
 
 
 def is_broken(point: dict[str, Any]) -> bool:
-    """Whether it failed by accident."""
-    return point["status"] != "done" and point["stage"] != REFUSES
+    """Whether it failed by accident: an exception has its name before the reason, and a process that died says so."""
+    accident = re.match(r"\w+(Error|Exception): |its process died", point["reason"] or "")
+    return point["status"] != "done" and (point["stage"] != REFUSES or accident is not None)
 
 
 def measured_rows(rows: list[Row], points: dict[str, dict[str, Any]], runs: Path) -> Rows:
