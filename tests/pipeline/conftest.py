@@ -9,10 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from browser import open_browser
 from bundles import make_bare_python, write_bundle_of_run
 from chain_run import make_chain
 from once import Once
 from pipeline_cameras import NetworkCamera
+from playwright.sync_api import Browser
 from segmentation_run import make_segmentation_run, write_engine
 
 from calib.preprocess import Preprocess
@@ -20,6 +22,13 @@ from export.engines.engine import build_engine
 from export.engines.spec import EngineSpec
 
 CLASSES = ["class_0", "class_1", "class_2"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, one for all pages: two cannot run in one process. Its tests are skipped where there is none."""
+    with open_browser() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
