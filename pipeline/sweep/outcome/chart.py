@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.report.page.chart import SLOTS, chart_point
+from pipeline.report.page.chart import OTHER, SLOTS, chart_point
 from pipeline.sweep.outcome.engines import Engine, done_points, engines_of, sweep_words
 from pipeline.sweep.outcome.outcome import PointOutcome, SweepOutcome
 from pipeline.sweep.outcome.texts import about, predict_command, short_name, value_text
@@ -16,7 +16,6 @@ def sweep_data(outcome: SweepOutcome) -> dict[str, Any]:
     reports = {point.name: report for point, report in done_points(outcome)}
     points = [_engine(outcome, engine, reports[engine.point.name], words) for engine in engines_of(outcome)]
     backends = list(dict.fromkeys(point["series"] for point in points))
-    free = iter(range(len(SLOTS), len(SLOTS) + len(backends)))
     precisions = list(dict.fromkeys(point["precision"] for point in points))
     filters = [
         {"key": axis, "axis": True, "values": [value_text(value) for value in values]}
@@ -24,7 +23,7 @@ def sweep_data(outcome: SweepOutcome) -> dict[str, Any]:
     ]
     return {
         "seriesTitle": "Backend",
-        "series": [{"name": name, "slot": SLOTS[name] if name in SLOTS else next(free)} for name in backends],
+        "series": [{"name": name, "slot": SLOTS.get(name, OTHER)} for name in backends],
         "batches": sorted({size for point in points for size in point["latency"]}, key=int),
         "points": points, "levels": [], "filters": [*filters, {"key": "precision", "axis": False, "values": precisions}],
         "runs": [_values(outcome, point) for point in outcome.points],
