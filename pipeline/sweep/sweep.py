@@ -47,7 +47,7 @@ def run_sweep(path: Path, options: Options, command: str, say: Say) -> SweepOutc
     outcomes = [_outcome(one, plan, results, left, probed) for one in planned]
     return SweepOutcome(
         options.folder.name, str(sweep.recipe), axes_of(points), outcomes, options.budget_ms, options.min_score,
-        time.monotonic() - started, _counts(plan),
+        time.monotonic() - started, _counts(plan), str(options.folder.parent),
     )  # fmt: skip
 
 

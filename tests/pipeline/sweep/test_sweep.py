@@ -52,6 +52,8 @@ def test_every_point_is_done_and_every_run_is_whole(swept: Path) -> None:
     for name in NAMES:
         run = swept / "runs" / "grid" / name
         assert stages <= {path.parent.name for path in run.glob("*/manifest.json")}, name
+    command = outcome["best"]["command"]
+    assert f"--runs {swept / 'runs' / 'grid'}" in command and f"--run {outcome['best']['point']}" in command
     for name in ("sweep.html", "sweep.csv", "sweep.png"):
         assert (swept / "runs" / "grid" / name).stat().st_size > 1000
 
