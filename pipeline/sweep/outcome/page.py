@@ -83,7 +83,7 @@ def _header(outcome: SweepOutcome) -> Any:
         ("Engines", f"{passing} of {len(engines)} pass", f"{len(front)} on the front"),
         ("Latency budget", budget, "p50 at batch 1"),
         (f"Least {sweep_words(outcome).score_name}", least, "of an engine"),
-        ("Time", duration(outcome.seconds), "of the sweep"),
+        ("Time", duration(outcome.seconds), "of the last call"),
     ]
     return render_in(
         _TEMPLATES, "sweep_header.html", outcome=outcome, conclusion=text, command=command, good=good, facts=facts,

@@ -38,7 +38,9 @@ def print_outcome(outcome: SweepOutcome, console: "Console | None" = None) -> No
     for caution in sweep_cautions(outcome):
         console.print(Text(caution, style="yellow"))
     console.print(
-        Text(f"{counts_text(outcome)}, in {duration(outcome.seconds)}. Stages: {stages_text(outcome) or 'none'}.")
+        Text(
+            f"{counts_text(outcome)}; this call took {duration(outcome.seconds)}. Stages: {stages_text(outcome) or 'none'}."
+        )
     )
     console.print()
     console.print(Text(text, style="bold green" if good else "bold red"))
