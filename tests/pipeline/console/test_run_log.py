@@ -89,7 +89,7 @@ def test_ctrl_c_is_its_end(log: Path, capsys: Printed, monkeypatch: pytest.Monke
         print("a line", end="")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "_run_or_skip", interrupted)
+    monkeypatch.setattr(stages, "run_stage", interrupted)
     assert main(["train"]) == FAILED
     printed = capsys.readouterr()
     assert printed.out.endswith("\na line") and printed.err.startswith("interrupted: ")
