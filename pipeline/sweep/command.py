@@ -1,6 +1,7 @@
 """`t2t-edge sweep`: many runs of one recipe with other values, and which of their engines to take."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,10 @@ def _sweep(options: argparse.Namespace) -> int:
     from pipeline.sweep.options import Options
     from pipeline.sweep.outcome.terminal import print_outcome
     from pipeline.sweep.outcome.write import write_outcome
+    from pipeline.sweep.planning.file import load_sweep
     from pipeline.sweep.sweep import run_sweep
 
+    load_sweep(options.file)  # what is no sweep is said before its name is judged
     folder = _folder(options)
     chosen = Options(
         folder, options.budget_ms, options.min_top1, options.halving, options.address, options.jobs,
@@ -104,21 +107,23 @@ def _next(options: argparse.Namespace, folder: Path) -> str:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: a number above 0")
-    return value
+    return _number(text, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def _percent(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text}: a percentage, 0 to 100")
-    return value
+    return _number(text, lambda value: 0 <= value <= 100, "a percentage, 0 to 100")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number above 0")
+    return int(_number(text, lambda value: value >= 1 and value == int(value), "a whole number above 0"))
+
+
+def _number(text: str, allowed: Callable[[float], bool], words: str) -> float:
+    try:
+        value = float(text)
+        fits = allowed(value)
+    except (ValueError, OverflowError):  # no number, or infinity where a whole one is asked for
+        fits = False
+    if not fits:
+        raise argparse.ArgumentTypeError(f"{text}: {words}")
     return value

@@ -140,3 +140,25 @@ def test_a_run_is_not_taken_for_a_sweep(swept: Path, tmp_path: Path, capsys: Pri
     (tmp_path / "runs" / "grid" / "recipe.path").write_text("recipes/demo.yaml")
     assert sweep(write_sweep(tmp_path, swept / "images")) == 2
     assert "a run has this name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget-ms", "-1"], "--budget-ms: -1: a number above 0"),
+        (["--budget-ms", "ten"], "--budget-ms: ten: a number above 0"),
+        (["--min-top1", "101"], "--min-top1: 101: a percentage, 0 to 100"),
+        (["--min-top1", "nan"], "--min-top1: nan: a percentage, 0 to 100"),
+        (["--jobs", "1.5"], "--jobs: 1.5: a whole number above 0"),
+        (["--jobs", "inf"], "--jobs: inf: a whole number above 0"),
+    ],
+)
+def test_wrong_numbers_are_said(options: list[str], message: str, capsys: Printed) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "grid.yaml", *options])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_recipe_is_no_sweep(capsys: Printed) -> None:
+    assert main(["sweep", str(Path(__file__).parents[3] / "recipes" / "demo.yaml")]) == 2
+    assert "this is a recipe, not a sweep" in capsys.readouterr().err
