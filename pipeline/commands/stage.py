@@ -101,9 +101,8 @@ def make(options: argparse.Namespace, last: str) -> "Artifact | None":
     from pipeline.stages import run_stages
 
     folder = run_to_make(options)
-    options.recipe = (
-        options.recipe or recipe_noted(folder) or NEW_RUN
-    )  # another would make the run again, over what it has
+    # What it was made from before: another recipe would make the run again, over what it has.
+    options.recipe = options.recipe or recipe_noted(folder) or NEW_RUN
     recipe = load_recipe(options.recipe)
     if options.dry_run:
         if int(os.environ.get("RANK", 0)) == 0:

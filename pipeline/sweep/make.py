@@ -68,7 +68,7 @@ def known_results(plan: Plan, min_score: float | None, stopped: Mapping[str, Not
         if (why := missing or low) is not None:
             known[key] = why
         elif node.there is not None:
-            known[key] = made_of(node.there, node.stage, ran=False)
+            known[key] = made_of(node.there, node.stage)
         elif key in stopped:
             known[key] = stopped[key]
     return known
@@ -78,7 +78,7 @@ def in_words(node: Node, found: Made | NotMade) -> str:
     """A line about a result: `t2t_vit_7-32: train, 41 s, for 6 points`."""
     name, shared = node.owner.point.name, f", for {len(node.points)} points" if len(node.points) > 1 else ""
     if isinstance(found, Made):
-        return f"{name}: {node.stage}, {duration(found.seconds) if found.ran else 'was there'}{shared}"
+        return f"{name}: {node.stage}, {duration(found.seconds)}{shared}"
     if found.status == "failed" and found.stage == node.stage:
         return f"{name}: {node.stage} failed{shared}: {found.reason}"
     return f"{name}: {node.stage} left out: {found.reason}"

@@ -15,9 +15,8 @@ from pipeline.console.figures import first_names
 from pipeline.sweep.planning.file import Needs
 from pipeline.sweep.planning.plan import Node, Plan
 from pipeline.sweep.running.needs import MACHINE, Machines, cpus_here, needs_of
-from pipeline.sweep.running.node import Job, Made, NotMade, run_node
+from pipeline.sweep.running.node import RETRIES, Job, Made, NotMade, run_node
 
-_RETRIES = 2  # of a task whose process or machine died; a stage goes on where it was
 _SEEN_SECONDS = 120.0
 _ANSWER_SECONDS = 10.0
 _STORE_BYTES = 100_000_000  # Ray's store of objects: what we pass are paths
@@ -34,6 +33,7 @@ def machines_of(address: str | None, jobs: int | None) -> Iterator[Machines]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 else: latencies would be those of a process that gives way
+    # What asks for no GPU sees them all the same: which engines run on a machine does not depend on the stage.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -120,7 +120,7 @@ def run_all(
     import ray
     from ray.exceptions import RayError
 
-    remote = ray.remote(max_retries=_RETRIES, retry_exceptions=False)(run_node)
+    remote = ray.remote(max_retries=RETRIES, retry_exceptions=False)(run_node)
     found: dict[str, Made | NotMade] = dict(there)
     tasks: dict[str, Any] = {}
     waiting: dict[Any, Node] = {}
@@ -155,9 +155,10 @@ def job_of(node: Node, threads: int, min_score: float | None) -> Job:
 
 
 def died(error: Exception) -> str:
-    """A line about a process that ended without a result, after it was tried again."""
-    text = " ".join(str(error).split())
-    return f"its process died, {_RETRIES + 1} times: {type(error).__name__}: {text}"[:300]
+    """A line about a process that ended without a result: Ray tries what died again, but not what it cannot begin."""
+    return f"no result from its process, which is tried {RETRIES + 1} times if it dies: {' '.join(str(error).split())}"[
+        :300
+    ]
 
 
 def _environment() -> dict[str, Any]:

@@ -14,12 +14,11 @@ from typing import Any
 
 from pipeline.artifact import write_json
 from pipeline.run.work import work_place
-from pipeline.sweep.running.node import Job, NotMade, run_node
+from pipeline.sweep.running.node import RETRIES, Job, NotMade, run_node
 
 REDUCTION = 3  # of the trainings at a rung, one in so many goes on
 METRICS = "metrics.csv"
 _RECORD = "halving.json"  # in the sweep's folder: what was stopped, and stays so
-_RETRIES = 2
 _POLL_SECONDS = 0.5
 
 
@@ -61,7 +60,7 @@ def train_by_halving(
         ),
         run_config=tune.RunConfig(
             name="asha", storage_path=str((folder / ".halving").resolve()), verbose=0,
-            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )  # fmt: skip
     stopped = {key: found.reason for key, found in stopped_before(folder).items()}

@@ -4,8 +4,9 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from pipeline.console.exit_status import GateFailed
 from pipeline.console.run_log import RunLog
 from pipeline.sweep.running.adopt import adopt
 
+RETRIES = 2  # of what runs in a process or on a machine that dies: a stage goes on where it was
 _LEFT_SECONDS = 60.0  # what another process, left of a killed sweep, may need to end
 _LONGEST = 300  # characters of a reason
 
@@ -39,12 +41,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """A result: where it is, its key, whether it was made now, and FP32's score where the stage has measured it."""
+    """A result: where it is, its key, the seconds it took, and FP32's score where the stage has measured it."""
 
     stage: str
     folder: Path
     key: str
-    ran: bool
     seconds: float
     score: float | None
 
@@ -89,11 +90,11 @@ def too_low(inputs: Sequence[Made], stage: str, min_score: float | None) -> NotM
     return NotMade("skipped", stage, f"FP32 reaches {scores[0]:.2f} %, {min_score:g} % are asked for")
 
 
-def made_of(artifact: Artifact, stage: str, *, ran: bool) -> Made:
+def made_of(artifact: Artifact, stage: str) -> Made:
     """What is told of an artifact."""
     score = next((artifact.notes[name] for name in ("top1", "miou") if artifact.notes.get(name) is not None), None)
     return Made(
-        stage, artifact.folder, artifact.key, ran, artifact.seconds,
+        stage, artifact.folder, artifact.key, artifact.seconds,
         score if stage in ("train", "export") else None,
     )  # fmt: skip
 
@@ -119,18 +120,12 @@ def _run(job: Job, inputs: list[Made]) -> Made:
     done = {found.stage: adopt(_artifact(found), job.run_folder, found.stage) for found in inputs}
     with _alone(job):
         resolved = resolve(load_recipe(job.recipe), decode=job.stage == "train")
-        lines: list[str] = []
-
-        def say(line: str) -> None:
-            lines.append(line)
-            print(line, flush=True)
-
-        artifact = run_stage(stage, resolved.recipe, done, job.run_folder, resolved.look, say)
-    return made_of(artifact, job.stage, ran=any(f"{job.stage}: running" in line for line in lines))
+        say = partial(print, flush=True)
+        return made_of(run_stage(stage, resolved.recipe, done, job.run_folder, resolved.look, say), job.stage)
 
 
 @contextlib.contextmanager
-def _alone(job: Job):  # type: ignore[no-untyped-def]
+def _alone(job: Job) -> Iterator[None]:
     """One process at a time makes a stage of a run: another may be left of a sweep that was killed."""
     job.run_folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(job.run_folder / f".{job.stage}.lock")
