@@ -44,7 +44,7 @@ bundle: setup ## one folder that a Jetson or GPU owner copies: it builds, checks
 zoo: setup ## forty networks of timm through the whole chain, a row each in docs/networks.md (over night on two cores; resumes)
 	@$(BIN)/python tests/bench/zoo.py
 
-quantization: setup ## a sweep: every policy × method on four networks; the tables of docs/quantization.md (hours on two cores; resumes)
+quantization: setup ## a sweep: every policy × method on four networks; the tables of docs/quantization.md (98 runs: long; resumes)
 	@$(BIN)/python tests/bench/quantization.py
 
 prove: setup ## every model, precision and GPU architecture built ahead of time, no GPU needed: results/prove.json (hours; goes on where it was)

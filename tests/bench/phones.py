@@ -15,6 +15,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 import numpy as np
 import timm
 import torch
+from bench.peers.measure import take_turns
 from engine_graphs import IMAGENET, photographs
 
 from calib.calibration import CalibrationSet
@@ -72,13 +73,13 @@ def compare(name: str, side: int, folder: Path, stack: ExitStack) -> None:
             f"{engine.path.stat().st_size / 1e6:.1f}", f"{seconds:.0f}",
         ]  # fmt: skip
     runners["onnxruntime"] = stack.enter_context(onnxruntime_backend.load(folder / "fp32.onnx", 1))
-    times = measure(runners, images[:1])
+    times = take_turns(runners, images[:1], ROUNDS, CALLS)
     for precision, found in cells.items():
         ratios = [one / two for one, two in zip(times["fp32"], times[precision], strict=True)]
         speed = [
-            f"{np.median(times[precision]):.1f}",
+            f"{1e3 * np.median(times[precision]):.1f}",
             f"{np.median(ratios):.2f}",
-            f"{np.median(times['onnxruntime']):.1f}",
+            f"{1e3 * np.median(times['onnxruntime']):.1f}",
         ]
         print(f"| {' | '.join([name, precision, *found, *speed])} |", flush=True)
 
@@ -91,21 +92,6 @@ def write_graphs(name: str, side: int, folder: Path, calibration: CalibrationSet
     export_onnx(model, spec, [str(label) for label in range(CLASSES)], folder / "fp32.onnx")
     simplify_onnx(folder / "fp32.onnx", folder / "fp32.onnx", calibration.first(2))
     quantize_int8(folder / "fp32.onnx", folder / "int8.onnx", calibration, dialect=DIALECTS["executorch"])
-
-
-def measure(runners: dict[str, Runner], image: np.ndarray) -> dict[str, list[float]]:
-    """Milliseconds of each round: its fastest call, behind one that is not timed."""
-    found: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(ROUNDS):
-        for name, runner in runners.items():
-            runner.infer({INPUT: image})
-            seconds = []
-            for _ in range(CALLS):
-                started = time.perf_counter()
-                runner.infer({INPUT: image})
-                seconds.append(time.perf_counter() - started)
-            found[name].append(1e3 * min(seconds))
-    return found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import numpy as np
+from bench.peers.measure import take_turns
 from engine_graphs import IMAGENET, build_network, count_classes, photographs
 
 from calib.calibration import CalibrationSet
@@ -65,7 +65,7 @@ def compare(name: str, threads: list[int], folder: Path) -> None:
         cells = [name, spec.name, f"{told['int8']} / {told['fp32']}", f"{told['snr']:.1f}", f"{told['mb']:.1f}"]
         for found in times.values():
             ratios = [one / two for one, two in zip(found[BASELINE], found[spec.name], strict=True)]
-            cells.append(f"{np.median(found[spec.name]):.1f}, {np.median(ratios):.2f}")
+            cells.append(f"{1e3 * np.median(found[spec.name]):.1f}, {np.median(ratios):.2f}")
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -99,22 +99,12 @@ def kept(spec: EngineSpec, folder: Path, images: np.ndarray) -> dict[str, Any]:
 
 
 def measure(names: list[str], folder: Path, image: np.ndarray, threads: int) -> dict[str, list[float]]:
-    """Milliseconds of each round: its fastest call, behind one that is not timed."""
-    found: dict[str, list[float]] = {name: [] for name in names}
+    """Seconds of a call in each round, the engines taking turns."""
     with ExitStack() as stack:
         runners: dict[str, Runner] = {
             name: stack.enter_context(load_engine(folder / name, threads)[1]) for name in names
         }
-        for _ in range(ROUNDS):
-            for name, runner in runners.items():
-                runner.infer({INPUT: image})
-                seconds = []
-                for _ in range(CALLS):
-                    started = time.perf_counter()
-                    runner.infer({INPUT: image})
-                    seconds.append(time.perf_counter() - started)
-                found[name].append(1e3 * min(seconds))
-    return found
+        return take_turns(runners, image, ROUNDS, CALLS)
 
 
 if __name__ == "__main__":

@@ -144,8 +144,8 @@ def missing(name: str, of: dict[str, Any], options: argparse.Namespace) -> list[
 
 
 def is_broken(point: dict[str, Any]) -> bool:
-    """Whether it failed by accident: an exception has its name before the reason, and a process that died says so."""
-    accident = re.match(r"\w+(Error|Exception): |its process died", point["reason"] or "")
+    """Whether it failed by accident: an exception has its name before the reason, and what left no result says so."""
+    accident = re.match(r"\w+(Error|Exception): |no result from its process", point["reason"] or "")
     return point["status"] != "done" and (point["stage"] != REFUSES or accident is not None)
 
 

@@ -17,6 +17,7 @@ from pipeline.sweep.planning.plan import Node, Plan
 from pipeline.sweep.running.needs import MACHINE, Machines, cpus_here, needs_of
 from pipeline.sweep.running.node import RETRIES, Job, Made, NotMade, run_node
 
+_LONGEST = 300  # characters of a reason
 _SEEN_SECONDS = 120.0
 _ANSWER_SECONDS = 10.0
 _STORE_BYTES = 100_000_000  # Ray's store of objects: what we pass are paths
@@ -156,9 +157,8 @@ def job_of(node: Node, threads: int, min_score: float | None) -> Job:
 
 def died(error: Exception) -> str:
     """A line about a process that ended without a result: Ray tries what died again, but not what it cannot begin."""
-    return f"no result from its process, which is tried {RETRIES + 1} times if it dies: {' '.join(str(error).split())}"[
-        :300
-    ]
+    text = f"no result from its process, which is tried {RETRIES + 1} times if it dies: {' '.join(str(error).split())}"
+    return text[:_LONGEST]
 
 
 def _environment() -> dict[str, Any]:
