@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.report.values.rows import pareto_names, recommended
 from pipeline.report.values.schema_tasks import schema_of
 from pipeline.tasks.words import words_of
 
-_MOST_PROBLEMS = 12  # of a report, in a message
+_MOST_PROBLEMS = 12  # of a document, in a message
 
 
 def check_report(report: dict[str, Any]) -> None:
@@ -17,13 +17,7 @@ def check_report(report: dict[str, Any]) -> None:
     Also wrong: one name twice, NaN or infinity anywhere, a `pareto` flag or a recommendation that the numbers do not
     give.
     """
-    schema = schema_of(report)
-    try:
-        schema.model_validate(report)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc'])) or 'report'}: {p['msg']}" for p in error.errors()]
-        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
-        raise ValueError("this is not a report:\n  " + "\n  ".join(problems[:_MOST_PROBLEMS] + more)) from error
+    check_keys(schema_of(report), report, "report")
     words = words_of(report)
     names = [variant["name"] for variant in report["variants"]]
     if len(set(names)) != len(names):
@@ -34,3 +28,13 @@ def check_report(report: dict[str, Any]) -> None:
     best = recommended(report["variants"], words)
     if report["recommended"] != best:
         raise ValueError(f"this is not a report: it recommends {report['recommended']}, its numbers {best}")
+
+
+def check_keys(schema: type[BaseModel], document: dict[str, Any], called: str) -> None:
+    """Raise ValueError, naming the first problems, unless `document` has the keys, types and ranges of `schema`."""
+    try:
+        schema.model_validate(document)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc'])) or called}: {p['msg']}" for p in error.errors()]
+        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+        raise ValueError(f"this is not a {called}:\n  " + "\n  ".join(problems[:_MOST_PROBLEMS] + more)) from error

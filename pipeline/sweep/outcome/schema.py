@@ -2,14 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from calib.errors import InputError
-from pipeline.report.values.schema import check_report
+from pipeline.report.values.schema import check_keys, check_report
 from pipeline.report.values.schema_common import Count, Difference, Part, Percent, Positive, Text
 from pipeline.sweep.outcome.document import outcome_of, sweep_document
 
-_MOST_PROBLEMS = 12  # of a document, in a message
 _Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -97,12 +96,7 @@ def check_sweep(document: dict[str, Any]) -> None:
 
     Also wrong: a report that is none, NaN or infinity, and a front, a best engine or gains that the points do not give.
     """
-    try:
-        SweepDocument.model_validate(document)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc'])) or 'sweep'}: {p['msg']}" for p in error.errors()]
-        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
-        raise ValueError("this is not a sweep:\n  " + "\n  ".join(problems[:_MOST_PROBLEMS] + more)) from error
+    check_keys(SweepDocument, document, "sweep")
     try:
         given = sweep_document(outcome_of(document))
     except InputError as error:
