@@ -71,7 +71,7 @@ curves: setup ## the demo's loss from one process and from two: runs/curves/curv
 doctor: setup ## what is installed, what this machine can build and run
 	@$(EDGE) doctor
 
-test: setup ## the tests that CI runs (about seven minutes on two cores)
+test: setup ## the tests that CI runs (about twenty minutes on two cores)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-fast: setup ## the tests for while you edit: all but those that train, export, build or open pages for more than a moment

@@ -1,4 +1,4 @@
-"""onnxsim, guarded: its result is taken only when it computes the same as the raw graph."""
+"""onnxsim after our own folds, guarded: the result is taken only when it computes the same as the raw graph."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from calib.precision.closeness import Closeness, compare_logits
+from export.forms.batch_norms import fold_batch_norms
 from export.onnx_export import CLASS_KEY, INPUT, MODULE_KEY, name_nodes, node_metadata
 
 # Between the raw and the simplified graph there is less rounding than between programs: the same kernels compute both. Largest
@@ -57,10 +58,13 @@ def simplify_onnx(raw: Path, simplified: Path, images: NDArray[np.uint8]) -> Sim
 def _simplify(before: onnx.ModelProto) -> onnx.ModelProto:
     import onnxsim
 
+    folded = onnx.ModelProto()
+    folded.CopyFrom(before)
+    fold_batch_norms(folded)
     origin = {
-        node.name: (node_metadata(node, MODULE_KEY), node_metadata(node, CLASS_KEY)) for node in before.graph.node
+        node.name: (node_metadata(node, MODULE_KEY), node_metadata(node, CLASS_KEY)) for node in folded.graph.node
     }
-    after, ok = onnxsim.simplify(before, skipped_optimizers=SKIPPED)
+    after, ok = onnxsim.simplify(folded, skipped_optimizers=SKIPPED)
     if not ok:
         raise RuntimeError("its own check says the simplified graph differs")
     for node in after.graph.node:  # node names survive, node metadata does not

@@ -31,7 +31,6 @@ SEES: dict[str, set[str]] = {
         "export.explain", "export.padding", "export.quiet", "export.runner", "export.same_logits", "export.torchscript",
     },
     "export.onnx_export": {"calib", "export.explain", "export.quiet", "export.runner", "export.unfold", "export.ways"},
-    "export.simplify": {"calib.precision", "export.onnx_export"},
     "export.graph": {"calib.precision", "export.onnx_export"},
     "export.program": {"calib", "export.runner"},
     "export.engines.tensorrt": {"calib", "export.graph", "export.runner"},
@@ -42,6 +41,7 @@ SEES: dict[str, set[str]] = {
     },
     "export.brought": {"calib", "export.engines", "export.onnx_export", "export.padding"},
     "export.forms": {"models", "calib.precision", "export.graph", "export.onnx_export", "export.runner"},
+    "export.simplify": {"calib.precision", "export.forms", "export.onnx_export"},
     "export.quantize": {
         "calib", "calib.precision", "export.engines", "export.forms", "export.graph", "export.onnx_export", "export.quiet",
     },

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from calib.errors import InputError
 
+OURS = ("calib", "export", "models", "pipeline")
 DONE, FAILED, WRONG_INPUT, GATE_FAILED = 0, 1, 2, 3
 
 
@@ -49,10 +50,24 @@ def exit_status(command: Callable[[], int], interrupted: str) -> int:
             f"error: {_place(error)}: {error.strerror}\n  next: check that path and who may use it (ls -ld); "
             "T2T_EDGE_TRACEBACK=1 with the same command shows where", FAILED,
         )  # fmt: skip
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in OURS or os.environ.get("T2T_EDGE_TRACEBACK"):
+            raise
+        return say(f"error: {_missing(package)}", WRONG_INPUT)
     except RuntimeError as error:
         if os.environ.get("T2T_EDGE_TRACEBACK"):
             raise
         return say(f"error: {error}\n  next: T2T_EDGE_TRACEBACK=1 with the same command shows where", FAILED)
+
+
+def _missing(package: str) -> InputError:
+    """Where only what a device needs is installed."""
+    return InputError(
+        "a package that this command needs is not installed",
+        got=f"no {package} in {sys.prefix}, as on a device, which predicts with an engine and no more",
+        next_step="pip install -e '.[host]' -c constraints.txt",
+    )
 
 
 def _place(error: OSError) -> str:

@@ -2,12 +2,16 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli import main
-from pipeline.console.exit_status import FAILED, exit_status
+from pipeline.console.exit_status import FAILED, WRONG_INPUT, exit_status
+
+ROOT = Path(__file__).parents[3]
 
 
 def refused(number: int, *names: str | bytes | int | None) -> OSError:
@@ -48,9 +52,21 @@ def test_an_error_of_no_file_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         fail(refused(errno.EACCES, "runs"))
 
 
+def test_a_device_is_told_which_packages_a_host_has() -> None:
+    """Where only what predicting needs is installed, the other commands say what to install."""
+    program = "import sys; sys.modules['torch'] = None; from pipeline.cli import main; sys.exit(main(['run']))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == WRONG_INPUT
+    assert "is not installed\n  got: no torch in" in done.stderr and "\n  next: pip install -e '.[host]'" in done.stderr
+
+
+def test_our_own_missing_module_is_a_bug() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        fail(ModuleNotFoundError("No module named 'pipeline.gone'", name="pipeline.gone"))
+
+
 def test_runs_that_are_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "runs"
     file.write_text("no folder")
-    root = Path(__file__).parents[3]
-    assert main(["train", "--recipe", str(root / "recipes" / "demo.yaml"), "--runs", str(file)]) == FAILED
+    assert main(["train", "--recipe", str(ROOT / "recipes" / "demo.yaml"), "--runs", str(file)]) == FAILED
     assert f"error: {file}/demo" in capsys.readouterr().err
