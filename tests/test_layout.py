@@ -25,6 +25,7 @@ SEES: dict[str, set[str]] = {
     "export.explain": set(),
     "export.unfold": set(),
     "export.runner": set(),
+    "export.merge": {"calib.precision"},
     "export.same_logits": {"calib.precision", "export.runner"},
     "export.torchscript": {"export.padding", "export.runner", "export.same_logits"},
     "export.ways": {
@@ -71,9 +72,10 @@ SEES: dict[str, set[str]] = {
         "pipeline.tasks",
     },
     "pipeline.quantize": {
-        "calib", "calib.precision", "export.brought", "export.engines", "export.graph", "export.onnx_export",
-        "export.quantize", "export.simplify", "export.ways", "pipeline.artifact", "pipeline.console", "pipeline.data",
-        "pipeline.parts", "pipeline.recipe", "pipeline.tasks", "pipeline.training", "pipeline.training.learning",
+        "calib", "calib.precision", "export.brought", "export.engines", "export.graph", "export.merge",
+        "export.onnx_export", "export.quantize", "export.simplify", "export.ways", "pipeline.artifact", "pipeline.console",
+        "pipeline.data", "pipeline.parts", "pipeline.recipe", "pipeline.tasks", "pipeline.training",
+        "pipeline.training.learning",
     },
     "pipeline.quantize.search": {
         "calib", "calib.precision", "export.engines", "export.engines.tensorrt", "export.graph", "export.onnx_export",

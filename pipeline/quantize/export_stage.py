@@ -27,6 +27,7 @@ from export.ways import SAYS, Exported
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.data.batches import batches, evaluation_split
+from pipeline.quantize.deployed import deploy
 from pipeline.recipe import Recipe
 from pipeline.tasks.task import Answers, Task, task_named
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
@@ -73,14 +74,15 @@ def _exported(
             )
         return
     model = build_model(checkpoint, recipe.model, recipe.data.task)
-    exported = export_onnx(model, spec, classes, path, opset=recipe.export.opset, task=recipe.data.task)
+    deployed, merged = deploy(model, spec)
+    exported = export_onnx(deployed, spec, classes, path, opset=recipe.export.opset, task=recipe.data.task)
     say_way(exported)
     say_batch(exported.fixed_batch)
     network = NormalisedModel(model, spec).eval()
     with torch.inference_mode():
         yield (
             lambda images: network(torch.from_numpy(images)).numpy(),
-            {"reference": PYTORCH} | _way_notes(exported),
+            {"reference": PYTORCH, "merged": merged} | _way_notes(exported),
         )
 
 

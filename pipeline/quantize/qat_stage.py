@@ -23,6 +23,7 @@ from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.console.progress import track
+from pipeline.quantize.deployed import deploy
 from pipeline.quantize.graphs import quantize_options
 from pipeline.quantize.qat_ranges import write_ranges
 from pipeline.quantize.qat_training import QUANTIZE_KEYS, train_student
@@ -79,9 +80,9 @@ def make_student(
     """
     part = recipe.quantize
     found = apply_policy(proto, calibration, quantize_options(part), track)
-    model = build_model(checkpoint, recipe.model, recipe.data.task)
-    images = calibration.first(CHECKED_IMAGES)
     spec = Preprocess.from_dict(checkpoint.preprocess)
+    model, _ = deploy(build_model(checkpoint, recipe.model, recipe.data.task), spec)
+    images = calibration.first(CHECKED_IMAGES)
     placement, calls = look(model, proto, found.decisions, images, normalised(images, spec), spec)
     amax = {name: found_range.amax for name, found_range in found.ranges.items()}
     return FakeQuantized(model, placement, calls, amax, part.weight_bits), found

@@ -48,13 +48,13 @@ def comparison_page(
         ),
         more,
         chart_section(picture, picture_text(timed, words)),
-        engines_section(rows, "each run's FP32", words),
+        engines_section(rows, f"each {noun}'s FP32", words),
         latency_section(timed),
         section("Machines", "machine.html", machines=machines),
     ]
     header = render("comparison_header.html", count=counted(len(compared), noun))
-    title, data = f"Comparison of {', '.join(labels)}", chart_data(reports, labels, _levels(reports))
-    return page(title, header, sections, data, words)
+    data = chart_data(reports, labels, _levels(reports), noun)
+    return page(f"Comparison of {', '.join(labels)}", header, sections, data, words)
 
 
 def _levels(reports: Sequence[dict[str, Any]]) -> list[tuple[str, str, float]]:

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.console.figures import number, percent
 from pipeline.report.page.render import Section, section
 from pipeline.report.values.compared import data_of
-from pipeline.report.values.format import latency
+from pipeline.report.values.format import headed, latency
 from pipeline.tasks.words import Words, words_of
 
 SLOTS = {
@@ -23,11 +23,15 @@ _PERCENTILES = ("p50", "p90", "p99")
 
 
 def chart_data(
-    reports: Sequence[dict[str, Any]], labels: Sequence[str], levels: Sequence[tuple[str, str, float]]
+    reports: Sequence[dict[str, Any]],
+    labels: Sequence[str],
+    levels: Sequence[tuple[str, str, float]],
+    noun: str = "run",
 ) -> dict[str, Any]:
     """What the script draws: the variants of one report by backend, or of several by report, named by `labels`.
 
-    The reports are of one task. `levels` are lines across: (kind, name, score), `kind` "reference" or "gate".
+    The reports are of one task, and each is of a `noun`. `levels` are lines across: (kind, name, score), `kind` "reference"
+    or "gate".
     """
     one, words = len(reports) == 1, words_of(reports[0])
     points = [
@@ -38,7 +42,7 @@ def chart_data(
     names = list(dict.fromkeys(point["series"] for point in points))
     slots = [SLOTS.get(name, OTHER) for name in names] if one else range(len(names))
     return {
-        "seriesTitle": "Backend" if one else "Run",
+        "seriesTitle": "Backend" if one else headed(noun), "several": not one,
         "series": [{"name": name, "slot": slot} for name, slot in zip(names, slots, strict=True)],
         "batches": sorted({size for point in points for size in point["latency"]}, key=int),
         "points": points, "levels": [{"kind": kind, "name": name, words.score: score} for kind, name, score in levels],

@@ -53,6 +53,8 @@ def test_the_page_has_every_engine_of_every_device(kept: Kept, capsys: pytest.Ca
             assert f"{one.label} · {variant['backend']} · {variant['precision']}" in text
             assert variant["name"] in printed
     assert "2 devices" in text and "≤ 2 ms" in text and "Best within a budget" in text
+    assert '"seriesTitle":"Device"' in text and "Devices, a table" in text and "Runs, a table" not in text
+    assert "each device's FP32" in text.replace("&#39;", "'")
     assert "slow: most accurate within a budget: ≤ 2 ms: " in printed and "old" not in printed
 
 

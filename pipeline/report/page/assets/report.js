@@ -174,7 +174,7 @@
   slider.addEventListener("input", () => setBudget(Number(slider.value) >= 1000 ? Infinity : sliderToMs(Number(slider.value))));
   entry.addEventListener("change", () => setBudget(Number(entry.value) > 0 ? Number(entry.value) : Infinity));
 
-  const fullName = (point) => data.seriesTitle === "Run" ? `${point.series}: ${point.name}` : point.label ?? point.name;
+  const fullName = (point) => data.several ? `${point.series}: ${point.name}` : point.label ?? point.name;
   function sayWinner(points, best) {
     const where = `${state.tail}, batch ${state.batch}`;
     const least = state.least === -Infinity ? "" : ` with at least ${number(state.least)} % top-1`;
