@@ -18,9 +18,11 @@ _EPSILON = 1e-5  # ONNX's default
 
 
 def fold_batch_norms(proto: onnx.ModelProto) -> int:
-    """Fold, in place, each BatchNormalization behind a MatMul with constant weights (C_in, C); how many there were.
+    """Fold, in place, each BatchNormalization behind a MatMul with constant weights (C_in, C) and a Reshape to (rows, C); how
+    many there were.
 
-    Between them may be a Reshape to (rows, C). Nothing else may take what is between them. Nodes need unique names.
+    Without the Reshape the norm's channels could be another axis than the product's. Nothing else may take what is between
+    them. Nodes need unique names.
     """
     constants = {value.name: value for value in proto.graph.initializer}
     makers = {name: node for node in proto.graph.node for name in node.output}
@@ -36,24 +38,21 @@ def _fold(
 ) -> bool:  # fmt: skip
     if len(norm.output) != 1 or any(name not in constants for name in norm.input[1:]):
         return False
-    chain = [norm]  # from the norm back to the product
-    while (before := makers.get(chain[-1].input[0])) is not None and uses[before.output[0]] == 1:
-        chain.append(before)
-        if before.op_type != "Reshape":
-            break
-    product, reshapes = chain[-1], chain[1:-1]
-    if product.op_type != "MatMul" or product.input[1] not in constants or len(reshapes) > 1:
+    reshape = makers.get(norm.input[0])
+    product = makers.get(reshape.input[0]) if reshape is not None and reshape.op_type == "Reshape" else None
+    if reshape is None or product is None or product.op_type != "MatMul" or product.input[1] not in constants:
+        return False
+    if uses[reshape.output[0]] > 1 or uses[product.output[0]] > 1:
         return False
     weights = numpy_helper.to_array(constants[product.input[1]]).astype(np.float64)
-    if weights.ndim != 2 or any(not _to_rows(node, constants, weights.shape[1]) for node in reshapes):
+    if weights.ndim != 2 or not _to_rows(reshape, constants, weights.shape[1]):
         return False
     scale, shift = _affine(norm, constants)
     writer = NodeWriter(proto, product.name, "folded")
     weighted = writer.node("MatMul", product.input[0], writer.floats(weights * scale))
-    biased = writer.node("Add", weighted, writer.floats(shift), output="" if reshapes else norm.output[0])
-    for node in reshapes:
-        writer.node("Reshape", biased, node.input[1], output=norm.output[0])
-    writer.replace(tuple(node.name for node in chain))
+    biased = writer.node("Add", weighted, writer.floats(shift))
+    writer.node("Reshape", biased, reshape.input[1], output=norm.output[0])
+    writer.replace((product.name, reshape.name, norm.name))
     return True
 
 

@@ -77,6 +77,7 @@ def test_it_is_the_same_in_float64() -> None:
     [
         {"between": "t = Reshape(a, other)  r = Transpose<perm = [0, 2, 1]>(t)", "after": "y = Identity(n)"},  # no rows
         {"between": "b = Relu(a)  r = Reshape(b, rows)"},
+        {"between": "", "by": "a", "after": "y = Identity(n)"},  # over what are tokens here
         {"after": "z = Reshape(n, tokens)  y = Add(z, a)"},  # the product is taken twice
         {"between": "r = Reshape(a, rows)", "after": "z = Add(n, r)  y = Reshape(z, tokens)"},
     ],
