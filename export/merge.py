@@ -5,25 +5,26 @@ section 3.3), which is what is deployed: fewer and larger layers, and one range 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from calib.precision.closeness import compare_logits
+from calib.preprocess import Preprocess
 
 METHODS = ("fuse", "reparameterize", "switch_to_deploy")  # as timm's modules call it
 
 
-def merge_branches(model: nn.Module, example: Tensor) -> tuple[nn.Module, list[str], str]:
-    """A merged copy of `model` (eval mode), the names of the modules that timm merges, and "".
+def merge_branches(model: nn.Module, spec: Preprocess) -> tuple[nn.Module, list[str], str]:
+    """A merged copy of `model` (eval mode; (B, C, H, W) of `spec` → logits), the names of the modules that timm merges, and "".
 
-    Where nothing is to be merged, or the copy fails or has other logits for random images of `example`'s shape (B, C, H, W),
-    it is the model itself, no name, and in the latter case the reason.
+    Where nothing is to be merged, or the copy fails or has other logits for two random images, it is the model itself, no
+    name, and in the latter case the reason.
     """
     names = [name for name, module in model.named_modules() if _can_merge(module)]
     if not names:
         return model, [], ""
     from timm.models import reparameterize_model
 
-    images = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), dtype=example.dtype)
+    images = torch.randn(2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
             merged = reparameterize_model(model).eval()

@@ -25,7 +25,7 @@ SEES: dict[str, set[str]] = {
     "export.explain": set(),
     "export.unfold": set(),
     "export.runner": set(),
-    "export.merge": {"calib.precision"},
+    "export.merge": {"calib", "calib.precision"},
     "export.same_logits": {"calib.precision", "export.runner"},
     "export.torchscript": {"export.padding", "export.runner", "export.same_logits"},
     "export.ways": {

@@ -1,8 +1,9 @@
 """Compute BatchNorm in the weights of the product before it, as exporters do after a convolution only.
 
-A norm over tokens takes them as rows: (B, T, C) → Reshape (B·T, C) → BatchNormalization → Reshape (B, T, C), as behind every
-product of LeViT. Left there it is a kernel of its own, the rest of an INT8 product's scales is multiplied before the Reshape,
-and OpenVINO 2026.4.1 throws on some of them ("ReshapeTransformation").
+A norm over tokens takes them as rows: (B, T, C) → Reshape (B·T, C) → BatchNormalization → Reshape (B, T, C), as LeViT has it
+behind every product (timm's is merged before, see `export.merge`; a network of one's own is not). Left there it is a kernel of
+its own, the rest of an INT8 product's scales is multiplied before the Reshape, and OpenVINO 2026.4.1 throws on some of them
+("ReshapeTransformation").
 """
 
 from collections import Counter

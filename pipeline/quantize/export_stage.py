@@ -21,13 +21,13 @@ from export.brought.graph import with_our_input
 from export.brought.interface import read_interface
 from export.brought.reference import Logits, open_reference
 from export.engines import onnxruntime_backend
+from export.merge import merge_branches
 from export.onnx_export import INPUT, OUTPUT, NormalisedModel, export_onnx
 from export.simplify import simplify_onnx
 from export.ways import SAYS, Exported
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.data.batches import batches, evaluation_split
-from pipeline.quantize.deployed import deploy
 from pipeline.recipe import Recipe
 from pipeline.tasks.task import Answers, Task, task_named
 from pipeline.training.checkpoint import Checkpoint, read_checkpoint
@@ -74,7 +74,8 @@ def _exported(
             )
         return
     model = build_model(checkpoint, recipe.model, recipe.data.task)
-    deployed, merged = deploy(model, spec)
+    deployed, merged, reason = merge_branches(model, spec)
+    say_merged(merged, reason)
     exported = export_onnx(deployed, spec, classes, path, opset=recipe.export.opset, task=recipe.data.task)
     say_way(exported)
     say_batch(exported.fixed_batch)
@@ -99,6 +100,15 @@ def _simplify(recipe: Recipe, spec: Preprocess, split: ImageSplit, folder: Path)
         nodes = {"accepted": False, "reason": "export.simplify is off"}
     (folder / "nodes.json").write_text(json.dumps(nodes, indent=1), encoding="utf-8")
     return nodes
+
+
+def say_merged(merged: list[str], reason: str) -> None:
+    """Print that the graph has other layers than the network, or why it has those for training, too."""
+    if merged:
+        modules = counted(len(merged), "module")
+        print(f"           {modules} merged, which computes the same: branches for training, BatchNorm")
+    elif reason:
+        print(f"           its modules for training are not merged: {reason}")
 
 
 def say_way(exported: Exported) -> None:

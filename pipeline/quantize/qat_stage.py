@@ -16,6 +16,7 @@ from calib.precision.policy import Layer
 from calib.precision.smoothing import class_rows
 from calib.preprocess import Preprocess
 from export.engines import onnxruntime_backend
+from export.merge import merge_branches
 from export.onnx_export import INPUT, OUTPUT, export_onnx
 from export.quantize.fake_quantize import CHECKED_IMAGES, FakeQuantized, look, weight_ranges
 from export.quantize.int8 import Quantized, apply_policy, write_quantized
@@ -23,7 +24,6 @@ from export.simplify import simplify_onnx
 from pipeline.artifact import Artifact
 from pipeline.console.figures import counted
 from pipeline.console.progress import track
-from pipeline.quantize.deployed import deploy
 from pipeline.quantize.graphs import quantize_options
 from pipeline.quantize.qat_ranges import write_ranges
 from pipeline.quantize.qat_training import QUANTIZE_KEYS, train_student
@@ -81,7 +81,7 @@ def make_student(
     part = recipe.quantize
     found = apply_policy(proto, calibration, quantize_options(part), track)
     spec = Preprocess.from_dict(checkpoint.preprocess)
-    model, _ = deploy(build_model(checkpoint, recipe.model, recipe.data.task), spec)
+    model, *_ = merge_branches(build_model(checkpoint, recipe.model, recipe.data.task), spec)  # what is exported
     images = calibration.first(CHECKED_IMAGES)
     placement, calls = look(model, proto, found.decisions, images, normalised(images, spec), spec)
     amax = {name: found_range.amax for name, found_range in found.ranges.items()}

@@ -8,9 +8,10 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from timm.models.levit import Levit
 from torch import nn
 
+from calib.preprocess import Preprocess
 from export.merge import merge_branches
 
-EXAMPLE = torch.zeros(2, 3, 64, 64, dtype=torch.float64)
+SPEC = Preprocess(64, 64, 1.0, "bilinear", (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def count(network: nn.Module, kind: type[nn.Module]) -> int:
 def test_the_logits_are_the_same_in_float64(make, convolutions: tuple[int, int]) -> None:
     network = make()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    merged, names, reason = merge_branches(network, EXAMPLE)
+    merged, names, reason = merge_branches(network, SPEC)
     assert names and not reason and merged is not network
     assert (count(network, nn.Conv2d), count(merged, nn.Conv2d)) == convolutions
     assert count(merged, nn.BatchNorm1d) + count(merged, nn.BatchNorm2d) == 0
@@ -77,7 +78,7 @@ class Theirs(nn.Module):
 
 def test_what_has_no_branches_is_the_model_itself() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), Theirs()).eval()
-    assert merge_branches(network, EXAMPLE) == (network, [], "")
+    assert merge_branches(network, SPEC) == (network, [], "")
 
 
 @pytest.mark.parametrize("wrong", ["raises", "other"])
@@ -89,6 +90,6 @@ def test_a_merge_that_goes_wrong_is_not_taken(wrong: str, monkeypatch: pytest.Mo
 
     network = mobileone()
     monkeypatch.setattr("timm.models.byobnet.MobileOneBlock.reparameterize", reparameterize)
-    kept, names, reason = merge_branches(network, EXAMPLE)
+    kept, names, reason = merge_branches(network, SPEC)
     assert kept is network and names == []
     assert reason == "no such branch" if wrong == "raises" else "its logits would be others: SNR" in reason

@@ -102,10 +102,8 @@ def test_ctrl_c_ends_all_of_it_and_the_same_command_goes_on(image_root: Path, tm
     assert running.returncode == 1, said
     assert "interrupted: finished stages are kept; the same command goes on from there" in said
     assert "Traceback" not in said
-    end = time.monotonic() + SECONDS
-    while left := processes_with(str(tmp_path)):
-        assert time.monotonic() < end, left
-        time.sleep(0.05)
+    time.sleep(1)
+    assert processes_with(str(tmp_path)) == [], "nothing is left running"
     assert sweep(path) == 0
     assert "train: running" in (log := (tmp_path / "runs" / "one" / "t2t" / "log.txt").read_text())
     assert log.count("train: running") == 2

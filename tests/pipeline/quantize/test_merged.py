@@ -9,12 +9,13 @@ from engine_graphs import photographs
 
 from calib.calibration import CalibrationSet
 from calib.preprocess import Preprocess
+from export.merge import merge_branches
 from export.onnx_export import export_onnx
 from export.quantize.fake_quantize import look
 from export.quantize.int8 import QuantizeOptions, apply_policy
 from export.simplify import simplify_onnx
 from pipeline.parts.model import ModelPart
-from pipeline.quantize.deployed import deploy
+from pipeline.quantize.export_stage import say_merged
 from pipeline.quantize.qat_stage import normalised
 from pipeline.training.network import create_network
 
@@ -28,8 +29,9 @@ def test_mobileone(tmp_path: Path, capsys) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_var.uniform_(0.5, 1.5)
-    deployed, merged = deploy(network, SPEC)
-    assert len(merged) == 43 and "43 modules merged" in capsys.readouterr().out
+    deployed, merged, reason = merge_branches(network, SPEC)
+    say_merged(merged, reason)
+    assert len(merged) == 43 and not reason and "43 modules merged" in capsys.readouterr().out
     calibration: CalibrationSet = photographs(EMBEDDED, 64)
     export_onnx(deployed, SPEC, list("abc"), tmp_path / "raw.onnx")
     assert simplify_onnx(tmp_path / "raw.onnx", tmp_path / "fp32.onnx", calibration.images).accepted
