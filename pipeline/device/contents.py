@@ -37,6 +37,7 @@ class Timing:
     warmup: int
     rounds: int
     calls: int
+    seconds: float
     threads: int
     warmup_ms: int
     cuda_graph: bool

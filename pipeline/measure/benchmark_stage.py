@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
 _PERCENTILES = (50, 90, 99)
+_WARM_UP = 0.2  # of the time for timed calls: no longer than that is an engine warmed up
 
 
 @dataclass
@@ -67,6 +68,8 @@ class Timing(Protocol):
     def rounds(self) -> int: ...
     @property
     def calls(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
     @property
     def threads(self) -> int: ...
 
@@ -148,7 +151,8 @@ def measure(
     runners: Mapping[str, Runner], images: NDArray[np.uint8], part: Timing, limits: Mapping[str, int | None],
     on_device: dict[str, list[DeviceTimes]] | None = None, missing: Missing | None = None,
 ) -> dict[str, dict[int, list[float]]]:  # fmt: skip
-    """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round.
+    """Seconds of every timed call, by engine and batch size; engines and sizes take turns in every round, with equally many calls
+    in each, fewer than the recipe's for a slow one.
 
     Where `on_device` is given, the GPU's times of the same calls at batch 1 are added to it. Where `missing` is given, an
     engine that fails is left out and its reason added there; otherwise its error is raised.
@@ -161,10 +165,13 @@ def measure(
         if limits[name] is None or size <= (limits[name] or 0)
     ]
     seconds: dict[str, dict[int, list[float]]] = {name: {} for name in runners}
+    calls: dict[tuple[str, int], int] = {}
     for name, size in turns:
         if name not in lost:
             with noted(name, missing):
-                warm_up(partial(runners[name].infer, {INPUT: images[:size]}), part.warmup, part.warmup_ms)
+                infer = partial(runners[name].infer, {INPUT: images[:size]})
+                quick = warm_up(infer, part.warmup, part.warmup_ms, 1e3 * _WARM_UP * part.seconds)
+                calls[name, size] = max(1, min(part.calls, round(part.seconds / (part.rounds * quick))))
                 seconds[name][size] = []
     for _ in track(range(part.rounds), "benchmarking"):
         for name, size in turns:
@@ -172,7 +179,7 @@ def measure(
                 with noted(name, missing):
                     begin_turn(partial(runners[name].infer, {INPUT: images[:size]}))
                     kept = on_device.setdefault(name, []) if on_device is not None and size == 1 else None
-                    seconds[name][size] += _time_calls(runners[name], images[:size], part.calls, kept)
+                    seconds[name][size] += _time_calls(runners[name], images[:size], calls[name, size], kept)
     return {name: times for name, times in seconds.items() if name not in lost}
 
 
@@ -193,7 +200,8 @@ def _mode(part: Timing) -> dict[str, Any]:
     """How speed was measured, for the report."""
     return {
         "threads": part.threads, "warmup": part.warmup, "rounds": part.rounds, "calls": part.calls,
-        "warmup_ms_at_least": part.warmup_ms, "latency": "wall clock of one call, copies to and from a GPU in it",
+        "timed_seconds_at_most": part.seconds, "warmup_ms_at_least": part.warmup_ms,
+        "latency": "wall clock of one call, copies to and from a GPU in it",
     }  # fmt: skip
 
 

@@ -18,8 +18,9 @@ class EvaluatePart(Part):
 class BenchmarkPart(Part):
     """`rounds` interleaved rounds of `calls` timed calls per engine and batch size, after `warmup` calls.
 
-    The warm-up takes `warmup_ms` milliseconds at least. On a GPU, engines run as a `cuda_graph` where they can, and the
-    CPU waits asleep unless `spin` is set. Energy is measured over `energy_seconds` of load; 0 measures none.
+    The warm-up takes `warmup_ms` milliseconds at least; slow engines make as many calls as fit into `seconds`. On a GPU,
+    engines run as a `cuda_graph` where they can, and the CPU waits asleep unless `spin` is set. Energy is measured over
+    `energy_seconds` of load; 0 measures none.
     """
 
     batch_sizes: tuple[Positive, ...] = (1, 8)
@@ -37,7 +38,9 @@ class BenchmarkPart(Part):
     rounds: Positive = 10
     """In each round every engine has its turn."""
     calls: Positive = 30
-    """Timed calls of an engine in a round."""
+    """Timed calls of an engine in a round, fewer where all rounds would take longer than `seconds`."""
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    """About how long all timed calls of an engine at a batch size may take; one call in each round is made in any case."""
     threads: Positive = 2
     """Of CPU engines."""
 

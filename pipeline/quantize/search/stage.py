@@ -38,6 +38,7 @@ READS = (  # parts of the recipe; of `build` only what `narrow` keeps
     "data", "quantize.method", "quantize.percentile", "quantize.weight_bits", "quantize.include", "quantize.exclude",
     "search", "gate", "build",
     "benchmark.threads", "benchmark.warmup", "benchmark.warmup_ms", "benchmark.rounds", "benchmark.calls",
+    "benchmark.seconds",
 )  # fmt: skip
 MUCH_NOISE = 0.05  # of a ratio: most groups of layers save less than this
 _INDENT = " " * 11

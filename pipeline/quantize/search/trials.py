@@ -35,9 +35,8 @@ from pipeline.tasks.task import Answers, Task
 SCREEN_IMAGES = (
     64  # images on which ONNX Runtime runs a graph, so that no engine is built of one that is clearly too bad
 )
-SECONDS = 8.0  # of timed calls for one latency, or fewer where benchmark.rounds and calls take less
+SECONDS = 4.0  # of timed calls of an engine for one latency, or fewer where benchmark.rounds and calls take less
 LEAST_NOISE = 0.005  # of a ratio: smaller differences cannot be measured on any machine
-_LEAST_CALLS = 3
 _ERROR_OF_MEDIAN = 1.2533  # standard error of the median over that of the mean, for a normal distribution
 _STD_OF_MAD = 1.4826  # standard deviation over the median absolute deviation, for a normal distribution
 
@@ -193,15 +192,11 @@ class Trials:
         return load_engine(folder, self._recipe.benchmark.threads)
 
     def _time(self, runner: Runner, fp32: Runner) -> Timing:
-        """Time both engines in turns, as the benchmark stage does, with fewer calls where they are slow."""
+        """Time both engines in turns, as the benchmark stage does."""
         part, image = self._recipe.benchmark, self._material.split.images[:1]
         pair: Mapping[str, Runner] = {"fp32": fp32, "mix": runner}
-        limits = dict.fromkeys(pair)
-        first = part.model_copy(update={"batch_sizes": (1,), "rounds": 1, "calls": _LEAST_CALLS})
-        quick = sum(float(np.median(times[1])) for times in measure(pair, image, first, limits).values())
-        calls = max(_LEAST_CALLS, min(part.calls, int(SECONDS / (part.rounds * quick))))
-        mode = part.model_copy(update={"batch_sizes": (1,), "calls": calls, "warmup_ms": 0})  # both are warm already
-        seconds = measure(pair, image, mode, limits)
+        mode = part.model_copy(update={"batch_sizes": (1,), "seconds": min(part.seconds, SECONDS)})
+        seconds = measure(pair, image, mode, dict.fromkeys(pair))
         return timing(seconds["mix"][1], seconds["fp32"][1], part.rounds)
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from export.engines.spec import EngineSpec
 from export.engines.tensorrt.runner import TensorRtRunner
 from export.runner import DeviceTimes, TensorInfo
 from pipeline.machine.peak_memory import engine_memory
+from pipeline.measure import benchmark_stage
 from pipeline.measure.benchmark_stage import Candidates, _costs, _summary, measure
 from pipeline.measure.warm_up import warm_up
 from pipeline.parts.build import EnginePart
@@ -93,6 +95,35 @@ def test_engines_take_turns_and_keep_to_their_largest_batch() -> None:
         "a": {1: 8, 8: 8}, "b": {1: 8},
     }  # fmt: skip
     assert set(engines["b"].batches) == {1} and set(engines["a"].batches) == {1, 8}
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(1e-6, 6), (0.08, 2), (5.0, 1)])
+def test_a_slow_engine_makes_fewer_calls_in_a_round_but_one(
+    seconds: float, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_stage, "warm_up", lambda *_: seconds)
+    engines = {"slow": Engine(), "other": Engine()}
+    part = BenchmarkPart(batch_sizes=(1,), rounds=5, calls=6, seconds=0.8)
+    measured = measure(engines, IMAGES, part, dict.fromkeys(engines))
+    assert [len(times[1]) for times in measured.values()] == [5 * calls, 5 * calls]
+
+
+@pytest.mark.parametrize(
+    ("each", "calls", "least", "most", "expected"),
+    [(0.02, 10, 10, 50, 3), (0.001, 10, 0, 5000, 10), (0.001, 10, 200, 5000, 200), (0.6, 10, 200, 500, 1)],
+)
+def test_the_warm_up_of_a_slow_engine_ends_in_time(
+    each: float, calls: int, least: float, most: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that only calls move on."""
+    now = made = 0
+
+    def call() -> None:
+        nonlocal now, made
+        now, made = now + round(1e6 * each), made + 1
+
+    monkeypatch.setattr("pipeline.measure.warm_up.time", SimpleNamespace(perf_counter=lambda: now / 1e6))
+    assert warm_up(call, calls, least, most) == pytest.approx(each) and made == expected
 
 
 @pytest.fixture
