@@ -16,6 +16,7 @@ MIN_DIFFERENCE = 0.01  # of confidence: less is no difference to the sign test
 MIN_IMAGES = 16  # images in colour, below which nothing is said
 STRONG = 4.0  # standard errors
 _BATCH = 16
+_LOOKS = ((0, 4), (2, 4), (1, 2))  # of each look: the images from the first on, every so many-th; together they are all
 
 Verdict = Literal["right", "wrong", "undecided"]
 Logits = Callable[[Image], NDArray[Any]]  # uint8 (n, H, W, 3) → (n, classes)
@@ -56,12 +57,24 @@ def ask_network(images: Image, labels: NDArray[np.int64], logits: Logits) -> Col
 
     With labels: images right in one order only, by the exact McNemar test. Without (-1): the confidence in the
     predicted class, by the sign test, and the mean gain must be at least MIN_GAIN, since a network may be a little
-    surer of odd colours throughout.
+    surer of odd colours throughout. Where a quarter or half of them say that the order is right, that is the answer;
+    any other is of all.
     """
     if len(images) < MIN_IMAGES:
         return ColourOrder("undecided", f"fewer than {MIN_IMAGES} images in colour", {"images": len(images)})
-    given = _infer(images, logits)
-    swapped = _infer(images[..., ::-1], logits)
+    parts = _LOOKS if len(images) >= 4 * MIN_IMAGES else ((0, 1),)
+    looks: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
+    for first, step in parts:
+        some = images[first::step]
+        looks.append((labels[first::step], _infer(some, logits), _infer(some[..., ::-1], logits)))
+        found = _judge(*(np.concatenate(values) for values in zip(*looks, strict=True)))
+        if found.verdict == "right":
+            break
+    return found
+
+
+def _judge(labels: NDArray[np.int64], given: NDArray[np.float64], swapped: NDArray[np.float64]) -> ColourOrder:
+    """What the probabilities of the same images in both orders say."""
     if (labels >= 0).all():
         return _by_labels(given.argmax(axis=1) == labels, swapped.argmax(axis=1) == labels)
     return _by_confidence(_confidence(given), _confidence(swapped))
@@ -80,7 +93,7 @@ def _by_labels(given: NDArray[np.bool_], swapped: NDArray[np.bool_]) -> ColourOr
         verdict = "wrong"
     elif one_sided_p(lost, gained) < MAX_P:
         verdict = "right"
-    text = f"top-1 {100 * given.mean():.1f} % as given, {100 * swapped.mean():.1f} % with red and blue swapped"
+    text = f"top-1 {100 * given.mean():.1f} % as given, {100 * swapped.mean():.1f} % {_swapped(len(given))}"
     figures: dict[str, float | int] = {"images": len(given), "right_only_as_given": lost, "right_only_swapped": gained}
     return ColourOrder(verdict, text, figures)
 
@@ -93,10 +106,14 @@ def _by_confidence(given: NDArray[np.float64], swapped: NDArray[np.float64]) -> 
         verdict = "wrong"
     elif one_sided_p(less, more) < MAX_P and gain <= -MIN_GAIN:
         verdict = "right"
-    text = f"mean confidence {given.mean():.3f} as given, {swapped.mean():.3f} with red and blue swapped"
+    text = f"mean confidence {given.mean():.3f} as given, {swapped.mean():.3f} {_swapped(len(given))}"
     return ColourOrder(
         verdict, text, {"images": len(given), "surer_as_given": less, "surer_swapped": more, "gain": round(gain, 4)}
     )
+
+
+def _swapped(images: int) -> str:
+    return f"with red and blue swapped ({images} images)"
 
 
 def _confidence(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """The CPU as the operating system tells it, and what of it decides how INT8 and BF16 are computed."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -9,6 +10,11 @@ _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")  # x86 and Arm 
 # What a compiler uses of x86 where it compiles for the CPU it runs on, by the beginning of its name.
 _COMPILED = ("sse", "ssse", "avx", "amx", "fma", "f16c", "bmi", "abm", "movbe", "popcnt", "aes", "vaes", "pclmul", "vpclmul",
              "sha", "gfni", "adx", "cx16")  # fmt: skip
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may use: fewer than the machine has under taskset, or where a sweep divides them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def int8_instructions() -> list[str]:

@@ -67,9 +67,9 @@ SEES: dict[str, set[str]] = {
         "pipeline.training", "pipeline.training.learning",
     },
     "pipeline.measure": {
-        "calib", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.faults", "export.onnx_export",
-        "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.recipe",
-        "pipeline.tasks",
+        "calib", "export.cpu", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.faults",
+        "export.onnx_export", "export.runner", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.machine",
+        "pipeline.recipe", "pipeline.tasks",
     },
     "pipeline.quantize": {
         "calib", "calib.precision", "export.brought", "export.engines", "export.graph", "export.merge",
@@ -98,7 +98,7 @@ SEES: dict[str, set[str]] = {
         "calib", "export.cpu", "export.engines", "export.engines.pytorch", "export.engines.tensorrt", "export.runner",
         "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.parts", "pipeline.recipe",
     },
-    "pipeline.predict": {"calib", "export.engines", "export.runner", "pipeline.console", "pipeline.tasks"},
+    "pipeline.predict": {"calib", "export.cpu", "export.engines", "export.runner", "pipeline.console", "pipeline.tasks"},
     "pipeline.device": {
         "calib", "export.engines", "export.engines.tensorrt", "export.onnx_export", "export.runner", "pipeline.artifact",
         "pipeline.console", "pipeline.data", "pipeline.machine", "pipeline.measure", "pipeline.parts", "pipeline.predict",
@@ -121,8 +121,8 @@ SEES: dict[str, set[str]] = {
         "pipeline.stages",
     },
     "pipeline.sweep.running": {
-        "calib", "pipeline.artifact", "pipeline.console", "pipeline.recipe", "pipeline.resolve", "pipeline.run",
-        "pipeline.stages", "pipeline.sweep.planning",
+        "calib", "export.cpu", "pipeline.artifact", "pipeline.console", "pipeline.recipe", "pipeline.resolve",
+        "pipeline.run", "pipeline.stages", "pipeline.sweep.planning",
     },
     "pipeline.commands": {
         "models", "calib", "pipeline.artifact", "pipeline.console", "pipeline.data", "pipeline.device",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.cpu import adds_pairs_in_16_bits
+from export.cpu import adds_pairs_in_16_bits, available_cpus
 from export.runner import Arrays, Engine, TensorInfo, Unavailable, check_feeds, in_fixed_batches
 
 ENGINE_NAME = "engine.onnx"
@@ -56,7 +56,7 @@ def build(onnx_path: Path, engine_path: Path) -> Engine:
 
 
 def load(engine_path: Path, threads: int, *, literal: bool = False) -> "OnnxRuntimeRunner":
-    """A runner on `threads` CPU threads; `literal` computes node by node as written, Q/DQ in float32, slowly."""
+    """A runner on `threads` CPU threads, 0 for all; `literal` computes node by node as written, Q/DQ in float32, slowly."""
     check_available_to_run()
     return OnnxRuntimeRunner(engine_path, threads, literal)
 
@@ -68,7 +68,7 @@ class OnnxRuntimeRunner:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or available_cpus()  # its own choice is every core of the machine
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if literal:

@@ -39,8 +39,15 @@ class Dialect:
 
     def form(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The floating-point graph that this engine's Q/DQ go into; nodes outside the soft splits keep their names."""
-        proto = normalise_by_rows(proto) if self.rows else proto
+        return self.of_measured(self.measured_form(proto))
+
+    def measured_form(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """The graph with the activations of `form`, in which their ranges are measured; `proto` itself where they are its own."""
         return write_windows(proto) if self.windows else proto
+
+    def of_measured(self, measured: onnx.ModelProto) -> onnx.ModelProto:
+        """`form`, of the graph that `measured_form` gave."""
+        return normalise_by_rows(measured) if self.rows else measured
 
     def left_as_exported(self, form: onnx.ModelProto) -> list[str]:
         """The modules whose soft split is no windows in a graph of this form, because it is not written as ours."""

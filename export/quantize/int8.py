@@ -74,26 +74,30 @@ def apply_policies(
     proto: onnx.ModelProto, calibration: CalibrationSet, options: QuantizeOptions, dialects: Sequence[Dialect],
     track: Track = silent,
 ) -> list[tuple[onnx.ModelProto, Quantized]]:  # fmt: skip
-    """For each dialect its form of `proto` and what the policy decides there, from one pass over the images for each form.
+    """For each dialect its form of `proto` and what the policy decides there, from one pass over the images for all dialects
+    whose forms have the same activations.
 
     InputError as `apply_policy`.
     """
-    forms = [dialect.form(proto) for dialect in dialects]
+    by_kind = {dialect.windows: dialect.measured_form(proto) for dialect in dialects}
+    measured = [by_kind[dialect.windows] for dialect in dialects]
+    forms = [dialect.of_measured(graph) for dialect, graph in zip(dialects, measured, strict=True)]
     layers = [read_layers(form) for form in forms]
     everywhere = [layer for found in layers for layer in found]
     wanted = [
-        (form, dialect, decide(own, options.policy, options.include, options.exclude, dialect.rules, everywhere))
-        for form, dialect, own in zip(forms, dialects, layers, strict=True)
+        decide(own, options.policy, options.include, options.exclude, dialect.rules, everywhere)
+        for dialect, own in zip(dialects, layers, strict=True)
     ]
+    tensors = [activations(*of) for of in zip(forms, wanted, dialects, strict=True)]
     ranges: dict[int, dict[str, Range]] = {}
-    for form, _, _ in wanted:
-        if id(form) not in ranges:
-            needed = [activations(own, made, dialect) for own, dialect, made in wanted if own is form]
-            ranges[id(form)] = _measure(form, needed, calibration, options, track)
+    for graph in measured:
+        if id(graph) not in ranges:
+            needed = [names for names, other in zip(tensors, measured, strict=True) if other is graph]
+            ranges[id(graph)] = _measure(graph, needed, calibration, options, track)
     results = []
-    for form, dialect, decisions in wanted:
-        tensors = activations(form, decisions, dialect)
-        found = leave_out_faint(decisions, tensors, _through_pools(form, tensors, ranges[id(form)], dialect), dialect)
+    for dialect, form, decisions, names, graph in zip(dialects, forms, wanted, tensors, measured, strict=True):
+        seen = _through_pools(form, names, ranges[id(graph)], dialect)
+        found = leave_out_faint(decisions, names, seen, dialect)
         check_kept(options.policy, decisions, found.decisions)
         results.append((form, found))
     return results

@@ -45,7 +45,8 @@ def graph_answers(
 ) -> tuple[dict[str, Answers], dict[str, str]]:  # fmt: skip
     """ONNX Runtime's answers of every graph on the chosen images, by its name, and why it fails the gate ("" if it passes).
 
-    Most come from the evaluate stage, which judged them on all images; graphs that only GPU engines need are run here.
+    What the evaluate stage has computed was judged there on all images; the others, such as those that only GPU engines need,
+    are run here.
     """
     task, (reference, labels) = run.task, _stored_reference(run)
     share = run.report["gate"][task.words.gate]

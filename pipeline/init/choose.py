@@ -4,9 +4,9 @@ The numbers are rules of thumb. Training by them was tried at 32 and 64 px witho
 of a step, those with a GPU are untried. The recipe that they end in is there to be changed.
 """
 
-import os
 from dataclasses import dataclass
 
+from export.cpu import available_cpus
 from pipeline.console.figures import counted
 from pipeline.machine.describe import gpu_name
 
@@ -38,7 +38,7 @@ class Choice:
 
 def choose(train_images: int, width: int, height: int) -> Choice:
     """For `train_images` images with these median sides in pixels."""
-    gpu, cores = gpu_name(), len(os.sched_getaffinity(0))
+    gpu, cores = gpu_name(), available_cpus()
     side, why_side = _side(train_images, min(width, height), gpu)
     network, why_network = _network(train_images, side, gpu)
     batch = 64 if train_images >= 4096 else 32 if train_images >= 256 else 16 if train_images >= 64 else 8

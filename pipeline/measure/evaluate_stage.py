@@ -2,10 +2,10 @@
 
 The first comparison is the accuracy gate. The second uses ONNX Runtime on the engine's own graph, and tells a wrong engine
 from a graph that lost accuracy: where ONNX Runtime computes the graph well and the engine does not, the engine is at fault.
+That question is asked only where an engine answers otherwise than PyTorch on enough images to be one.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from calib.images import ImageSplit
 from calib.preprocess import Preprocess
+from export.cpu import available_cpus
 from export.engines.engine import load_engine
 from export.engines.sidecar import Expected, Sidecar
 from export.engines.spec import CPU_BACKENDS
@@ -53,7 +54,7 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
     with np.load(inputs["export"].path("reference.npz"), allow_pickle=False) as stored:
         reference, labels = stored[kept], stored["labels"]
     rows = inputs["build"].notes["engines"]
-    answers, missing, split = _infer_all(recipe, task, inputs, rows)
+    answers, missing, split = _infer_all(recipe, task, inputs, rows, reference)
     scores = task.scores(reference, labels)
     variants = [
         evaluate_variant(task, row, answers, missing, reference, scores[task.words.score], labels, share)
@@ -73,34 +74,33 @@ def run(recipe: "Recipe", inputs: Mapping[str, Artifact], folder: Path) -> dict[
 
 
 def _infer_all(
-    recipe: "Recipe", task: Task, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
+    recipe: "Recipe", task: Task, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]], reference: Answers
 ) -> tuple[dict[str, Answers], Missing, ImageSplit]:
-    """Answers of every engine that runs here, and of ONNX Runtime on every graph (`graph:<name>`); why the other engines
-    do not run; and the images. RuntimeError where no engine runs.
+    """Answers of every engine that runs here, and of ONNX Runtime on the graph of every doubtful one (`graph:<name>`); why the
+    other engines do not run; and the images. RuntimeError where no engine runs.
     """
     missing: Missing = {}
     with ExitStack() as stack:
-        runners, spec, classes = _load_all(stack, recipe.benchmark.threads, inputs, rows, missing)
+        runners, spec, classes = _load_engines(stack, recipe.benchmark.threads, inputs, rows, missing)
         split = evaluation_split(recipe, classes)
         answers = _run_all(recipe, task, runners, split, spec, missing)
-    for graph, engine in _same_as_graphs(rows, runners).items():
-        if engine in answers:
-            answers[graph] = answers[engine]
-        elif any(row["name"] in answers and f"{GRAPH}{row['graph']}" == graph for row in rows):
-            raise RuntimeError(
-                f"ONNX Runtime cannot compute {graph.removeprefix(GRAPH)}.onnx: {missing[engine].reason}"
-            )
-    if all(name.startswith(GRAPH) for name in answers):
+    if not answers:
         raise _none_ran(missing)
-    return answers, missing, split
+    graphs = _same_as_graphs(rows, answers)
+    asked = [
+        row for row in rows
+        if row["name"] in answers and _graph(row) not in graphs and doubtful(task, answers[row["name"]], reference)
+    ]  # fmt: skip
+    with ExitStack() as stack:
+        runners = _load_graphs(stack, recipe.benchmark.threads, inputs, asked)
+        graphs |= _run_all(recipe, task, runners, split, spec, None)
+    return answers | graphs, missing, split
 
 
-def _load_all(
+def _load_engines(
     stack: ExitStack, threads: int, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]], missing: Missing
 ) -> tuple[dict[str, _Loaded], Preprocess, tuple[str, ...]]:
-    """Every engine that loads here, and ONNX Runtime on their graphs; `stack` closes them. Preprocessing and classes of one."""
-    from export.engines import onnxruntime_backend
-
+    """Every engine that loads here; `stack` closes them. Preprocessing and classes of one."""
     runners: dict[str, _Loaded] = {}
     sidecars: list[Sidecar] = []
     for row in rows:
@@ -113,46 +113,62 @@ def _load_all(
             stack.callback(close_engine, row["name"], runner, missing)
             runners[row["name"]] = _Loaded(runner, sidecar.max_batch, row["backend"] in CPU_BACKENDS)
             sidecars.append(sidecar)
-    same = _same_as_graphs(rows, runners)
-    for row in {row["graph"]: row for row in rows if row["name"] in runners}.values():
-        if f"{GRAPH}{row['graph']}" in same:
-            continue
-        made, name = graph_of_row(row, inputs)
-        # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
-        graph = onnxruntime_backend.load(made.path(name), threads, literal=name.startswith("fp8"))
-        runners[f"{GRAPH}{row['graph']}"] = _Loaded(stack.enter_context(graph), None, True)
     if not sidecars:
         raise _none_ran(missing)
     return runners, sidecars[0].preprocess_spec(), sidecars[0].classes
 
 
+def _load_graphs(
+    stack: ExitStack, threads: int, inputs: Mapping[str, Artifact], rows: list[dict[str, Any]]
+) -> dict[str, _Loaded]:
+    """ONNX Runtime on the graphs of these engines; `stack` closes them."""
+    from export.engines import onnxruntime_backend
+
+    runners: dict[str, _Loaded] = {}
+    for row in {_graph(row): row for row in rows}.values():
+        made, name = graph_of_row(row, inputs)
+        # literal for FP8, because ONNX Runtime makes an invalid graph when it fuses FP8 Q/DQ
+        graph = onnxruntime_backend.load(made.path(name), threads, literal=name.startswith("fp8"))
+        runners[_graph(row)] = _Loaded(stack.enter_context(graph), None, True)
+    return runners
+
+
 def _run_all(
-    recipe: "Recipe", task: Task, runners: Mapping[str, _Loaded], split: ImageSplit, spec: Preprocess, missing: Missing
-) -> dict[str, Answers]:
-    """Answers by name. A CPU's engines of few threads run side by side, so that no core is idle; a GPU's in turn."""
+    recipe: "Recipe", task: Task, runners: Mapping[str, _Loaded], split: ImageSplit, spec: Preprocess,
+    missing: Missing | None,
+) -> dict[str, Answers]:  # fmt: skip
+    """Answers by name, without those in `missing`, or errors where that is None. A CPU's engines of few threads run side by side,
+    so that no core is idle; a GPU's in turn.
+    """
+    if not runners:
+        return {}
     collected: dict[str, list[Answers]] = {name: [] for name in runners}
 
     def infer(images: NDArray[np.uint8], name: str) -> None:
-        # a graph that ONNX Runtime cannot compute is an error of the stage: no engine could be compared with it
-        with noted(name, None if name.startswith(GRAPH) else missing):
+        with noted(name, missing):
             logits = infer_in_chunks(runners[name].runner, images, runners[name].max_batch)
             collected[name] += [task.answers(part) for part in logits]
 
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // recipe.benchmark.threads)) as pool:
-        for images in batches(split, spec, recipe.evaluate.batch_size, title="evaluating engines"):
-            waiting = [name for name in runners if name not in missing]
+    title = "evaluating engines" if missing is not None else "evaluating graphs"
+    with ThreadPoolExecutor(max(1, available_cpus() // recipe.benchmark.threads)) as pool:
+        for images in batches(split, spec, recipe.evaluate.batch_size, title=title):
+            waiting = [name for name in runners if name not in (missing or ())]
             list(pool.map(partial(infer, images), [name for name in waiting if runners[name].on_cpu]))
             for name in waiting:
                 if not runners[name].on_cpu:
                     infer(images, name)
-    return {name: np.concatenate(parts) for name, parts in collected.items() if name not in missing}
+    return {name: np.concatenate(parts) for name, parts in collected.items() if name not in (missing or ())}
 
 
-def _same_as_graphs(rows: list[dict[str, Any]], runners: Mapping[str, _Loaded]) -> dict[str, str]:
-    """By graph, ONNX Runtime's engine of it, which is the graph: it need not be computed for a second time."""
+def _graph(row: Mapping[str, Any]) -> str:
+    return f"{GRAPH}{row['graph']}"
+
+
+def _same_as_graphs(rows: list[dict[str, Any]], answers: Mapping[str, Answers]) -> dict[str, Answers]:
+    """The answers of ONNX Runtime's engines, which are graphs: these need not be computed for a second time."""
     return {
-        f"{GRAPH}{row['graph']}": row["name"] for row in rows
-        if row["backend"] == "onnxruntime" and row["name"] in runners and not row["graph"].startswith("fp8")
+        _graph(row): answers[row["name"]] for row in rows
+        if row["backend"] == "onnxruntime" and row["name"] in answers and not row["graph"].startswith("fp8")
     }  # fmt: skip
 
 
@@ -179,7 +195,8 @@ def evaluate_variant(
     task: Task, row: dict[str, Any], answers: Mapping[str, Answers], missing: Missing, reference: Answers,
     reference_score: float, labels: Labels, share: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """One engine of `evaluation.json`, from its `row` of the build stage, its `answers` and those of `graph:<name>`.
+    """One engine of `evaluation.json`, from its `row` of the build stage, its `answers` and those of `graph:<name>`, which may be
+    missing where it is not `doubtful`.
 
     `missing` has the reason of each engine that was built but has no answers; `reference_score` is that of the `reference`,
     percent, `share` the gate's.
@@ -198,7 +215,7 @@ def evaluate_variant(
         text = "not run" if why.status == "unavailable" else "but it failed when it was run"
         return variant | measured | {"status": why.status, "reason": f"built, {text}: {why.reason}"}
     ours = answers[row["name"]]
-    scores, graph = task.scores(ours, labels), answers[f"{GRAPH}{row['graph']}"]
+    scores, graph = task.scores(ours, labels), answers.get(_graph(row))
     failure = failure_reason(task, ours, graph, reference, scores[words.score], reference_score, share)
     told = (failure or fallback(row["precision"], row["layers"]), row.get("alarm", ""), row.get("fault", ""))
     return variant | {
@@ -219,25 +236,32 @@ def fallback(precision: str, layers: Mapping[str, int] | None) -> str:
     )
 
 
+def doubtful(task: Task, ours: Answers, reference: Answers) -> bool:
+    """Whether an engine's answers differ so much from PyTorch's that it, and not the precision, may be at fault."""
+    return task.agreement(ours, reference) < MIN_ENGINE_AGREEMENT
+
+
 def failure_reason(
-    task: Task, ours: Answers, graph: Answers, reference: Answers, score: float, reference_score: float, share: float
+    task: Task, ours: Answers, graph: Answers | None, reference: Answers, score: float, reference_score: float,
+    share: float,
 ) -> str:  # fmt: skip
     """Why an engine fails, "" if it does not: logits not finite, not the graph's result, or a score below the gate.
 
-    `ours` are the engine's answers, `graph` ONNX Runtime's on the same graph, `reference` PyTorch's. Where quantization
-    costs much accuracy, two correct engines also differ, because they round differently. So an engine is at fault only
-    where it also agrees less with the reference than its graph does.
+    `ours` are the engine's answers, `graph` ONNX Runtime's on the same graph, None where the engine is not `doubtful`,
+    `reference` PyTorch's. Where quantization costs much accuracy, two correct engines also differ, because they round
+    differently. So an engine is at fault only where it also agrees less with the reference than its graph does.
     """
     words, finite = task.words, task.finite_fraction(ours)
     if finite < 1:
         return f"NaN or Inf in the logits of {100 * (1 - finite):.1f} % of the images"
-    same = task.agreement(ours, graph)
-    lost = task.agreement(graph, reference) - task.agreement(ours, reference)
-    if same < MIN_ENGINE_AGREEMENT and lost > 100 - MIN_ENGINE_AGREEMENT:
-        return (
-            f"the engine does not compute its graph: it agrees with ONNX Runtime on the same graph on {same:.1f} % "
-            f"of the {words.things} (at least {MIN_ENGINE_AGREEMENT:.0f} %), so this is the engine, not the precision"
-        )
+    if graph is not None:
+        same = task.agreement(ours, graph)
+        lost = task.agreement(graph, reference) - task.agreement(ours, reference)
+        if same < MIN_ENGINE_AGREEMENT and lost > 100 - MIN_ENGINE_AGREEMENT:
+            return (
+                f"the engine does not compute its graph: it agrees with ONNX Runtime on the same graph on {same:.1f} % "
+                f"of the {words.things} (at least {MIN_ENGINE_AGREEMENT:.0f} %), so this is the engine, not the precision"
+            )
     if score < share * reference_score:
         return f"{words.score_name} {score:.2f} is under {100 * share:.4g} % of FP32's {reference_score:.2f}"
     return ""

@@ -1,8 +1,9 @@
 """The options of `t2t-edge predict`."""
 
 import argparse
-import os
 from pathlib import Path
+
+from export.cpu import available_cpus
 
 
 def add_predict_options(command: argparse.ArgumentParser) -> None:
@@ -28,6 +29,6 @@ def add_predict_options(command: argparse.ArgumentParser) -> None:
         "--batch", type=int, metavar="N", help="images at a time; default: 8, or 1 for cameras and URLs"
     )
     command.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="threads of an engine on a CPU; default: all cores"
+        "--threads", type=int, default=available_cpus(), help="threads of an engine on a CPU; default: all cores"
     )
     command.add_argument("--workers", type=int, help="threads that decode and preprocess; default: one for each core")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from calib.errors import InputError
 from calib.preprocess import Image, preprocess
+from export.cpu import available_cpus
 from export.engines.engine import load_engine
 from export.engines.sidecar import SIDECAR, Expected
 from export.runner import INPUT, OUTPUT, Unavailable
@@ -60,7 +61,7 @@ class Predictor:
         workers: int | None = None,
         expected: Expected | None = None,
     ):
-        cores = os.cpu_count() or 1
+        cores = available_cpus()
         path = Path(folder)
         _check_counts({"top": top, "batch": batch, "threads": threads, "workers": workers})
         try:

@@ -336,6 +336,23 @@ def test_files_we_decoded_ourselves_blame_the_network(splits, network: Logits, t
         audit_calibration_set(made, Against(SPEC, *splits, draw.files, bgr)).refuse()
 
 
+@pytest.mark.parametrize(("order", "verdict", "share"), [(1, "right", 4), (-1, "wrong", 1)])
+def test_a_quarter_is_enough_to_find_the_order_right_but_never_wrong(
+    images, order: int, verdict: str, share: int
+) -> None:
+    asked = 0
+
+    def leading(batch: Image) -> NDArray[np.float32]:
+        nonlocal asked
+        asked += len(batch)
+        return batch.mean(axis=(1, 2)).astype(np.float32)[:, ::-1]
+
+    pixels, labels = images[0].repeat(4, axis=0)[..., ::order], images[1].repeat(4)
+    found = ask_network(pixels, labels, leading)
+    assert found.verdict == verdict and asked == 2 * len(pixels) // share
+    assert f"({len(pixels) // share} images)" in found.text
+
+
 def test_a_network_blind_to_colour_decides_nothing(images) -> None:
     def blind(batch: Image) -> NDArray[np.float32]:
         means = batch.mean(axis=(1, 2, 3))

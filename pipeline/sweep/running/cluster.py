@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import InputError
+from export.cpu import available_cpus
 from pipeline.console.figures import first_names
 from pipeline.sweep.planning.file import Needs
 from pipeline.sweep.planning.plan import Node, Plan
-from pipeline.sweep.running.needs import MACHINE, Machines, cpus_here, needs_of
+from pipeline.sweep.running.needs import MACHINE, Machines, needs_of
 from pipeline.sweep.running.node import RETRIES, Job, Made, NotMade, run_node
 
 _LONGEST = 300  # characters of a reason
@@ -47,7 +48,7 @@ def machines_of(address: str | None, jobs: int | None) -> Iterator[Machines]:
         _check_answers(address)
     try:
         if address is None:
-            cpus = jobs or cpus_here()
+            cpus = jobs or available_cpus()
             ray.init(
                 address="local",  # not the cluster that RAY_ADDRESS may name
                 num_cpus=cpus, resources={MACHINE: 1}, include_dashboard=False, log_to_driver=False,

@@ -1,6 +1,5 @@
 """What a stage takes of a machine while it runs, as Ray counts it."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +23,6 @@ class Machines:
     cpus: int
     memory: int
     gpus: float
-
-
-def cpus_here() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def needs_of(stage: str, recipe: Recipe, machines: Machines, given: Mapping[str, Needs]) -> dict[str, Any]:
