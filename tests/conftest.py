@@ -25,15 +25,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
     if hasattr(config, "workerinput"):
-        items[:] = slow_files_first(items)
+        items[:] = slow_files_first(items, config.workerinput["workercount"])
 
 
-def slow_files_first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Both halves of the tests, which is what two workers begin with, start with every second slow file and end with quick
-    tests: small enough that what one worker takes from the other keeps both busy to the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    first, second = (set(sorted(slow)[start::2]) for start in (0, 1))
-    halves = [[item for item in items if item.path in chosen] for chosen in (first, second)]
-    quick = [item for item in items if item.path not in slow]
-    cut = max(0, len(items) // 2 - len(halves[0]))
-    return [*halves[0], *quick[:cut], *halves[1], *quick[cut:]]
+def slow_files_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Each worker's share of the tests, which is what it begins with, starts with its share of the slow files and ends with quick
+    tests: small enough that what one worker takes from another keeps all busy to the end."""
+    slow = sorted({item.path for item in items if item.get_closest_marker("slow")})
+    quick = [item for item in items if item.path not in set(slow)]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        chosen = set(slow[worker::workers])
+        ordered += [item for item in items if item.path in chosen]
+        cut = max(0, len(items) * (worker + 1) // workers - len(ordered)) if worker < workers - 1 else len(quick)
+        ordered, quick = [*ordered, *quick[:cut]], quick[cut:]
+    return ordered

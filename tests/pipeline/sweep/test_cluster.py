@@ -13,6 +13,7 @@ import pytest
 from swept import sweep, write_sweep
 
 from pipeline.artifact import read_manifest
+from pipeline.cli import main
 
 pytestmark = pytest.mark.slow
 NODE = {"num_cpus": 1, "resources": {"machine": 1}, "object_store_memory": 80_000_000}
@@ -66,7 +67,6 @@ def test_a_machine_dies_in_mid_training_and_the_results_are_equal(
     image_root: Path, tmp_path: Path, two_machines: Any
 ) -> None:
     (tmp_path / "cluster").mkdir()
-    (tmp_path / "alone").mkdir()
     path = write_sweep(tmp_path / "cluster", image_root, "two", points=POINTS)
     running = start(path, "--address", two_machines.address)
     runs = tmp_path / "cluster" / "runs" / "two"
@@ -81,9 +81,10 @@ def test_a_machine_dies_in_mid_training_and_the_results_are_equal(
     assert sorted(log.count("train: running") for log in logs.values()) == [1, 2], "one of them was begun again"
     assert all(log.count("epoch 1/") == 1 for log in logs.values()), "and went on where it was"
 
-    alone = write_sweep(tmp_path / "alone", image_root, "two", points=POINTS)
-    assert sweep(alone) == 0
-    expected = results(tmp_path / "alone" / "runs" / "two")
+    for name in ("t2t", "vit"):
+        again = ["--recipe", str(runs / "recipes" / f"{name}.yaml"), "--runs", str(tmp_path / "alone"), "--run", name]
+        assert main(["quantize", *again]) == 0
+    expected = results(tmp_path / "alone")
     assert len(expected) == 6 and results(runs) == expected
 
 
