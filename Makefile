@@ -72,10 +72,10 @@ doctor: setup ## what is installed, what this machine can build and run
 	@$(EDGE) doctor
 
 test: setup ## the tests that CI runs (about twenty minutes on two cores)
-	@$(BIN)/python -m pytest -q -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-fast: setup ## the tests for while you edit: all but those that train, export, build or open pages for more than a moment
-	@$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -46,13 +46,14 @@ def halve(
     stopped = stopped_before(options.folder)
     missing = [key for key, node in trained.items() if node.there is None and key not in stopped]
     if missing and len(trained) > 1:
-        parts = [node.owner.resolved.recipe.train for node in trained.values()]
-        longest, first = rungs([part.epochs for part in parts], [part.eval_every for part in parts])
+        lengths = {key: node.owner.resolved.recipe.train.epochs for key, node in trained.items()}
+        every = [node.owner.resolved.recipe.train.eval_every for node in trained.values()]
+        longest, first = rungs(list(lengths.values()), every)
         say(
             f"{counted(len(missing), 'training')} by successive halving: at least {counted(first, 'epoch')} each, "
             f"and at most {longest}"
         )
         needs = needs_of("train", trained[missing[0]].owner.resolved.recipe, machines.get(), sweep.needs)
         jobs = {key: job_of(node, needs["num_cpus"], options.min_score) for key, node in trained.items()}
-        train_by_halving(jobs, missing, longest, first, needs, options.folder, say)
+        train_by_halving(jobs, missing, lengths, first, needs, options.folder, say)
     return stopped_before(options.folder)

@@ -34,7 +34,7 @@ def stopped_before(folder: Path) -> dict[str, NotMade]:
 def train_by_halving(
     jobs: Mapping[str, Job],
     open_: Sequence[str],
-    epochs: int,
+    lengths: Mapping[str, int],
     first: int,
     needs: Mapping[str, Any],
     folder: Path,
@@ -42,21 +42,23 @@ def train_by_halving(
 ) -> None:
     """Train the nodes `open_` of `jobs` beside each other and stop those that fall behind, which is noted in `folder`.
 
-    The others, finished or stopped before, take part with the scores that they had. `epochs` is the longest training, `first`
-    the epochs that each gets in any case, `needs` what one takes (`pipeline.sweep.running.needs`).
+    The others, finished or stopped before, take part with the scores that they had. `lengths` are the epochs of each
+    node's training, `first` those that each gets in any case, `needs` what one takes (`pipeline.sweep.running.needs`).
     """
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ctrl-C ends the command
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
+    longest = max(lengths.values())
     bundle = {"CPU": needs["num_cpus"], "GPU": needs["num_gpus"], "memory": needs["memory"], **needs["resources"]}
     trainable = tune.with_resources(_trial, tune.PlacementGroupFactory([bundle]))
     tuner = tune.Tuner(
-        tune.with_parameters(trainable, jobs=dict(jobs), open_=list(open_)), param_space={"key": tune.grid_search(list(jobs))},
+        tune.with_parameters(trainable, jobs=dict(jobs), open_=list(open_), lengths=dict(lengths)),
+        param_space={"key": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(
             metric="score", mode="max",
-            scheduler=ASHAScheduler(time_attr="epoch", max_t=epochs, grace_period=first, reduction_factor=REDUCTION),
+            scheduler=ASHAScheduler(time_attr="epoch", max_t=longest, grace_period=first, reduction_factor=REDUCTION),
         ),
         run_config=tune.RunConfig(
             name="asha", storage_path=str((folder / ".halving").resolve()), verbose=0,
@@ -76,8 +78,14 @@ def train_by_halving(
         write_json(folder / _RECORD, stopped)
 
 
-def _trial(config: Mapping[str, Any], jobs: Mapping[str, Job], open_: Sequence[str]) -> None:
-    """One training, and what it reaches after each epoch that is evaluated; Ray ends the process where it is to stop."""
+def _trial(
+    config: Mapping[str, Any], jobs: Mapping[str, Job], open_: Sequence[str], lengths: Mapping[str, int]
+) -> None:
+    """One training, and what it reaches after each epoch that is evaluated; Ray ends the process where it is to stop.
+
+    Its last epoch is told when the training is over and its weights are written: at the longest training's last epoch Ray ends
+    the process in any case.
+    """
     from ray import tune
 
     job = jobs[config["key"]]
@@ -88,9 +96,10 @@ def _trial(config: Mapping[str, Any], jobs: Mapping[str, Job], open_: Sequence[s
     while True:
         alive = training.is_alive()  # before the last look at what it wrote
         rows = list(scores_of(job.run_folder))
-        for epoch, score in rows[said:]:
+        before = [row for row in rows if row[0] < lengths[config["key"]]]
+        for epoch, score in before[said:]:
             tune.report({"epoch": epoch, "score": score, "finished": False})
-        said = len(rows)
+        said = len(before)
         if not alive:
             break
         time.sleep(_POLL_SECONDS)
