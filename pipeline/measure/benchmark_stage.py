@@ -171,7 +171,7 @@ def measure(
             with noted(name, missing):
                 infer = partial(runners[name].infer, {INPUT: images[:size]})
                 quick = warm_up(infer, part.warmup, part.warmup_ms, 1e3 * _WARM_UP * part.seconds)
-                calls[name, size] = max(1, min(part.calls, round(part.seconds / (part.rounds * quick))))
+                calls[name, size] = max(1, min(part.calls, round(part.seconds / (part.rounds * max(quick, 1e-9)))))
                 seconds[name][size] = []
     for _ in track(range(part.rounds), "benchmarking"):
         for name, size in turns:
