@@ -12,7 +12,7 @@ from pipeline.tasks.comparison import compare
 from pipeline.tasks.statistics import accuracy, agreement, correct_rows, paired_interval
 
 REFERENCE = {"name": "PyTorch FP32", "top1": 88.1, "top5": 99.8}
-MODE = {"threads": 2, "warmup": 10, "rounds": 10, "calls": 30}
+MODE = {"threads": 2, "warmup": 10, "rounds": 10, "calls": 30, "timed_seconds_at_most": 10.0}
 NO_GPU = "built, not run: no NVIDIA GPU here (libcuda.so.1: cannot open shared object file); evaluate it on the device"
 
 

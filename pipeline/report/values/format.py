@@ -133,7 +133,9 @@ def how_measured(
     """Sentences on how accuracy and speed were measured, and how to do it again."""
     words = words_of(report)
     dataset, share = report["dataset"], report["gate"][words.gate]
-    more = {key: value for key, value in mode.items() if key not in ("threads", "warmup", "rounds", "calls")}
+    told = ("threads", "warmup", "rounds", "calls", "timed_seconds_at_most")
+    more = {key: value for key, value in mode.items() if key not in told}
+    limit = f" or as many as fit into {mode[told[-1]]:g} s," if told[-1] in mode else ""
     details = "".join(f"; {key.replace('_', ' ')}: {value}" for key, value in more.items())
     return [
         *_export_way(report.get("export", {})),
@@ -144,7 +146,7 @@ def how_measured(
         f"{number(reference[words.score] * share)} %. What fails it is shown, never recommended.",
         f"Calibration of the INT8 engines: {counted(dataset['calibration_images'], 'calibration image')}; the calibrate "
         "stage's audit says where they are from.",
-        f"Speed: {mode['rounds']} rounds of {mode['calls']} calls for each engine and batch size, engines taking "
+        f"Speed: {mode['rounds']} rounds of {mode['calls']} calls for each engine and batch size,{limit} engines taking "
         f"turns, after {mode['warmup']} warm-up calls, {mode['threads']} threads{details}. Latency is that of batch 1.",
         f"To reproduce: {(commands or host_commands(report['run'])).again}.",
     ]
