@@ -13,7 +13,7 @@ _COMPILED = ("sse", "ssse", "avx", "amx", "fma", "f16c", "bmi", "abm", "movbe", 
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use: fewer than the machine has under taskset, or where a sweep divides them."""
+    """How many CPUs this process may use: fewer than the machine has under taskset or in a CPU set."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
