@@ -142,6 +142,7 @@ def _run_all(
     """
     if not runners:
         return {}
+    lost: Missing = {} if missing is None else missing
     collected: dict[str, list[Answers]] = {name: [] for name in runners}
 
     def infer(images: NDArray[np.uint8], name: str) -> None:
@@ -152,12 +153,12 @@ def _run_all(
     title = "evaluating engines" if missing is not None else "evaluating graphs"
     with ThreadPoolExecutor(max(1, available_cpus() // recipe.benchmark.threads)) as pool:
         for images in batches(split, spec, recipe.evaluate.batch_size, title=title):
-            waiting = [name for name in runners if name not in (missing or ())]
+            waiting = [name for name in runners if name not in lost]
             list(pool.map(partial(infer, images), [name for name in waiting if runners[name].on_cpu]))
             for name in waiting:
                 if not runners[name].on_cpu:
                     infer(images, name)
-    return {name: np.concatenate(parts) for name, parts in collected.items() if name not in (missing or ())}
+    return {name: np.concatenate(parts) for name, parts in collected.items() if name not in lost}
 
 
 def _graph(row: Mapping[str, Any]) -> str:

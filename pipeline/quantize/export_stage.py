@@ -34,7 +34,7 @@ from pipeline.training.checkpoint import Checkpoint, read_checkpoint
 from pipeline.training.weights import build_model
 
 PYTORCH = "PyTorch FP32"
-COMPARED = 64  # images, spread over all, on which graph and network are compared; the engines are evaluated on all
+COMPARED = 256  # images, spread over all, on which graph and network are compared; the engines are evaluated on all
 
 
 def run(recipe: Recipe, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:

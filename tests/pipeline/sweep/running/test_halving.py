@@ -32,6 +32,12 @@ def test_the_last_epoch_is_told_when_the_weights_are_written(tmp_path: Path, mon
     tune = pytest.importorskip("ray.tune")
     written = threading.Event()
     told: list[dict[str, Any]] = []
+    looks = 0
+
+    def look(run_folder: Path) -> Any:
+        nonlocal looks
+        looks += 1
+        return scores_of(run_folder)
 
     def train(job: Job) -> None:
         work = tmp_path / ".train.partial"
@@ -39,15 +45,16 @@ def test_the_last_epoch_is_told_when_the_weights_are_written(tmp_path: Path, mon
         (work / "metrics.csv").write_text(
             f"{HEADER}1,0.1,2.0,30.0,,9,1,0\n2,0.1,1.5,40.0,,9,1,0\n3,0.1,1.0,50.0,,9,1,0\n"
         )
-        while len(told) < 2:
-            time.sleep(0.01)
-        time.sleep(0.1)  # many looks at the file, while the weights are being written
+        begun = looks
+        while looks < begun + 5:  # while the weights are being written
+            time.sleep(0.001)
         written.set()
 
     def report(metrics: dict[str, Any]) -> None:
         told.append(metrics | {"written": written.is_set()})
 
     monkeypatch.setattr(halving, "run_node", train)
+    monkeypatch.setattr(halving, "scores_of", look)
     monkeypatch.setattr(halving, "_POLL_SECONDS", 0.001)
     monkeypatch.setattr(tune, "report", report)
     job = Job("a", "train", tmp_path / "a.yaml", tmp_path, tmp_path, 1, None)
