@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the device side has no pydantic
     from pipeline.recipe import Recipe
 
 _PERCENTILES = (50, 90, 99)
+_LEAST_CALLS = 3  # in a round: the median of fewer is any one that was disturbed
 _WARM_UP = 0.2  # of the time for timed calls: no longer than that is an engine warmed up
 
 
@@ -171,7 +172,8 @@ def measure(
             with noted(name, missing):
                 infer = partial(runners[name].infer, {INPUT: images[:size]})
                 quick = warm_up(infer, part.warmup, part.warmup_ms, 1e3 * _WARM_UP * part.seconds)
-                calls[name, size] = max(1, min(part.calls, round(part.seconds / (part.rounds * max(quick, 1e-9)))))
+                fitting = round(part.seconds / (part.rounds * max(quick, 1e-9)))
+                calls[name, size] = min(part.calls, max(_LEAST_CALLS, fitting))
                 seconds[name][size] = []
     for _ in track(range(part.rounds), "benchmarking"):
         for name, size in turns:

@@ -40,7 +40,7 @@ class BenchmarkPart(Part):
     calls: Positive = 30
     """Timed calls of an engine in a round, fewer where all rounds would take longer than `seconds`."""
     seconds: Annotated[float, Field(gt=0)] = 10.0
-    """About how long all timed calls of an engine at a batch size may take; one call in each round is made in any case."""
+    """About how long all timed calls of an engine at a batch size may take; three calls in each round are made in any case."""
     threads: Positive = 2
     """Of CPU engines."""
 

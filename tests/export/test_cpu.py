@@ -1,10 +1,13 @@
 """What a CPU's flags say of its INT8 and BF16 products."""
 
+import os
 import platform
+from pathlib import Path
 
 import pytest
 
 from export import cpu
+from export.engines import onnxruntime_backend
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,16 @@ def test_code_compiled_for_this_cpu_uses_its_instructions(
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     monkeypatch.setattr(cpu, "cpu_facts", lambda: facts)
     assert cpu.compiled_instructions() == found
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="CPUs of a process are Linux's")
+def test_a_process_that_may_use_one_cpu_computes_on_one(small_onnx: Path) -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert cpu.available_cpus() == 1
+        with onnxruntime_backend.load(small_onnx / "fp32.onnx", 0) as runner:
+            assert runner._session.get_session_options().intra_op_num_threads == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert cpu.available_cpus() == len(before)
